@@ -1,0 +1,49 @@
+"""plnd: find, switch off and tune the neurons of a language model that serve one language.
+
+The public names below are loaded when they are first used, so that importing `plnd` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DetectConfig": "detection",
+    "detect": "detection",
+    "Scores": "scores",
+    "NeuronSet": "neurons",
+    "Regions": "regions",
+    "deactivate": "deactivation",
+    "deactivated": "deactivation",
+    "overlap": "analysis",
+    "read_documents": "corpus",
+    "load_model": "models",
+    "PLNDError": "errors",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from plnd.analysis import overlap as overlap
+    from plnd.corpus import read_documents as read_documents
+    from plnd.deactivation import deactivate as deactivate
+    from plnd.deactivation import deactivated as deactivated
+    from plnd.detection import DetectConfig as DetectConfig
+    from plnd.detection import detect as detect
+    from plnd.errors import PLNDError as PLNDError
+    from plnd.models import load_model as load_model
+    from plnd.neurons import NeuronSet as NeuronSet
+    from plnd.regions import Regions as Regions
+    from plnd.scores import Scores as Scores
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'plnd' has no attribute {name!r}")
+    return getattr(import_module(f"plnd.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,48 @@
+"""How neuron sets lie to each other and in the model: plain arrays, no plotting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from plnd.families import ATTENTION_PROJECTIONS, PROJECTIONS
+from plnd.neurons import NeuronSet, check_model
+
+STRUCTURES = ("all", "attention", "feed_forward")
+
+
+def overlap(sets: Mapping[str, NeuronSet], structure: str = "all") -> np.ndarray:
+    """overlap(x, y) = |N_x ∩ N_y| / |N_y| of every pair (eq. 11 of arXiv:2402.18815).
+
+    Args:
+        sets: neurons by name, all of one model.
+        structure: `all`, `attention` (q, k, v, o) or `feed_forward` (gate, up, down).
+    Returns:
+        [sets, sets] float64, row x, column y, in the order given; nan where N_y is empty.
+    Raises:
+        ModelMismatchError: if the sets are not of one model.
+    """
+    members = [_members(neurons, structure) for neurons in sets.values()]
+    first, *others = sets.values()
+    for other in others:
+        check_model(other.model, first.model, "neurons")
+    return np.array([[len(x & y) / len(y) if y else np.nan for y in members] for x in members])
+
+
+def layers(neurons: NeuronSet) -> dict[str, np.ndarray]:
+    """Number of neurons of each projection in each block (fig. 3 of arXiv:2402.18815): projection to [blocks] int64."""
+    present = sorted({a.split(".")[1] for a in neurons.widths}, key=PROJECTIONS.index)
+    counts = {name: np.zeros(neurons.model["blocks"], dtype=np.int64) for name in present}
+    for address, indices in neurons.items():
+        block, projection = address.split(".")
+        counts[projection][int(block)] = len(indices)
+    return counts
+
+
+def _members(neurons: NeuronSet, structure: str) -> set[tuple[str, int]]:
+    def inside(address: str) -> bool:
+        attention = address.split(".")[1] in ATTENTION_PROJECTIONS
+        return structure == "all" or attention == (structure == "attention")
+
+    return {(address, int(k)) for address, ks in neurons.items() if inside(address) for k in ks}

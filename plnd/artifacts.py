@@ -1,0 +1,322 @@
+"""The two file formats, scores and neurons: written byte-stably, read with every field checked.
+
+Both are safetensors with one metadata key, `plnd`, that holds JSON with sorted keys (README, «Artifact format»). This is the only
+module that knows how they look on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save as serialize
+
+from plnd.errors import ArtifactError, PLNDError
+from plnd.families import PROJECTIONS
+from plnd.neurons import NeuronSet
+
+if TYPE_CHECKING:
+    from plnd.scores import Scores
+
+SCORES, NEURONS = "plnd.scores", "plnd.neurons"
+VERSION = 1
+METADATA_KEY = "plnd"
+
+# What metadata must look like: a type, a tuple of alternatives (None: may be null), [x] a list of x, {str: x} a mapping to x,
+# and a dictionary of names a record with at least these fields.
+_MODEL = {
+    "name": (str, None),
+    "revision": (str, None),
+    "model_type": str,
+    "blocks": int,
+    "widths": {str: int},
+}
+_COMMON = {
+    "format": str,
+    "version": int,
+    "plnd": str,
+    "model": _MODEL,
+    "language": (str, None),
+    "corpus": {
+        "source": (str, None),
+        "sha256": str,
+        "documents": int,
+        "tokens": int,
+        "max_length": int,
+        "skipped": {str: [int]},
+    },
+    "method": {"name": str, "projections": [str]},
+    "dtype": str,
+}
+_SCHEMA: dict[str, dict[str, Any]] = {
+    SCORES: _COMMON,
+    NEURONS: {**_COMMON, "rule": {"name": str}, "scores_sha256": str},
+}
+
+
+def save_scores(scores: Scores, path: str | Path) -> str:
+    """Writes a scores artifact in one step (a temporary file beside it, then a rename); returns its SHA-256."""
+    return _write(scores_bytes(scores), path)
+
+
+def save_neurons(neurons: NeuronSet, path: str | Path) -> str:
+    """Writes a neurons artifact in one step (a temporary file beside it, then a rename); returns its SHA-256."""
+    return _write(neurons_bytes(neurons), path)
+
+
+def scores_bytes(scores: Scores) -> bytes:
+    """The scores artifact as bytes, the same for equal scores on every machine."""
+    parts = {"min": scores.minimum, "mean": scores.mean, "worst_rank": scores.worst_rank}
+    return _serialize(
+        {f"{name}.{part}": values for part, vectors in parts.items() for name, values in vectors.items()}, scores.metadata
+    )
+
+
+def neurons_bytes(neurons: NeuronSet) -> bytes:
+    """The neurons artifact as bytes, the same for equal sets on every machine."""
+    tensors = dict(neurons.indices) | {f"{name}.importance": values for name, values in neurons.importance.items()}
+    return _serialize(tensors, {**neurons.metadata, "format": NEURONS, "version": VERSION})
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Reads a scores artifact.
+
+    Raises:
+        ArtifactError: one line that says what is wrong with the file, and what to do.
+    """
+    from plnd.scores import Scores
+
+    path = Path(path)
+    metadata, tensors = _read(path, SCORES)
+    widths, projections = metadata["model"]["widths"], metadata["method"]["projections"]
+    addresses = [name for name in widths if name.split(".")[1] in projections]
+    expected = {f"{name}.{part}" for name in addresses for part in ("min", "mean", "worst_rank")}
+    if expected != tensors.keys() or not addresses:
+        odd = sorted(expected ^ tensors.keys())[:1] or ["none"]
+        raise _bad(path, f"tensor {odd[0]} is {'missing' if odd[0] in expected else 'not expected'}")
+    for name in addresses:
+        for part in ("min", "mean"):
+            _check_importance(path, f"{name}.{part}", tensors[f"{name}.{part}"], widths[name])
+        _check_indices(path, f"{name}.worst_rank", tensors[f"{name}.worst_rank"], widths[name])
+        if len(tensors[f"{name}.worst_rank"]) != widths[name]:
+            raise _bad(path, f"{name}.worst_rank has {len(tensors[f'{name}.worst_rank'])} entries, expected {widths[name]}")
+    minimum, mean, worst_rank = ({n: tensors[f"{n}.{p}"] for n in addresses} for p in ("min", "mean", "worst_rank"))
+    return Scores(minimum, mean, worst_rank, metadata)
+
+
+def load_neurons(path: str | Path) -> NeuronSet:
+    """Reads a neurons artifact.
+
+    Raises:
+        ArtifactError: one line that says what is wrong with the file, and what to do.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path, NEURONS)
+    widths = metadata["model"]["widths"]
+    indices, importance = {}, {}
+    for key, values in tensors.items():
+        name = key.removesuffix(".importance")
+        if name not in widths or name not in tensors or f"{name}.importance" not in tensors:
+            raise _bad(path, f"tensor {key} has no place in a model of {metadata['model']['blocks']} blocks")
+        if key == name:
+            _check_indices(path, name, values, widths[name])
+            if (np.diff(values) <= 0).any():
+                raise _bad(path, f"the indices of {name} are not ascending")
+            indices[name] = values
+        else:
+            _check_importance(path, key, values, len(tensors[name]))
+            importance[name] = values
+    return NeuronSet(indices, importance, metadata)
+
+
+def load(path: str | Path) -> Scores | NeuronSet:
+    """Reads either artifact, whichever the file says it is."""
+    form = _metadata(Path(path)).get("format")
+    return load_scores(path) if form == SCORES else load_neurons(path)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuses, before any long work, a target that could not be written after it.
+
+    Raises:
+        PLNDError: naming the folder and the reason.
+    """
+    with _temporary(Path(path)):
+        pass
+
+
+def write_bytes(data: bytes, path: str | Path) -> None:
+    """Writes a whole file or nothing: a temporary file beside the target, then a rename.
+
+    Raises:
+        PLNDError: if the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    with _temporary(path) as temporary:
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise PLNDError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, gone afterwards unless it was renamed."""
+    if path.is_dir():
+        raise PLNDError(f"{path}: is a folder, expected the name of a file to write")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    except OSError as error:
+        raise PLNDError(f"{path}: cannot be written ({error.strerror or error}); choose a folder that exists and is yours") from None
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.fchmod(handle, 0o666 & ~umask)
+        os.close(handle)
+        yield Path(name)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _write(data: bytes, path: str | Path) -> str:
+    write_bytes(data, path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _serialize(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    return serialize(ordered, metadata={METADATA_KEY: text})
+
+
+def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    metadata = _metadata(path)
+    found = metadata.get("format")
+    if found != form:
+        wanted = {SCORES: "scores (from `plnd detect`)", NEURONS: "neurons (from `plnd select` or `plnd combine`)"}
+        raise _bad(path, f"holds {found!r}, expected {wanted[form]}")
+    _check_metadata(path, metadata, form)
+    with _safetensors(path) as stream:
+        return metadata, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    with _safetensors(path) as stream:
+        text = (stream.metadata() or {}).get(METADATA_KEY)
+    if text is None:
+        raise _bad(path, "a safetensors file, but not one of plnd's: it has no 'plnd' metadata")
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _bad(path, "its 'plnd' metadata is not JSON; the file is damaged") from None
+    if not isinstance(metadata, dict):
+        raise _bad(path, "its 'plnd' metadata is not an object; the file is damaged")
+    return metadata
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a plnd artifact")
+    try:
+        with safe_open(path, framework="np") as stream:
+            yield stream
+    except PLNDError:
+        raise
+    except Exception as error:  # the library's own errors differ by version, and a damaged file may raise any of them
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _bad(path, f"not a whole safetensors file ({reason}); copy or make it again") from None
+
+
+def _check_metadata(path: Path, metadata: dict[str, Any], form: str) -> None:
+    version = metadata.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise _bad(path, f"format version {version}, but this plnd reads up to {VERSION}: upgrade plnd")
+    problem = _mismatch(metadata, _SCHEMA[form], "")
+    if problem:
+        raise _bad(path, f"metadata {problem}")
+    if version != VERSION:
+        raise _bad(path, f"format version {version}, expected {VERSION}")
+    model = metadata["model"]
+    for name, width in model["widths"].items():
+        block, _, projection = name.partition(".")
+        if projection not in PROJECTIONS or not _is_index(block) or int(block) >= model["blocks"]:
+            raise _bad(path, f"metadata names {name!r}, which a model of {model['blocks']} blocks does not have")
+        if not 0 < width < 2**31:
+            raise _bad(path, f"metadata gives {name} {width} neurons")
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 9 and str(int(text)) == text
+
+
+def _mismatch(value: Any, schema: Any, where: str) -> str | None:
+    """What in `value` does not fit the schema, in words."""
+    here = where or "as a whole"
+    if isinstance(schema, tuple):
+        return None if any(_mismatch(value, s, where) is None for s in schema) else f"field {here} is {value!r:.60}"
+    if schema is None:
+        return None if value is None else f"field {here} is {value!r:.60}"
+    if isinstance(schema, type):
+        fits = isinstance(value, schema) and not (schema is int and (isinstance(value, bool) or value < 0))
+        return None if fits else f"field {here} is {value!r:.60}, expected {schema.__name__}"
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            return f"field {here} is {value!r:.60}, expected a list"
+        return next((p for item in value if (p := _mismatch(item, schema[0], where))), None)
+    if not isinstance(value, dict):
+        return f"field {here} is {value!r:.60}, expected an object"
+    if str in schema:
+        return next((p for key, item in value.items() if (p := _mismatch(item, schema[str], f"{where}[{key!r:.40}]"))), None)
+    for key, inner in schema.items():
+        if key not in value:
+            return f"field {where + '.' if where else ''}{key} is missing"
+        problem = _mismatch(value[key], inner, f"{where + '.' if where else ''}{key}")
+        if problem:
+            return problem
+    return None
+
+
+def _check_indices(path: Path, name: str, values: np.ndarray, width: int) -> None:
+    if values.dtype != np.int32 or values.ndim != 1:
+        raise _bad(path, f"{name} is {values.dtype} of {values.ndim} dimensions, expected a vector of int32")
+    if len(values) and not (values.min() >= 0 and values.max() < width):
+        worst = values.min() if values.min() < 0 else values.max()
+        raise _bad(path, f"{name} holds {worst}, out of range for {width} neurons")
+
+
+def _check_importance(path: Path, name: str, values: np.ndarray, length: int) -> None:
+    if values.dtype != np.float32 or values.shape != (length,):
+        raise _bad(path, f"{name} is {values.dtype} of shape {list(values.shape)}, expected float32 of shape [{length}]")
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise _bad(path, f"{name} holds values that are negative or not finite")
+
+
+def _bad(path: Path, problem: str) -> ArtifactError:
+    return ArtifactError(f"{path}: {problem}")
+
+
+def _sha256(stream: Any) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()

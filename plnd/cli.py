@@ -1,0 +1,392 @@
+"""The command line: parses, calls, prints. Each subcommand is one documented Python call, and imports only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from plnd import __version__
+from plnd.errors import PLNDError
+
+if TYPE_CHECKING:
+    from plnd.neurons import NeuronSet
+    from plnd.scores import Scores
+
+COMMANDS_GROUP = "plnd.commands"
+"""Entry points of this group add subcommands: objects with `help`, `example`, `add_arguments(parser)` and `run(args)`."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+        return 0
+    except PLNDError as error:
+        return _fail(args, str(error), 2)
+    except KeyboardInterrupt:
+        return _fail(args, f"interrupted{'; --resume continues' if args.command == 'detect' else ''}", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
+            return _fail(args, "out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16", 2)
+        raise
+
+
+def _fail(args: argparse.Namespace, message: str, status: int) -> int:
+    print(f"plnd {args.command}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="plnd",
+        description="Find, switch off and tune the neurons of a language model that serve one language.",
+        epilog="Each subcommand has its own --help with an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"plnd {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, help: str, example: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "detect",
+        "score every neuron of a model on a corpus of one language",
+        "plnd detect --model google/gemma-3-270m --corpus zh.jsonl --language zh --output zh.scores.safetensors",
+        _detect,
+    )
+    sub.add_argument("--model", required=True, help="folder or hub name of a causal language model")
+    sub.add_argument("--revision", help="hub branch, tag or commit")
+    sub.add_argument("--corpus", required=True, help=".jsonl, text file (a document a line), folder of .txt, or data set NAME[:CONFIG[:SPLIT]]")
+    sub.add_argument("--text-field", default="text", help="field of a JSON line or data set row (default: text)")
+    sub.add_argument("--language", required=True, help="language code of the corpus, recorded in the artifact")
+    sub.add_argument("--output", required=True, help="scores artifact to write")
+    sub.add_argument("--max-documents", type=int, help="stop after this many documents (default: all)")
+    sub.add_argument("--max-length", type=int, default=512, help="tokens kept of each document (default: 512)")
+    sub.add_argument("--min-length", type=int, default=32, help="skip documents of fewer tokens (default: 32)")
+    sub.add_argument("--batch-size", type=int, default=8, help="documents in one forward pass (default: 8)")
+    sub.add_argument(
+        "--qk", choices=("exact", "first_order", "off"), default="first_order",
+        help="rows of q_proj and k_proj: eq. 10 exactly, to first order (default), or not at all",
+    )  # fmt: skip
+    sub.add_argument("--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16, float16 or float64")
+    sub.add_argument("--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any")
+    sub.add_argument("--resume", action="store_true", help="continue a killed run; the result is the same bit for bit")
+
+    sub = command(
+        "select",
+        "choose neurons from a scores artifact by one rule",
+        "plnd select zh.scores.safetensors --fraction 0.01 --output zh.safetensors",
+        _select,
+    )
+    sub.add_argument("scores", help="scores artifact")
+    rule = sub.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--epsilon", type=float, help="importance at least this in every document (eq. 2)")
+    rule.add_argument("--top-k", type=int, help="among the k most important of their projection in every document")
+    rule.add_argument("--fraction", type=float, help="the top-k rule with k the share of each width that gives this fraction of neurons")
+    sub.add_argument("--output", required=True, help="neurons artifact to write")
+    _add_restriction(sub)
+
+    sub = command(
+        "combine",
+        "set algebra on neurons artifacts, from left to right",
+        "plnd combine zh.safetensors --minus en.safetensors ru.safetensors --output zh_specific.safetensors",
+        _combine,
+    )
+    sub.add_argument("neurons", help="neurons artifact")
+    for flag, text in (
+        ("--minus", "remove the neurons of these sets"),
+        ("--union", "add the neurons of these sets"),
+        ("--intersect", "keep only neurons that are in all of these sets too"),
+        ("--minus-shared", "remove the neurons that all of these sets and the first one have in common"),
+    ):
+        sub.add_argument(flag, nargs="+", action=_Operation, default=[], metavar="FILE", help=text)
+    sub.add_argument("--top", type=int, metavar="N", help="keep only the N most important neurons of the result")
+    sub.add_argument("--output", required=True, help="neurons artifact to write")
+    _add_restriction(sub)
+
+    sub = command("show", "print what an artifact holds", "plnd show zh.safetensors --json", _show)
+    sub.add_argument("file", help="scores or neurons artifact")
+    sub.add_argument("--json", action="store_true", help="all metadata and counts as JSON")
+
+    sub = command(
+        "verify",
+        "check that an artifact is whole and was made for a model",
+        "plnd verify zh.safetensors --model google/gemma-3-270m",
+        _verify,
+    )
+    sub.add_argument("file", help="scores or neurons artifact")
+    sub.add_argument("--model", required=True, help="folder or hub name")
+    sub.add_argument("--revision", help="hub branch, tag or commit")
+
+    sub = command(
+        "overlap",
+        "overlap(x, y) = |x and y| / |y| of every pair of neuron sets (eq. 11)",
+        "plnd overlap en.safetensors de.safetensors zh.safetensors --plot overlap.png",
+        _overlap,
+    )
+    sub.add_argument("files", nargs="+", help="neurons artifacts")
+    sub.add_argument("--csv", help="also write the matrices as CSV")
+    sub.add_argument("--plot", help="also draw them (.png, .svg, .pdf)")
+
+    sub = command(
+        "layers", "count neurons per block and projection", "plnd layers zh.safetensors --csv zh.layers.csv", _layers
+    )
+    sub.add_argument("files", nargs="+", help="neurons artifacts")
+    sub.add_argument("--csv", help="also write the counts as CSV")
+    sub.add_argument("--plot", help="also draw them (.png, .svg, .pdf)")
+
+    command("families", "print the table of model families", "plnd families", _families)
+    command(
+        "tasks",
+        "print the folder of plnd's lm-evaluation-harness tasks",
+        'lm_eval --model plnd --model_args mask=zh.safetensors --include_path "$(plnd tasks)" --tasks plnd_xquad_zh',
+        _tasks,
+    )
+    for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda e: e.name):
+        plugin = entry.load()
+        plugin.add_arguments(command(entry.name, plugin.help, plugin.example, plugin.run))
+    return parser
+
+
+class _Operation(argparse.Action):
+    """Keeps the order in which --minus, --union, … were given."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: D102
+        namespace.operations = [*getattr(namespace, "operations", []), (self.dest, values)]
+
+
+def _add_restriction(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--projections", help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj")
+    parser.add_argument("--regions", help="only these, comma-separated: under, solve, solve_attn, solve_ffn, gen")
+    parser.add_argument("--under", type=int, help="number of understanding blocks (N1)")
+    parser.add_argument("--gen", type=int, help="number of generation blocks (N2)")
+
+
+def _restriction(args: argparse.Namespace) -> dict[str, Any]:
+    from plnd.regions import Regions
+
+    regions = Regions.parse(args.regions, args.under, args.gen) if args.regions else None
+    if regions is None and (args.under is not None or args.gen is not None):
+        raise PLNDError("--under and --gen say how large the regions are: name some with --regions")
+    projections = [p.strip() for p in args.projections.split(",")] if args.projections else None
+    return {"projections": projections, "regions": regions}
+
+
+def _detect(args: argparse.Namespace) -> None:
+    from plnd.artifacts import check_writable
+    from plnd.corpus import read_documents
+    from plnd.detection import DetectConfig, detect
+    from plnd.models import load_model, load_tokenizer
+
+    names = ("language", "qk", "max_documents", "max_length", "min_length", "batch_size")
+    config = DetectConfig(**{name: getattr(args, name) for name in names})
+    check_writable(args.output)
+    checkpoint = Path(f"{args.output}.checkpoint")
+    if checkpoint.exists() and not args.resume:
+        print(f"starting again; --resume would continue from {checkpoint}", file=sys.stderr)
+    documents = read_documents(args.corpus, args.text_field)
+    tokenizer = load_tokenizer(args.model, args.revision)
+    model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
+    scores = detect(
+        model,
+        documents,
+        config,
+        tokenizer=tokenizer,
+        source=args.corpus,
+        checkpoint=checkpoint,
+        resume=args.resume,
+        progress=True,
+    )
+    digest = scores.save(args.output)
+    print(f"{args.output}: {_describe_corpus(scores.metadata)}; sha256 {digest}")
+
+
+def _select(args: argparse.Namespace) -> None:
+    from plnd.scores import Scores
+
+    scores = Scores.load(args.scores)
+    rule = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
+    _save(scores.select(**rule, **_restriction(args)), args.output)
+
+
+def _combine(args: argparse.Namespace) -> None:
+    from plnd.neurons import NeuronSet
+
+    result = NeuronSet.load(args.neurons)
+    for operation, files in getattr(args, "operations", []):
+        others = [NeuronSet.load(file) for file in files]
+        if operation == "minus_shared":
+            result = result.minus_shared(others)
+        for other in others if operation != "minus_shared" else ():
+            result = {"minus": result.__sub__, "union": result.__or__, "intersect": result.__and__}[operation](other)
+    restriction = _restriction(args)
+    if any(restriction.values()):
+        result = result.restrict(**restriction)
+    if args.top is not None:
+        if args.top < 1:
+            raise PLNDError(f"--top {args.top}: expected 1 or more")
+        result = result.top(args.top)
+    _save(result, args.output)
+
+
+def _save(neurons: NeuronSet, output: str) -> None:
+    digest = neurons.save(output)
+    print(f"{output}: {_describe_neurons(neurons)}; sha256 {digest}")
+    if not len(neurons):
+        print("warning: the set is empty", file=sys.stderr)
+
+
+def _show(args: argparse.Namespace) -> None:
+    from plnd.artifacts import file_digest, load
+    from plnd.neurons import NeuronSet
+
+    artifact = load(args.file)
+    metadata = {**artifact.metadata, "sha256": file_digest(args.file)}
+    if isinstance(artifact, NeuronSet):
+        metadata |= {"neurons": len(artifact), "total": artifact.total, "counts": artifact.counts()}
+    if args.json:
+        print(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    model = metadata["model"]
+    print(f"{metadata['format']} version {metadata['version']}, sha256 {metadata['sha256']}")
+    print(f"model     {model['name']} ({model['model_type']}, {model['blocks']} blocks), dtype {metadata['dtype']}")
+    print(f"language  {metadata['language']}")
+    print(f"corpus    {metadata['corpus']['source']}: {_describe_corpus(metadata)}")
+    print(f"method    {_pairs(metadata['method'])}")
+    if isinstance(artifact, NeuronSet):
+        print(f"rule      {_pairs(metadata['rule'])}")
+        for operand in metadata.get("operands", ()):
+            print(f"          {operand['operation']} {operand['language']} ({operand['neurons']:,} neurons, sha256 {operand['sha256'][:12]}…)")
+        print(f"neurons   {_describe_neurons(artifact)}")
+        for projection, count in artifact.counts().items():
+            print(f"          {projection:<10} {count:,}")
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from plnd.artifacts import load
+    from plnd.families import Layout
+    from plnd.models import load_skeleton
+    from plnd.neurons import check_model
+
+    artifact = load(args.file)
+    description = Layout(load_skeleton(args.model, revision=args.revision)).description()
+    check_model(artifact.metadata["model"], description, args.file)
+    print(f"{args.file}: whole, and fits {args.model}")
+
+
+def _overlap(args: argparse.Namespace) -> None:
+    from plnd.analysis import STRUCTURES, overlap
+
+    sets = _load_named(args.files)
+    matrices = {structure: overlap(sets, structure) for structure in STRUCTURES}
+    names = list(sets)
+    width = max(7, *(len(name) + 1 for name in names))
+    rows = []
+    for structure, matrix in matrices.items():
+        print(f"{structure}: |x and y| / |y|, x down, y across")
+        print(" " * width + "".join(f"{name:>{width}}" for name in names))
+        for name, values in zip(names, matrix, strict=True):
+            print(f"{name:<{width}}" + "".join(f"{value:>{width}.3f}" for value in values))
+            rows += [(structure, name, other, value) for other, value in zip(names, values, strict=True)]
+    if args.csv:
+        _write_csv(args.csv, ("structure", "x", "y", "overlap"), rows)
+    if args.plot:
+        from plnd.plots import plot_overlap
+
+        plot_overlap(matrices, names, args.plot)
+
+
+def _layers(args: argparse.Namespace) -> None:
+    from plnd.analysis import layers
+
+    counts = {name: layers(neurons) for name, neurons in _load_named(args.files).items()}
+    rows = []
+    for name, by_projection in counts.items():
+        print(f"{name}\n{'block':>5}" + "".join(f"{p:>11}" for p in by_projection))
+        for block, values in enumerate(zip(*by_projection.values(), strict=True)):
+            print(f"{block:>5}" + "".join(f"{value:>11,}" for value in values))
+            rows += [(name, block, p, int(value)) for p, value in zip(by_projection, values, strict=True)]
+    if args.csv:
+        _write_csv(args.csv, ("set", "block", "projection", "neurons"), rows)
+    if args.plot:
+        from plnd.plots import plot_layers
+
+        plot_layers(counts, args.plot)
+
+
+def _families(args: argparse.Namespace) -> None:
+    from plnd.families import FAMILIES
+
+    for family in FAMILIES.values():
+        norms = [n for n in ("query_norm", "key_norm", "attention_norm", "feed_forward_norm") if getattr(family, n)]
+        notes = [f"{p.name} in {p.module}" for p in family.projections if p.part] + norms
+        print(f"{family.model_type:<14}{', '.join(p.name for p in family.projections)}")
+        if notes:
+            print(f"{'':<14}{'; '.join(notes)}")
+
+
+def _tasks(args: argparse.Namespace) -> None:
+    import importlib.util
+
+    spec = importlib.util.find_spec("plnd_tasks")
+    if spec is None or not spec.submodule_search_locations:
+        raise PLNDError("the task files are not installed; install plnd with pip")
+    print(spec.submodule_search_locations[0])
+
+
+def _load_named(files: Sequence[str]) -> dict[str, NeuronSet]:
+    from plnd.neurons import NeuronSet
+
+    sets = {Path(file).stem: NeuronSet.load(file) for file in files}
+    if len(sets) < len(files):
+        raise PLNDError("two files have one name; sets are named after their files")
+    return sets
+
+
+def _write_csv(path: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    import csv
+    import io
+
+    from plnd.artifacts import write_bytes
+
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+    write_bytes(stream.getvalue().encode(), path)
+
+
+def _describe_corpus(metadata: dict[str, Any]) -> str:
+    corpus = metadata["corpus"]
+    skipped = "".join(f", {len(numbers):,} skipped ({reason})" for reason, numbers in corpus["skipped"].items())
+    return f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens{skipped}"
+
+
+def _describe_neurons(neurons: NeuronSet) -> str:
+    return f"{len(neurons):,} of {neurons.total:,} neurons ({len(neurons) / neurons.total:.3%})"
+
+
+def _pairs(record: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={'+'.join(v) if isinstance(v, list) else v}" for k, v in record.items() if v is not None)

@@ -1,0 +1,99 @@
+"""Running text of one language: from files or a Hugging Face data set to documents, one string each, streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from plnd.errors import CorpusError
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+
+
+def read_documents(source: str | Path, text_field: str = "text") -> Iterator[str]:
+    """The documents of a corpus, in order.
+
+    Args:
+        source: a `.jsonl` file (one JSON object with a `text_field` a line), any other text file (one document a line), a
+            folder (each `.txt` file in it one document, by name), or the name of a data set as `name[:config[:split]]`
+            (split `train` by default), which is streamed.
+        text_field: the field that holds the text, for JSON lines and data sets.
+
+    Yields:
+        Non-empty documents.
+
+    Raises:
+        CorpusError: if the source does not exist, is not UTF-8, or a row is not what is expected; the line is named.
+    """
+    path = Path(source)
+    if path.is_dir():
+        yield from _read_folder(path)
+    elif path.is_file():
+        yield from _read_json_lines(path, text_field) if path.suffix in JSON_SUFFIXES else _lines(path)
+    elif path.suffix in (*JSON_SUFFIXES, ".txt") or str(source).startswith((".", "/", "~")):
+        raise CorpusError(f"{source}: no such file, expected a text file, a .jsonl file or a folder of .txt files")
+    else:
+        yield from _read_dataset(str(source), text_field)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for _, line in _numbered_lines(path):
+        yield line
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line.strip()
+    except UnicodeDecodeError:
+        raise CorpusError(f"{path}: not UTF-8 after line {number}, expected UTF-8 text") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_json_lines(path: Path, text_field: str) -> Iterator[str]:
+    for number, line in _numbered_lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise CorpusError(f"{path}, line {number}: not JSON, expected one JSON object a line") from None
+        yield from _text(row, text_field, f"{path}, line {number}")
+
+
+def _read_folder(path: Path) -> Iterator[str]:
+    files = sorted(path.glob("*.txt"))
+    if not files:
+        raise CorpusError(f"{path}: a folder without .txt files, expected one document a file")
+    for file in files:
+        text = "\n".join(line for line in _lines(file))
+        if text:
+            yield text
+
+
+def _read_dataset(source: str, text_field: str) -> Iterator[str]:
+    name, _, rest = source.partition(":")
+    config, _, split = rest.partition(":")
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        for number, row in enumerate(rows, 1):
+            yield from _text(row, text_field, f"{source}, row {number}")
+    except CorpusError:
+        raise
+    except Exception as error:  # the hub, the file system and the builders each raise their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorpusError(f"{source}: neither a file nor a data set that can be loaded ({reason})") from None
+
+
+def _text(row: Any, field: str, where: str) -> Iterator[str]:
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        fields = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise CorpusError(f"{where}: no text field {field!r} among {fields:.80}; name another with --text-field")
+    if row[field].strip():
+        yield row[field]

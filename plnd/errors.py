@@ -1,0 +1,21 @@
+"""What can go wrong, as exceptions whose text is one line: what was found, what was expected, what to do."""
+
+
+class PLNDError(Exception):
+    """Bad input; the command line prints it as one line and exits with status 2."""
+
+
+class ArtifactError(PLNDError):
+    """A file that is not a valid scores or neurons artifact."""
+
+
+class ModelMismatchError(PLNDError):
+    """Neurons or scores that were made for another model than the one at hand."""
+
+
+class FamilyError(PLNDError):
+    """A model family, projection or layout that the families table does not cover."""
+
+
+class CorpusError(PLNDError):
+    """A corpus that cannot be read, or that has no document that can be scored."""

@@ -1,0 +1,398 @@
+"""The importance of every neuron of one projection for one document: pure functions, no model in sight.
+
+All of them evaluate Imp(N|c) of the PLND paper (arXiv:2402.18815, eq. 1) in closed form: the Frobenius norm, over tokens and
+hidden channels, of the change of a sub-layer's output when neuron N is set to zero. Padding is already removed. Results are
+float32, or float64 for float64 input; sums are accumulated in that dtype. Norms are not divided by the number of tokens, so a
+longer document scores higher.
+
+Axis names: `seq` tokens, `hidden` residual channels, `width` neurons, `heads` query heads, `groups` key-value heads,
+`head_dim` channels of one head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ROWS_BUDGET = 2**22
+"""Elements of one [heads, rows, seq] block of attention probabilities; five such blocks are alive at once."""
+CELLS_BUDGET = 2**18
+"""Elements of one [rows, channels, seq] block of the exact algorithm on CPU (it stays in cache); two are alive at once."""
+CELLS_BUDGET_ACCELERATOR = 2**25
+"""The same on an accelerator, where launches cost more than memory traffic."""
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for every other floating-point dtype."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class Readout:
+    """How a sub-layer's inner activations reach the residual stream: its output projection and, if any, its post-norm.
+
+    Holds two vectors of the projection's width, computed once, beside references to the model's own tensors.
+
+    Args:
+        weight: the output projection (`o_proj` or `down_proj`), [hidden, width].
+        gain: gain of the RMS norm applied to the sub-layer's output, [hidden]; None where there is no such norm.
+        eps: that norm's epsilon.
+    """
+
+    def __init__(self, weight: Tensor, gain: Tensor | None = None, eps: float = 0.0) -> None:
+        dtype = accumulation_dtype(weight.dtype)
+        self.weight = weight
+        self.eps = eps
+        self.gain = None if gain is None else gain.to(dtype)
+        self.column_norm = torch.linalg.vector_norm(weight, dim=0, dtype=dtype)
+        self.gained_norm = None if self.gain is None else torch.linalg.vector_norm(weight * self.gain[:, None], dim=0)
+
+    def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
+        """⟨W_o[:, h j], W_o[:, h' j]⟩ for the query heads h, h' of each group: [per_group, per_group, groups, head_dim]."""
+        dtype = self.column_norm.dtype
+        weight = (self.weight.to(dtype) * self.gain[:, None]) if gained and self.gain is not None else self.weight.to(dtype)
+        columns = weight.view(weight.shape[0], groups, -1, head_dim)
+        return torch.einsum("ogaj,ogbj->abgj", columns, columns)
+
+    def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], with every column w: two [seq, width]."""
+        assert self.gain is not None
+        gained = (output * self.gain.square()).to(self.weight.dtype)
+        return (output.to(self.weight.dtype) @ self.weight).to(self.gain.dtype), (gained @ self.weight).to(self.gain.dtype)
+
+    def through_norm(self, output: Tensor, dot: Tensor, dot_gained: Tensor, square: Tensor, square_gained: Tensor) -> Tensor:
+        """Squared change of norm(f) when u is taken from f, given scalar products only.
+
+        With r and r' the inverse RMS of f and f' = f - u: ‖γ(r'f' - rf)‖² = (r'-r)²‖γf‖² - 2r'(r'-r)⟨γ²f,u⟩ + r'²‖γu‖².
+
+        Args:
+            output: f, [seq, hidden].
+            dot, dot_gained, square, square_gained: ⟨f,u⟩, ⟨γ²f,u⟩, ‖u‖², ‖γu‖², each [seq, ...].
+        Returns:
+            [...]: summed over tokens.
+        """
+        assert self.gain is not None
+        output = output.to(self.gain.dtype)
+        ones = (1,) * (dot.dim() - 1)
+        hidden = output.shape[-1]
+        mean_square = output.square().mean(-1).view(-1, *ones) + self.eps
+        norm_gained = (output * self.gain).square().sum(-1).view(-1, *ones)
+        loss = (2 * dot - square) / hidden  # how much the mean square shrinks; never past zero but by rounding
+        after = (mean_square - loss).clamp_min(self.eps)
+        r, r_after = mean_square.rsqrt(), after.rsqrt()
+        gain_of_r = loss * (r * r_after).square() / (r + r_after)  # r' - r without cancellation
+        change = gain_of_r.square() * norm_gained - 2 * r_after * gain_of_r * dot_gained + r_after.square() * square_gained
+        return change.clamp_min(0).sum(0)
+
+
+def column_importance(inner: Tensor, output: Tensor, readout: Readout) -> Tensor:
+    """Importance of every input column of the output projection (eq. 4 and 5, in closed form).
+
+    For `down_proj` this is the importance of the same row of `up_proj` and `gate_proj` too: each of the three zeroes inner[:, k].
+
+    Args:
+        inner: input of the output projection, [seq, width].
+        output: output of the sub-layer before its post-norm, [seq, hidden]; read only where there is such a norm.
+        readout: the output projection and post-norm.
+    Returns:
+        [width]: ‖inner[:, k]‖·‖W[:, k]‖ without a post-norm, the exact change behind it otherwise.
+    """
+    dtype = readout.column_norm.dtype
+    if readout.gain is None:
+        return torch.linalg.vector_norm(inner, dim=0, dtype=dtype) * readout.column_norm
+    assert readout.gained_norm is not None
+    total = torch.zeros_like(readout.column_norm)
+    for rows in _chunks(inner.shape[0], ROWS_BUDGET // inner.shape[1]):
+        h, f = inner[rows].to(dtype), output[rows]
+        dot, dot_gained = readout.projections(f)
+        square = (h * readout.column_norm).square()
+        total += readout.through_norm(f, h * dot, h * dot_gained, square, (h * readout.gained_norm).square())
+    return total.sqrt()
+
+
+def value_importance(context: Tensor, output: Tensor, readout: Readout, gram: Tensor, gained_gram: Tensor | None) -> Tensor:
+    """Importance of every row of `v_proj`; a row feeds all query heads of its group.
+
+    Imp² = Σ_{h,h' in group} ⟨ctx_h[:, j], ctx_h'[:, j]⟩·⟨W_o[:, h j], W_o[:, h' j]⟩, exact with and without a value bias.
+
+    Args:
+        context: concatenated head outputs, the input of `o_proj`, [seq, heads * head_dim].
+        output: output of `o_proj`, [seq, hidden]; read only where a post-norm follows.
+        readout: `o_proj` and post-norm.
+        gram, gained_gram: `Readout.gram`, [per_group, per_group, groups, head_dim].
+    Returns:
+        [groups * head_dim]
+    """
+    per_group, _, groups, head_dim = gram.shape
+    total = gram.new_zeros(groups, head_dim)
+    for rows in _chunks(context.shape[0], ROWS_BUDGET // context.shape[1]):
+        ctx = context[rows].to(gram.dtype).view(-1, groups, per_group, head_dim)
+        pairs = [(a, b, 1 if a == b else 2) for a in range(per_group) for b in range(a, per_group)]
+        if readout.gain is None:
+            for a, b, times in pairs:
+                total += times * gram[a, b] * (ctx[:, :, a] * ctx[:, :, b]).sum(0)
+            continue
+        assert gained_gram is not None
+        f = output[rows]
+        dot, dot_gained = (
+            (ctx * p.view(-1, groups, per_group, head_dim)).sum(2) for p in readout.projections(f)
+        )
+        square, square_gained = torch.zeros_like(dot), torch.zeros_like(dot)
+        for a, b, times in pairs:
+            product = times * ctx[:, :, a] * ctx[:, :, b]
+            square += product * gram[a, b]
+            square_gained += product * gained_gram[a, b]
+        total += readout.through_norm(f, dot, dot_gained, square, square_gained)
+    return total.clamp_min(0).sqrt().flatten()
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """RMS norm over the channels of one head, between projection and rotation: gain [head_dim] and epsilon."""
+
+    gain: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One document's way through one attention sub-layer, padding removed.
+
+    Attributes:
+        query, key: output of `q_proj` [heads, seq, head_dim] and `k_proj` [groups, seq, head_dim], before norm and rotation.
+        query_rotated, key_rotated: the same as they enter the scalar product, after norm and rotation.
+        scaling: factor of the scalar product, 1/√d in eq. 6.
+        cos, sin: rotary factors, [seq, head_dim]; None where positions are not rotated.
+        query_norm, key_norm: head norms, or None.
+        mask: [heads or 1, seq, seq], True (or a finite additive value) where a query may see a key; None for plain causal.
+        softcap: c of c·tanh(s/c), applied to the scaled scalar product before the mask; None where there is none.
+    """
+
+    query: Tensor
+    key: Tensor
+    query_rotated: Tensor
+    key_rotated: Tensor
+    scaling: float
+    cos: Tensor | None = None
+    sin: Tensor | None = None
+    query_norm: HeadNorm | None = None
+    key_norm: HeadNorm | None = None
+    mask: Tensor | None = None
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One summand u[i, c]·v[j, c] (times the logit s[i, j] where `with_logit`) of a logit's change, for every channel c."""
+
+    u: Tensor  # [groups, per_group, seq or 1, head_dim or 1]
+    v: Tensor  # [groups, seq or 1, head_dim or 1]
+    with_logit: bool = False
+
+
+def attention_importance(
+    trace: Attention, side: Literal["query", "key"], algorithm: Literal["exact", "first_order"]
+) -> Tensor:
+    """Importance of every row of `q_proj` or `k_proj` (eq. 10): the change of the attention probabilities.
+
+    ‖softmax(S - Δ_c) - softmax(S)‖ over all query heads that row c feeds: its own head for a query row, the group's heads for
+    a key row. Δ_c is rank one before rotation; a head norm rescales the row's whole logit vector by
+    ρ = √((ms + ε) / (ms - x_c²/d + ε)).
+
+    Extra memory: five blocks of `ROWS_BUDGET` and, for `exact`, two of `CELLS_BUDGET` elements, whatever the document's length
+    (as long as one row of attention probabilities of all heads fits).
+
+    Args:
+        trace: the document's queries, keys and mask.
+        side: which rows.
+        algorithm: `exact` evaluates the softmax of every changed logit; `first_order` its Jacobian at the unchanged one,
+            ‖p∘(δ - Σpδ)‖, in matrix products the size of attention.
+    Returns:
+        [heads * head_dim] for queries, [groups * head_dim] for keys.
+    """
+    dtype = accumulation_dtype(trace.query.dtype)
+    heads, seq, head_dim = trace.query.shape
+    groups = trace.key.shape[0]
+    query = trace.query_rotated.to(dtype).view(groups, heads // groups, seq, head_dim) * trace.scaling
+    key = trace.key_rotated.to(dtype)
+    terms = _query_terms(trace, key) if side == "query" else _key_terms(trace, query)
+    total = query.new_zeros(groups, heads // groups, head_dim)
+    change = _exact if algorithm == "exact" else _first_order
+    for rows in _chunks(seq, ROWS_BUDGET // (heads * seq)):
+        logits, seen = _logits(query[:, :, rows], key, trace, rows)
+        chunk = [
+            _Term(t.u[:, :, rows] if t.u.shape[2] > 1 else t.u, t.v[:, seen] if t.v.shape[1] > 1 else t.v, t.with_logit)
+            for t in terms
+        ]
+        total += change(*logits, chunk, trace.softcap)
+    return (total.sum(1) if side == "key" else total).clamp_min(0).sqrt().flatten()
+
+
+def _query_terms(trace: Attention, key: Tensor) -> list[_Term]:
+    """Change of the logits when channel c of the query is zeroed: (ρ-1)s - ρ·q_c·⟨R_i e_c, k̃_j⟩."""
+    groups = key.shape[0]
+    channel, rho = _normed(trace.query, trace.query_norm)
+    cos, sin, partner = _rotation(trace, key.dtype)
+    scaled = -rho * channel * trace.scaling
+
+    def grouped(x: Tensor) -> Tensor:
+        return x.view(groups, -1, *x.shape[1:])
+
+    terms = [_Term(grouped(scaled * cos), key)]
+    if trace.cos is not None:
+        terms.append(_Term(grouped(scaled * sin), partner(key)))
+    if trace.query_norm is not None:
+        terms.append(_Term(grouped(rho - 1), key.new_ones(1, 1, 1), with_logit=True))
+    return terms
+
+
+def _key_terms(trace: Attention, query: Tensor) -> list[_Term]:
+    """Change of the logits when channel c of the key is zeroed: (ρ-1)s - ρ·k_c·⟨q̃_i, R_j e_c⟩."""
+    channel, rho = _normed(trace.key, trace.key_norm)
+    cos, sin, partner = _rotation(trace, query.dtype)
+    scaled = -rho * channel
+    terms = [_Term(query, scaled * cos)]
+    if trace.cos is not None:
+        terms.append(_Term(partner(query), scaled * sin))
+    if trace.key_norm is not None:
+        terms.append(_Term(query.new_ones(1, 1, 1, 1), rho - 1, with_logit=True))
+    return terms
+
+
+def _normed(x: Tensor, norm: HeadNorm | None) -> tuple[Tensor, Tensor]:
+    """The channels after the head norm, and ρ: by what zeroing each channel rescales the others. Both like x."""
+    x = x.to(accumulation_dtype(x.dtype))
+    if norm is None:
+        return x, x.new_ones(()).expand(x.shape)
+    square = x.square()
+    mean = square.mean(-1, keepdim=True) + norm.eps
+    rho = (mean / (mean - square / x.shape[-1]).clamp_min(norm.eps)).sqrt()
+    return x * mean.rsqrt() * norm.gain.to(x.dtype), rho
+
+
+def _rotation(trace: Attention, dtype: torch.dtype):
+    """cos_c, signed sin_c and the partner channel's selector, so that ⟨R e_c, x⟩ = cos_c·x_c + sin_c·partner(x)_c.
+
+    Hugging Face rotates halves: channel c < d/2 turns with channel c + d/2.
+    """
+    if trace.cos is None or trace.sin is None:
+        return 1.0, 0.0, lambda x: x
+
+    def partner(x: Tensor) -> Tensor:
+        return x.roll(x.shape[-1] // 2, dims=-1)
+
+    sin = partner(trace.sin.to(dtype))
+    half = sin.shape[-1] // 2
+    return trace.cos.to(dtype), torch.cat((sin[..., :half], -sin[..., half:]), dim=-1), partner
+
+
+def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[tuple[Tensor, Tensor], slice]:
+    """Logits before soft-cap, attention probabilities, both [groups, per_group, rows, seen], and which keys they see."""
+    groups, per_group, count, _ = query.shape
+    seq = key.shape[1]
+    seen = slice(0, rows.stop)
+    if trace.mask is not None:
+        visible = trace.mask[:, rows] if trace.mask.dtype == torch.bool else torch.isfinite(trace.mask[:, rows])
+        columns = visible.flatten(0, 1).any(0).nonzero()
+        seen = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, seq)
+    logits = (query.flatten(1, 2) @ key[:, seen].mT).view(groups, per_group, count, -1)
+    scores = logits if trace.softcap is None else trace.softcap * torch.tanh(logits / trace.softcap)
+    if trace.mask is None:
+        position = torch.arange(seq, device=key.device)
+        scores = scores.masked_fill(position[None, seen] > position[rows, None], -torch.inf)
+    else:
+        mask = trace.mask[:, rows, seen]
+        mask = mask.view(groups, per_group, count, -1) if mask.shape[0] > 1 else mask
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return (logits, torch.softmax(scores, dim=-1)), seen
+
+
+def _first_order(logits: Tensor, p: Tensor, terms: list[_Term], softcap: float | None) -> Tensor:
+    """Σ_i ‖p_i∘(δ_i - Σ_j p_ij δ_ij)‖² for every channel, [groups, per_group, head_dim], δ the sum of `terms`.
+
+    Expanding the square leaves products of p, p² with the terms' v only: no [rows, seen, channels] tensor.
+    """
+    shape = p.shape[:2] + p.shape[2:3]
+    slope = 1.0 if softcap is None else 1 - torch.tanh(logits / softcap).square()
+    p_squared = p.square()
+    weights = (p * slope, p_squared * slope, p_squared * slope * slope)
+
+    def product(weight: Tensor, power: int, v: Tensor) -> Tensor:
+        """Σ_j weight_ij·s_ij^power·v_jc: [groups, per_group, rows, channels]."""
+        weight = weight if power == 0 else weight * logits**power
+        if v.shape[1] == 1:
+            return weight.sum(-1, keepdim=True) * v[:, None]
+        return (weight.flatten(1, 2) @ v).view(*shape, -1)
+
+    mean = sum(t.u * product(weights[0], t.with_logit, t.v) for t in terms)
+    cross = sum(t.u * product(weights[1], t.with_logit, t.v) for t in terms)
+    square = sum(
+        (1 if a is b else 2) * a.u * b.u * product(weights[2], a.with_logit + b.with_logit, a.v * b.v)
+        for n, a in enumerate(terms)
+        for b in terms[n:]
+    )
+    mass = p_squared.sum(-1, keepdim=True)
+    return (square - 2 * mean * cross + mean * mean * mass).clamp_min(0).sum(2)  # type: ignore[union-attr]
+
+
+def _exact(logits: Tensor, p: Tensor, terms: list[_Term], softcap: float | None) -> Tensor:
+    """Σ_i ‖softmax(s_i + δ_i) - p_i‖² for every channel, [groups, per_group, head_dim], δ the sum of `terms`.
+
+    With ε = exp(δ) - 1 and ζ = Σpε, the changed probability is p(1+ε)/(1+ζ), so the squared change of one row is
+    (Σp²ε² - 2ζΣp²ε + ζ²Σp²)/(1+ζ)²: every sum is of the order of δ, nothing of order one cancels.
+    """
+    groups, per_group, rows, seen = p.shape
+    head_dim = max(max(t.u.shape[-1], t.v.shape[-1]) for t in terms)
+    budget = CELLS_BUDGET if p.device.type == "cpu" else CELLS_BUDGET_ACCELERATOR
+    total = p.new_zeros(groups, per_group, head_dim)
+    for g in range(groups):
+        columns = [t.v[min(g, t.v.shape[0] - 1)].mT.contiguous() for t in terms]  # [channels, seen]
+        for h in range(per_group):
+            factors = [t.u[min(g, t.u.shape[0] - 1), min(h, t.u.shape[1] - 1)] for t in terms]  # [rows, channels]
+            for channels in _chunks(head_dim, budget // seen):
+                for chunk in _chunks(rows, budget // (seen * (channels.stop - channels.start))):
+                    s, probabilities = logits[g, h, chunk], p[g, h, chunk]
+                    delta = _delta(s, terms, factors, columns, chunk, channels)
+                    if softcap is not None:
+                        before = torch.tanh(s / softcap)[:, None]
+                        delta = softcap * (torch.tanh(delta.add_(s[:, None]).div_(softcap)) - before)
+                    epsilon = delta.exp_().sub_(1)
+                    squared = probabilities.square()
+                    first = epsilon @ torch.stack((probabilities, squared), dim=-1)  # [rows, channels, 2]
+                    second = (epsilon.square_() @ squared[..., None])[..., 0]
+                    zeta, cross = first.unbind(-1)
+                    change = second - 2 * zeta * cross + zeta * zeta * squared.sum(-1, keepdim=True)
+                    total[g, h, channels] += (change / (1 + zeta).square()).clamp_min(0).sum(0)
+    return total
+
+
+def _delta(
+    s: Tensor, terms: list[_Term], factors: list[Tensor], columns: list[Tensor], rows: slice, channels: slice
+) -> Tensor:
+    """The change of the logits, [rows, channels, seen], as the sum of `terms`."""
+
+    def pick(x: Tensor, index: slice, dim: int) -> Tensor:
+        return x if x.shape[dim] == 1 else x.narrow(dim, index.start, index.stop - index.start)
+
+    delta: Tensor | None = None
+    for term, u, v in zip(terms, factors, columns, strict=True):
+        u = pick(pick(u, rows, 0), channels, 1)[..., None]
+        v = pick(v, channels, 0)[None]
+        if delta is None:
+            delta = u * v
+        elif term.with_logit:
+            delta.addcmul_(u * v if v.shape[-1] > 1 else u, s[:, None])
+        else:
+            delta.addcmul_(u, v)
+    assert delta is not None
+    return delta
+
+
+def _chunks(length: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of `range(length)`, each of at most `size` (but at least one) elements."""
+    size = max(1, size)
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
