@@ -20,10 +20,10 @@ CONTROLS = ("random",)
 
 
 class PLNDLM(HFLM):
-    """`lm_eval --model plnd --model_args mask=zh.safetensors[,regions=under+gen,under=8,gen=2][,control=random,seed=0]`.
+    """`lm_eval --model plnd --model_args mask=zh.safetensors[,regions=under,under=8][,control=random,seed=0]`.
 
-    Everything else is `HFLM`: log-likelihoods and generation run on a model whose neurons were switched off once, after loading,
-    so a request costs what it costs with `--model hf`.
+    Everything else is `HFLM`: log-likelihoods and generation run on a model whose neurons were switched off once, after
+    loading, so a request costs what it costs with `--model hf`.
     """
 
     def __init__(
@@ -100,13 +100,15 @@ class PLNDLM(HFLM):
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Keeps this mask's answers in a table of their own within lm-eval's response cache.
 
-        `--use_cache` keys on the request alone, so without this a mask could be served another mask's, or the plain model's,
-        answers. Reader and writer of the cache share one `SqliteDict`, whose table every statement names.
+        `--use_cache` keys on the request alone, so without this a mask could be served another mask's, or the plain
+        model's, answers. Reader and writer of the cache share one `SqliteDict`, whose table every statement names.
         """
         store = cache_hook.dbdict
         if store is not None:
             if not hasattr(store, "tablename"):
-                raise PLNDError("this lm-eval keeps its cache in a way that cannot tell masks apart: leave --use_cache out")
+                raise PLNDError(
+                    "this lm-eval keeps its cache in a way that cannot tell masks apart: leave --use_cache out"
+                )
             store.tablename = f"plnd_{self._identity}"
             store.conn.execute(f'CREATE TABLE IF NOT EXISTS "{store.tablename}" (key TEXT PRIMARY KEY, value BLOB)')
             store.commit()
