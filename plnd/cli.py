@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. Each subcommand is one documented Python call, and imports only what it needs."""
+"""The command line: parses, calls, prints. Each subcommand is one Python call, and imports only what it needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,15 +18,14 @@ from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
     from plnd.neurons import NeuronSet
-    from plnd.scores import Scores
 
 COMMANDS_GROUP = "plnd.commands"
-"""Entry points of this group add subcommands: objects with `help`, `example`, `add_arguments(parser)` and `run(args)`."""
+"""Entry points of this group add subcommands: objects with `help`, `example`, `add_arguments(parser)`, `run(args)`."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+        sys.stdout.flush()
         return 0
     except PLNDError as error:
         return _fail(args, str(error), 2)
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(args: argparse.Namespace, message: str, status: int) -> int:
-    print(f"plnd {args.command}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"plnd {args.command}: {message}", file=sys.stderr)
     return status
 
 
@@ -61,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"plnd {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    def command(name: str, help: str, example: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def command(
+        name: str, help: str, example: str, run: Callable[[argparse.Namespace], None]
+    ) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name,
             help=help,
@@ -80,7 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--model", required=True, help="folder or hub name of a causal language model")
     sub.add_argument("--revision", help="hub branch, tag or commit")
-    sub.add_argument("--corpus", required=True, help=".jsonl, text file (a document a line), folder of .txt, or data set NAME[:CONFIG[:SPLIT]]")
+    sub.add_argument(
+        "--corpus",
+        required=True,
+        help=".jsonl, text file (a document a line), folder of .txt, or data set NAME[:CONFIG[:SPLIT]]",
+    )
     sub.add_argument("--text-field", default="text", help="field of a JSON line or data set row (default: text)")
     sub.add_argument("--language", required=True, help="language code of the corpus, recorded in the artifact")
     sub.add_argument("--output", required=True, help="scores artifact to write")
@@ -93,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         help="rows of q_proj and k_proj: eq. 10 exactly, to first order (default), or not at all",
     )  # fmt: skip
     sub.add_argument("--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16, float16 or float64")
-    sub.add_argument("--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any")
+    sub.add_argument(
+        "--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any"
+    )
     sub.add_argument("--resume", action="store_true", help="continue a killed run; the result is the same bit for bit")
 
     sub = command(
@@ -106,7 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     rule = sub.add_mutually_exclusive_group(required=True)
     rule.add_argument("--epsilon", type=float, help="importance at least this in every document (eq. 2)")
     rule.add_argument("--top-k", type=int, help="among the k most important of their projection in every document")
-    rule.add_argument("--fraction", type=float, help="the top-k rule with k the share of each width that gives this fraction of neurons")
+    rule.add_argument(
+        "--fraction",
+        type=float,
+        help="the top-k rule with k the share of each width that gives this fraction of neurons",
+    )
     sub.add_argument("--output", required=True, help="neurons artifact to write")
     _add_restriction(sub)
 
@@ -167,9 +181,18 @@ def _parser() -> argparse.ArgumentParser:
         _tasks,
     )
     for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda e: e.name):
-        plugin = entry.load()
-        plugin.add_arguments(command(entry.name, plugin.help, plugin.example, plugin.run))
+        try:
+            plugin = entry.load()
+        except Exception as error:  # somebody else's code, which must not take the other subcommands with it
+            problem = f"cannot be loaded from {entry.value} ({type(error).__name__}: {error})"
+            command(entry.name, problem.replace("%", "%%"), f"plnd {entry.name}", partial(_unavailable, problem))
+        else:
+            plugin.add_arguments(command(entry.name, plugin.help, plugin.example, plugin.run))
     return parser
+
+
+def _unavailable(problem: str, args: argparse.Namespace) -> None:
+    raise PLNDError(problem)
 
 
 class _Operation(argparse.Action):
@@ -180,7 +203,9 @@ class _Operation(argparse.Action):
 
 
 def _add_restriction(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--projections", help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj")
+    parser.add_argument(
+        "--projections", help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    )
     parser.add_argument("--regions", help="only these, comma-separated: under, solve, solve_attn, solve_ffn, gen")
     parser.add_argument("--under", type=int, help="number of understanding blocks (N1)")
     parser.add_argument("--gen", type=int, help="number of generation blocks (N2)")
@@ -189,10 +214,10 @@ def _add_restriction(parser: argparse.ArgumentParser) -> None:
 def _restriction(args: argparse.Namespace) -> dict[str, Any]:
     from plnd.regions import Regions
 
-    regions = Regions.parse(args.regions, args.under, args.gen) if args.regions else None
+    regions = None if args.regions is None else Regions.parse(args.regions, args.under, args.gen)
     if regions is None and (args.under is not None or args.gen is not None):
         raise PLNDError("--under and --gen say how large the regions are: name some with --regions")
-    projections = [p.strip() for p in args.projections.split(",")] if args.projections else None
+    projections = None if args.projections is None else [p.strip() for p in args.projections.split(",")]
     return {"projections": projections, "regions": regions}
 
 
@@ -200,7 +225,8 @@ def _detect(args: argparse.Namespace) -> None:
     from plnd.artifacts import check_writable
     from plnd.corpus import read_documents
     from plnd.detection import DetectConfig, detect
-    from plnd.models import load_model, load_tokenizer
+    from plnd.families import Layout
+    from plnd.models import load_model, load_skeleton, load_tokenizer
 
     names = ("language", "qk", "max_documents", "max_length", "min_length", "batch_size")
     config = DetectConfig(**{name: getattr(args, name) for name in names})
@@ -209,6 +235,10 @@ def _detect(args: argparse.Namespace) -> None:
     if checkpoint.exists() and not args.resume:
         print(f"starting again; --resume would continue from {checkpoint}", file=sys.stderr)
     documents = read_documents(args.corpus, args.text_field)
+    documents = chain(
+        [next(documents)], documents
+    )  # a corpus that cannot be read is refused before the model is loaded,
+    Layout(load_skeleton(args.model, revision=args.revision))  # and so is an unknown family
     tokenizer = load_tokenizer(args.model, args.revision)
     model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
     scores = detect(
@@ -280,7 +310,7 @@ def _show(args: argparse.Namespace) -> None:
     if isinstance(artifact, NeuronSet):
         print(f"rule      {_pairs(metadata['rule'])}")
         for operand in metadata.get("operands", ()):
-            print(f"          {operand['operation']} {operand['language']} ({operand['neurons']:,} neurons, sha256 {operand['sha256'][:12]}…)")
+            print(f"          {_pairs(operand)}")
         print(f"neurons   {_describe_neurons(artifact)}")
         for projection, count in artifact.counts().items():
             print(f"          {projection:<10} {count:,}")
@@ -350,12 +380,9 @@ def _families(args: argparse.Namespace) -> None:
 
 
 def _tasks(args: argparse.Namespace) -> None:
-    import importlib.util
+    from plnd.tasks import tasks_folder
 
-    spec = importlib.util.find_spec("plnd_tasks")
-    if spec is None or not spec.submodule_search_locations:
-        raise PLNDError("the task files are not installed; install plnd with pip")
-    print(spec.submodule_search_locations[0])
+    print(tasks_folder())
 
 
 def _load_named(files: Sequence[str]) -> dict[str, NeuronSet]:
@@ -363,7 +390,7 @@ def _load_named(files: Sequence[str]) -> dict[str, NeuronSet]:
 
     sets = {Path(file).stem: NeuronSet.load(file) for file in files}
     if len(sets) < len(files):
-        raise PLNDError("two files have one name; sets are named after their files")
+        raise PLNDError("two of the files have the same name, and sets are named after their files: rename one")
     return sets
 
 
@@ -389,4 +416,10 @@ def _describe_neurons(neurons: NeuronSet) -> str:
 
 
 def _pairs(record: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={'+'.join(v) if isinstance(v, list) else v}" for k, v in record.items() if v is not None)
+    return ", ".join(f"{name}={_value(value)}" for name, value in record.items() if value is not None)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({_pairs(value)})"
+    return "+".join(map(_value, value)) if isinstance(value, list) else str(value)

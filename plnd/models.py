@@ -11,7 +11,12 @@ DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 
 
 def load_model(
-    name: str, *, revision: str | None = None, dtype: str = "auto", device: str | None = None, attention: str | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    attention: str | None = None,
 ) -> Any:
     """A causal language model in evaluation mode.
 
@@ -43,14 +48,17 @@ def load_skeleton(name: str, *, revision: str | None = None) -> Any:
     """The model without its weights, on the meta device: enough to see its family, blocks and widths.
 
     Raises:
-        PLNDError: if there is no such model.
+        PLNDError: if there is no such model, or it is not a causal language model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = _load(AutoConfig, name, revision)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise PLNDError(f"{name}: not a causal language model ({str(error).partition('.')[0]})") from None
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
@@ -69,11 +77,16 @@ def demo_model() -> Path:
     return Path(__file__).parent / "data" / "polyglot-9m"
 
 
+def demo_corpus(half: str) -> Path:
+    """Folder of the small parallel corpus inside the package, as task data: `detect` or `evaluate`."""
+    return Path(__file__).parent / "data" / "corpus" / half
+
+
 def _load(kind: Any, name: str, revision: str | None, **options: Any) -> Any:
     if not name:
         raise PLNDError("no model named: give a folder or a hub name")
     try:
         return kind.from_pretrained(name, revision=revision or "main", **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # the hub, the builders and the file formats each raise their own
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise PLNDError(f"{name}: cannot be loaded ({reason.strip()})") from None
