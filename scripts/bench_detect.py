@@ -1,10 +1,10 @@
 """What detection costs over a plain forward pass of the model's body on the same documents.
 
-    python scripts/bench_detect.py                              # the Llama shape, 512 tokens, float32: a minute on two cores
+    python scripts/bench_detect.py                # the Llama shape, 512 tokens, float32: a minute on two cores
     python scripts/bench_detect.py --model DIR --dtype bfloat16
 
-Machines are noisy, so every figure is a ratio taken in one run: rounds of (forward, each setting) in turn, and the median over
-rounds of each round's own ratio. Documents are random tokens of one length, in batches of `--batch-size`.
+Machines are noisy, so every figure is a ratio taken in one run: rounds of (forward, each setting) in turn, and the
+median over rounds of each round's own ratio. Documents are random tokens of one length, in batches of `--batch-size`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
-    model = load_model(args.model, dtype=args.dtype, device=args.device) if args.model else llama_shape(dtype).to(args.device)
+    model = (
+        load_model(args.model, dtype=args.dtype, device=args.device)
+        if args.model
+        else llama_shape(dtype).to(args.device)
+    )
     layout = Layout(model)
     vocabulary = model.config.get_text_config().vocab_size
     documents = torch.randint(3, vocabulary, (args.documents, args.tokens))
