@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from plnd.errors import PLNDError
 from plnd.families import ATTENTION_PROJECTIONS, PROJECTIONS
 from plnd.neurons import NeuronSet, check_model
 
@@ -22,11 +23,13 @@ def overlap(sets: Mapping[str, NeuronSet], structure: str = "all") -> np.ndarray
         [sets, sets] float64, row x, column y, in the order given; nan where N_y is empty.
     Raises:
         ModelMismatchError: if the sets are not of one model.
+        PLNDError: if the structure is unknown.
     """
+    if structure not in STRUCTURES:
+        raise PLNDError(f"unknown structure {structure!r}: expected one of {', '.join(STRUCTURES)}")
     members = [_members(neurons, structure) for neurons in sets.values()]
-    first, *others = sets.values()
-    for other in others:
-        check_model(other.model, first.model, "neurons")
+    for name, neurons in sets.items():
+        check_model(neurons.model, next(iter(sets.values())).model, name)
     return np.array([[len(x & y) / len(y) if y else np.nan for y in members] for x in members])
 
 

@@ -1,13 +1,14 @@
 """The two file formats, scores and neurons: written byte-stably, read with every field checked.
 
-Both are safetensors with one metadata key, `plnd`, that holds JSON with sorted keys (README, «Artifact format»). This is the only
-module that knows how they look on disk.
+Both are safetensors with one metadata key, `plnd`, that holds JSON with sorted keys (README, «Artifact format»). This
+is the only module that knows how they look on disk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -30,8 +31,8 @@ SCORES, NEURONS = "plnd.scores", "plnd.neurons"
 VERSION = 1
 METADATA_KEY = "plnd"
 
-# What metadata must look like: a type, a tuple of alternatives (None: may be null), [x] a list of x, {str: x} a mapping to x,
-# and a dictionary of names a record with at least these fields.
+# What metadata must look like: a type, a tuple of alternatives (None: may be null), [x] a list of x, {str: x} a mapping
+# to x, and a dictionary of names a record with at least these fields (but those with a question mark may be missing).
 _MODEL = {
     "name": (str, None),
     "revision": (str, None),
@@ -56,10 +57,14 @@ _COMMON = {
     "method": {"name": str, "projections": [str]},
     "dtype": str,
 }
+_OPERAND = {"operation": str, "language?": (str, None), "neurons?": int, "sha256?": str}
 _SCHEMA: dict[str, dict[str, Any]] = {
     SCORES: _COMMON,
-    NEURONS: {**_COMMON, "rule": {"name": str}, "scores_sha256": str},
+    NEURONS: {**_COMMON, "rule": {"name": str}, "scores_sha256": str, "operands?": [_OPERAND]},
 }
+MAX_BLOCKS = 2**16
+MAX_DEPTH = 16
+"""Of nested metadata; so that whatever was read can be written and printed again."""
 
 
 def save_scores(scores: Scores, path: str | Path) -> str:
@@ -76,7 +81,8 @@ def scores_bytes(scores: Scores) -> bytes:
     """The scores artifact as bytes, the same for equal scores on every machine."""
     parts = {"min": scores.minimum, "mean": scores.mean, "worst_rank": scores.worst_rank}
     return _serialize(
-        {f"{name}.{part}": values for part, vectors in parts.items() for name, values in vectors.items()}, scores.metadata
+        {f"{name}.{part}": values for part, vectors in parts.items() for name, values in vectors.items()},
+        scores.metadata,
     )
 
 
@@ -98,16 +104,17 @@ def load_scores(path: str | Path) -> Scores:
     metadata, tensors = _read(path, SCORES)
     widths, projections = metadata["model"]["widths"], metadata["method"]["projections"]
     addresses = [name for name in widths if name.split(".")[1] in projections]
-    expected = {f"{name}.{part}" for name in addresses for part in ("min", "mean", "worst_rank")}
-    if expected != tensors.keys() or not addresses:
-        odd = sorted(expected ^ tensors.keys())[:1] or ["none"]
-        raise _bad(path, f"tensor {odd[0]} is {'missing' if odd[0] in expected else 'not expected'}")
+    if not addresses:
+        raise _bad(path, "metadata says that no projection was scored")
+    _check_names(path, tensors, {f"{name}.{part}" for name in addresses for part in ("min", "mean", "worst_rank")})
     for name in addresses:
         for part in ("min", "mean"):
             _check_importance(path, f"{name}.{part}", tensors[f"{name}.{part}"], widths[name])
         _check_indices(path, f"{name}.worst_rank", tensors[f"{name}.worst_rank"], widths[name])
         if len(tensors[f"{name}.worst_rank"]) != widths[name]:
-            raise _bad(path, f"{name}.worst_rank has {len(tensors[f'{name}.worst_rank'])} entries, expected {widths[name]}")
+            raise _bad(
+                path, f"{name}.worst_rank has {len(tensors[f'{name}.worst_rank'])} entries, expected {widths[name]}"
+            )
     minimum, mean, worst_rank = ({n: tensors[f"{n}.{p}"] for n in addresses} for p in ("min", "mean", "worst_rank"))
     return Scores(minimum, mean, worst_rank, metadata)
 
@@ -122,18 +129,14 @@ def load_neurons(path: str | Path) -> NeuronSet:
     metadata, tensors = _read(path, NEURONS)
     widths = metadata["model"]["widths"]
     indices, importance = {}, {}
-    for key, values in tensors.items():
-        name = key.removesuffix(".importance")
-        if name not in widths or name not in tensors or f"{name}.importance" not in tensors:
-            raise _bad(path, f"tensor {key} has no place in a model of {metadata['model']['blocks']} blocks")
-        if key == name:
-            _check_indices(path, name, values, widths[name])
-            if (np.diff(values) <= 0).any():
-                raise _bad(path, f"the indices of {name} are not ascending")
-            indices[name] = values
-        else:
-            _check_importance(path, key, values, len(tensors[name]))
-            importance[name] = values
+    addresses = {key.removesuffix(".importance") for key in tensors} & widths.keys()
+    _check_names(path, tensors, addresses | {f"{name}.importance" for name in addresses})
+    for name in sorted(addresses):
+        indices[name], importance[name] = tensors[name], tensors[f"{name}.importance"]
+        _check_indices(path, name, indices[name], widths[name])
+        if (np.diff(indices[name]) <= 0).any():
+            raise _bad(path, f"the indices of {name} are not ascending")
+        _check_importance(path, f"{name}.importance", importance[name], len(indices[name]))
     return NeuronSet(indices, importance, metadata)
 
 
@@ -180,12 +183,14 @@ def write_bytes(data: bytes, path: str | Path) -> None:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A new file beside `path`, gone afterwards unless it was renamed."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise PLNDError(f"{path}: is a folder, expected the name of a file to write")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
-        raise PLNDError(f"{path}: cannot be written ({error.strerror or error}); choose a folder that exists and is yours") from None
+        raise PLNDError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a folder that exists and is yours"
+        ) from None
     try:
         umask = os.umask(0)
         os.umask(umask)
@@ -213,10 +218,15 @@ def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     found = metadata.get("format")
     if found != form:
         wanted = {SCORES: "scores (from `plnd detect`)", NEURONS: "neurons (from `plnd select` or `plnd combine`)"}
-        raise _bad(path, f"holds {found!r}, expected {wanted[form]}")
+        raise _bad(path, f"holds {found!r:.60}, expected {wanted[form]}")
     _check_metadata(path, metadata, form)
     with _safetensors(path) as stream:
-        return metadata, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        names = stream.keys()
+        for name in names:
+            dtype = stream.get_slice(name).get_dtype()
+            if dtype not in ("I32", "F32"):  # not every other one can be read as numpy
+                raise _bad(path, f"tensor {name!r:.60} is {dtype}, expected I32 or F32")
+        return metadata, {name: stream.get_tensor(name) for name in names}
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -230,18 +240,41 @@ def _metadata(path: Path) -> dict[str, Any]:
         raise _bad(path, "its 'plnd' metadata is not JSON; the file is damaged") from None
     if not isinstance(metadata, dict):
         raise _bad(path, "its 'plnd' metadata is not an object; the file is damaged")
+    problem = _not_plain(metadata)
+    if problem:
+        raise _bad(path, f"metadata {problem}; the file is damaged")
     return metadata
+
+
+def _not_plain(metadata: dict[str, Any]) -> str | None:
+    """What in parsed JSON could not be written or printed again, in words."""
+    level: list[Any] = [metadata]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [*value, *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, float) and not math.isfinite(value):
+                return "holds a number that is not finite"
+            elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+                return "holds half a surrogate pair"
+        level = inner
+    return "is nested too deeply" if level else None
 
 
 @contextmanager
 def _safetensors(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise ArtifactError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a plnd artifact")
+    if not os.path.isfile(path):
+        raise _bad(path, f"{'is a folder' if os.path.isdir(path) else 'no such file'}, expected a plnd artifact")
     try:
         with safe_open(path, framework="np") as stream:
             yield stream
     except PLNDError:
         raise
+    except OSError as error:
+        raise _bad(path, f"cannot be read ({error.strerror or error})") from None
     except Exception as error:  # the library's own errors differ by version, and a damaged file may raise any of them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _bad(path, f"not a whole safetensors file ({reason}); copy or make it again") from None
@@ -256,11 +289,16 @@ def _check_metadata(path: Path, metadata: dict[str, Any], form: str) -> None:
         raise _bad(path, f"metadata {problem}")
     if version != VERSION:
         raise _bad(path, f"format version {version}, expected {VERSION}")
+    for name in metadata["method"]["projections"]:
+        if name not in PROJECTIONS:
+            raise _bad(path, f"metadata names a projection {name!r:.60}, expected some of {', '.join(PROJECTIONS)}")
     model = metadata["model"]
+    if not 0 < model["blocks"] <= MAX_BLOCKS or not model["widths"]:
+        raise _bad(path, f"metadata gives {model['blocks']} blocks and {len(model['widths'])} widths")
     for name, width in model["widths"].items():
         block, _, projection = name.partition(".")
         if projection not in PROJECTIONS or not _is_index(block) or int(block) >= model["blocks"]:
-            raise _bad(path, f"metadata names {name!r}, which a model of {model['blocks']} blocks does not have")
+            raise _bad(path, f"metadata names {name!r:.60}, which a model of {model['blocks']} blocks does not have")
         if not 0 < width < 2**31:
             raise _bad(path, f"metadata gives {name} {width} neurons")
 
@@ -277,7 +315,7 @@ def _mismatch(value: Any, schema: Any, where: str) -> str | None:
     if schema is None:
         return None if value is None else f"field {here} is {value!r:.60}"
     if isinstance(schema, type):
-        fits = isinstance(value, schema) and not (schema is int and (isinstance(value, bool) or value < 0))
+        fits = type(value) is schema and not (isinstance(value, int) and value < 0)
         return None if fits else f"field {here} is {value!r:.60}, expected {schema.__name__}"
     if isinstance(schema, list):
         if not isinstance(value, list):
@@ -286,14 +324,24 @@ def _mismatch(value: Any, schema: Any, where: str) -> str | None:
     if not isinstance(value, dict):
         return f"field {here} is {value!r:.60}, expected an object"
     if str in schema:
-        return next((p for key, item in value.items() if (p := _mismatch(item, schema[str], f"{where}[{key!r:.40}]"))), None)
+        return next(
+            (p for key, item in value.items() if (p := _mismatch(item, schema[str], f"{where}[{key!r:.40}]"))), None
+        )
     for key, inner in schema.items():
-        if key not in value:
-            return f"field {where + '.' if where else ''}{key} is missing"
-        problem = _mismatch(value[key], inner, f"{where + '.' if where else ''}{key}")
-        if problem:
-            return problem
+        name = key.removesuffix("?")
+        full = f"{where}.{name}" if where else name
+        if name in value:
+            problem = _mismatch(value[name], inner, full)
+            if problem:
+                return problem
+        elif name == key:
+            return f"field {full} is missing"
     return None
+
+
+def _check_names(path: Path, tensors: Mapping[str, np.ndarray], expected: set[str]) -> None:
+    for name in sorted(expected ^ tensors.keys()):
+        raise _bad(path, f"tensor {name!r:.60} is {'missing' if name in expected else 'not expected'}")
 
 
 def _check_indices(path: Path, name: str, values: np.ndarray, width: int) -> None:
@@ -306,7 +354,9 @@ def _check_indices(path: Path, name: str, values: np.ndarray, width: int) -> Non
 
 def _check_importance(path: Path, name: str, values: np.ndarray, length: int) -> None:
     if values.dtype != np.float32 or values.shape != (length,):
-        raise _bad(path, f"{name} is {values.dtype} of shape {list(values.shape)}, expected float32 of shape [{length}]")
+        raise _bad(
+            path, f"{name} is {values.dtype} of shape {list(values.shape)}, expected float32 of shape [{length}]"
+        )
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise _bad(path, f"{name} holds values that are negative or not finite")
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import entry_points
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            args.run(args)
         sys.stdout.flush()
         return 0
     except PLNDError as error:
@@ -47,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
             return _fail(args, "out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16", 2)
         raise
+
+
+def _print_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    """A warning as one line, without the place in the code that gave it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(args: argparse.Namespace, message: str, status: int) -> int:
@@ -264,11 +272,13 @@ def _select(args: argparse.Namespace) -> None:
 
 
 def _combine(args: argparse.Namespace) -> None:
-    from plnd.neurons import NeuronSet
+    from plnd.neurons import NeuronSet, check_model
 
     result = NeuronSet.load(args.neurons)
     for operation, files in getattr(args, "operations", []):
         others = [NeuronSet.load(file) for file in files]
+        for file, other in zip(files, others, strict=True):
+            check_model(other.model, result.model, file)
         if operation == "minus_shared":
             result = result.minus_shared(others)
         for other in others if operation != "minus_shared" else ():
@@ -310,7 +320,8 @@ def _show(args: argparse.Namespace) -> None:
     if isinstance(artifact, NeuronSet):
         print(f"rule      {_pairs(metadata['rule'])}")
         for operand in metadata.get("operands", ()):
-            print(f"          {_pairs(operand)}")
+            facts = {name: value for name, value in operand.items() if name != "operation"}
+            print(f"          {operand['operation']}: {_pairs(facts)}")
         print(f"neurons   {_describe_neurons(artifact)}")
         for projection, count in artifact.counts().items():
             print(f"          {projection:<10} {count:,}")

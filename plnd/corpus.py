@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,26 +18,36 @@ def read_documents(source: str | Path, text_field: str = "text") -> Iterator[str
     """The documents of a corpus, in order.
 
     Args:
-        source: a `.jsonl` file (one JSON object with a `text_field` a line), any other text file (one document a line), a
-            folder (each `.txt` file in it one document, by name), or the name of a data set as `name[:config[:split]]`
-            (split `train` by default), which is streamed.
+        source: a `.jsonl` file (one JSON object with a `text_field` a line), any other text file (one document a line),
+            a folder (each `.txt` file in it one document, by name), or the name of a data set as
+            `name[:config[:split]]` (split `train` by default), which is streamed.
         text_field: the field that holds the text, for JSON lines and data sets.
 
     Yields:
-        Non-empty documents.
+        Non-empty documents, at least one.
 
     Raises:
-        CorpusError: if the source does not exist, is not UTF-8, or a row is not what is expected; the line is named.
+        CorpusError: if the source does not exist, is empty or not UTF-8, or a row is not what is expected; the line is
+            named.
     """
+    empty = True
+    for text in _read(source, text_field):
+        empty = False
+        yield text
+    if empty:
+        raise CorpusError(f"{source}: no document in it")
+
+
+def _read(source: str | Path, text_field: str) -> Iterator[str]:
     path = Path(source)
-    if path.is_dir():
-        yield from _read_folder(path)
-    elif path.is_file():
-        yield from _read_json_lines(path, text_field) if path.suffix in JSON_SUFFIXES else _lines(path)
-    elif path.suffix in (*JSON_SUFFIXES, ".txt") or str(source).startswith((".", "/", "~")):
+    if os.path.isdir(path):
+        return _read_folder(path)
+    if os.path.isfile(path):
+        return _read_json_lines(path, text_field) if path.suffix in JSON_SUFFIXES else _lines(path)
+    name = str(source).partition(":")[0]
+    if not os.path.isdir(name) and (path.suffix in (*JSON_SUFFIXES, ".txt") or name.startswith((".", "/", "~"))):
         raise CorpusError(f"{source}: no such file, expected a text file, a .jsonl file or a folder of .txt files")
-    else:
-        yield from _read_dataset(str(source), text_field)
+    return _read_dataset(str(source), text_field)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -46,12 +58,13 @@ def _lines(path: Path) -> Iterator[str]:
 def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
-        with open(path, encoding="utf-8-sig") as stream:
+        with open(path, "rb") as stream:  # decoded line by line, so that the line that is not UTF-8 is known
             for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, line.strip()
+                text = line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode().strip()
+                if text:
+                    yield number, text
     except UnicodeDecodeError:
-        raise CorpusError(f"{path}: not UTF-8 after line {number}, expected UTF-8 text") from None
+        raise CorpusError(f"{path}, line {number}: not UTF-8, expected UTF-8 text") from None
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -92,8 +105,14 @@ def _read_dataset(source: str, text_field: str) -> Iterator[str]:
 
 
 def _text(row: Any, field: str, where: str) -> Iterator[str]:
-    if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        fields = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise CorpusError(f"{where}: no text field {field!r} among {fields:.80}; name another with --text-field")
-    if row[field].strip():
-        yield row[field]
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where}: a {type(row).__name__}, expected an object with the field {field!r}")
+    if field not in row:
+        raise CorpusError(f"{where}: no field {field!r} among {', '.join(row):.80}; name another with --text-field")
+    text = row[field]
+    if not isinstance(text, str):
+        raise CorpusError(f"{where}: field {field!r} is {text!r:.60}, expected text; name another with --text-field")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise CorpusError(f"{where}: half a surrogate pair, which is not text")
+    if text.strip():
+        yield text

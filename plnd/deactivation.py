@@ -1,8 +1,8 @@
 """Switches neurons off: every parameter of a neuron (its weights and, for a row, its bias) is zero while it lasts.
 
 Two ways with one result. **weights** zeroes rows and columns in place: no cost per token, for ordinary dense weights.
-**activations** zeroes a row's output or a column's input in a hook: for weights that are quantised, sharded, shared or wrapped by
-a PEFT adapter.
+**activations** zeroes a row's output or a column's input in a hook: for weights that are quantised, sharded, shared or
+wrapped by a PEFT adapter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def deactivated(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto") ->
     Args:
         model: a transformers model of a known family, or a PEFT model around one.
         neurons: what to switch off.
-        mode: `auto` takes `weights` where every touched weight is dense, on a device, unshared and not wrapped by an adapter.
+        mode: `auto` takes `weights` where every touched weight is dense, on a device, unshared and not wrapped by an
+            adapter.
 
     Raises:
         ModelMismatchError: if the neurons were made for a model of another family, depth or width.
@@ -139,7 +140,9 @@ def _obstacle(model: nn.Module, targets: list[Target]) -> str | None:
     )
     for target in targets:
         if modules[id(target.module)] > 1:
-            raise FamilyError(f"{target.name}: its module is shared with another block; its neurons cannot be switched off alone")
+            raise FamilyError(
+                f"{target.name}: its module is shared with another block; its neurons cannot be switched off alone"
+            )
     for target in targets:
         weight = target.plain.weight
         if target.module is not target.plain:

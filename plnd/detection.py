@@ -27,6 +27,8 @@ from plnd.scores import Scores
 
 WINDOW = 16
 """Batches whose documents are sorted by length together; a checkpoint is taken between windows."""
+CHECKPOINT_SECONDS = 60.0
+"""Age at which a checkpoint is replaced."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class DetectConfig:
     Attributes:
         language: what the corpus is written in; recorded, never guessed.
         qk: rows of `q_proj` and `k_proj`: `first_order`, `exact`, or `off` (not scored).
-        max_documents: stop after this many scored documents; None: all.
+        max_documents: stop after this many documents that are long enough; None: all.
         max_length: tokens kept of each document.
-        min_length: documents of fewer tokens are skipped (and counted): importances are not divided by length, and a rule
-            over *every* document would follow the shortest.
+        min_length: documents of fewer tokens are skipped (and counted): importances are not divided by length, and a
+            rule over *every* document would follow the shortest.
         batch_size: documents in one forward pass; it does not change the result beyond float rounding.
     """
 
@@ -58,7 +60,9 @@ class DetectConfig:
             if value is not None and value < 1:
                 raise PLNDError(f"{name}={value}: expected 1 or more")
         if self.min_length > self.max_length:
-            raise PLNDError(f"min_length={self.min_length} is above max_length={self.max_length}: no document could be scored")
+            raise PLNDError(
+                f"min_length={self.min_length} is above max_length={self.max_length}: no document could be scored"
+            )
 
 
 @torch.no_grad()
@@ -75,8 +79,8 @@ def detect(
 ) -> Scores:
     """Importance of every neuron of `model` over `documents` (eq. 1, parallel form, of arXiv:2402.18815).
 
-    Beyond the model's own forward pass this keeps three vectors per projection, the current batch's importances (one number per
-    neuron and document) and the blocks stated in `plnd.importance.attention_importance`.
+    Beyond the model's own forward pass this keeps three vectors per projection, the current batch's importances (one
+    number per neuron and document) and the blocks stated in `plnd.importance.attention_importance`.
 
     Args:
         model: a transformers model of a known family.
@@ -84,7 +88,7 @@ def detect(
         config: how to detect.
         tokenizer: for texts; by default the one saved with the model.
         source: where the documents come from, for the metadata.
-        checkpoint: file that holds the state of an unfinished run (at most a minute old); removed at the end.
+        checkpoint: file that holds the state of an unfinished run (`CHECKPOINT_SECONDS` old); removed at the end.
         resume: continue from `checkpoint` if it exists. The result is bit for bit that of an uninterrupted run.
         progress: show a progress bar.
 
@@ -93,6 +97,8 @@ def detect(
         CorpusError: if no document can be scored.
         PLNDError: if `checkpoint` was made with another model, corpus or settings.
     """
+    if isinstance(documents, str):
+        raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or DetectConfig()
     layout = Layout(model)
     limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
@@ -106,16 +112,18 @@ def detect(
     was_training = layout.model.training
     layout.model.eval()
     try:
-        for number, window in enumerate(_batched(corpus, WINDOW * config.batch_size)):
-            if number < state.windows:
-                if number == state.windows - 1:
-                    state.check(corpus)
-            else:
-                for batch in _batched(sorted(window, key=lambda d: -len(d.ids)), config.batch_size):
-                    state.add(batch)
-                state.windows += 1
-                state.checkpoint(corpus)
-            bar.update(len(window))
+        with state.observer.attached():
+            for number, window in enumerate(_batched(corpus, WINDOW * config.batch_size)):
+                if number < state.windows:
+                    if number == state.windows - 1:
+                        state.check(corpus)
+                    bar.update(len(window))
+                else:
+                    for batch in _batched(sorted(window, key=lambda d: -len(d.ids)), config.batch_size):
+                        state.add(batch)
+                        bar.update(len(batch))
+                    state.windows += 1
+                    state.checkpoint(corpus)
     finally:
         bar.close()
         layout.model.train(was_training)
@@ -136,7 +144,8 @@ class _Tokenizer:
     """The tokenizer saved with the model, loaded when the first text arrives."""
 
     def __init__(self, layout: Layout) -> None:
-        self.layout, self.tokenizer = layout, None
+        self.layout = layout
+        self.tokenizer: Any = None
 
     def __call__(self, text: str, **kwargs: Any) -> Any:
         if self.tokenizer is None:
@@ -155,25 +164,23 @@ class _Corpus:
     tokenizer: Any
     config: DetectConfig
     read: int = 0
-    scored: int = 0
-    tokens: int = 0
+    long_enough: int = 0
     short: list[int] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
     def __iter__(self) -> Iterator[_Document]:
         config = self.config
         for number, document in enumerate(self.documents):
-            if config.max_documents is not None and self.scored == config.max_documents:
-                break
             self.read += 1
             ids = self._ids(document)
             if len(ids) < config.min_length:
                 self.short.append(number)
                 continue
-            self.scored += 1
-            self.tokens += len(ids)
+            self.long_enough += 1
             self.digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
             yield _Document(number, ids)
+            if self.long_enough == config.max_documents:
+                return
 
     def _ids(self, document: str | Sequence[int]) -> list[int]:
         if isinstance(document, str):
@@ -188,6 +195,7 @@ class _State:
         self.layout, self.config, self.path = layout, config, path
         self.windows = 0
         self.documents = 0
+        self.tokens = 0
         self.bad: list[int] = []
         self.accumulators: dict[str, _WorstCase] = {}
         self.current: dict[str, Tensor] = {}
@@ -199,17 +207,23 @@ class _State:
         self.current[f"{block}.{site}"] = importance
 
     def add(self, batch: list[_Document]) -> None:
-        """One forward pass of the model's body, without its head; padded on the right."""
+        """One forward pass of the model's body, without its head.
+
+        Padded on the right, with a token of the document itself: no other token's embedding can spoil it.
+        """
         length = max(len(d.ids) for d in batch)
-        ids = torch.tensor([d.ids + [0] * (length - len(d.ids)) for d in batch])
+        ids = torch.tensor([d.ids + d.ids[-1:] * (length - len(d.ids)) for d in batch])
         mask = torch.tensor([[1] * len(d.ids) + [0] * (length - len(d.ids)) for d in batch])
         device = self.layout.model.device
         self.observer.spans = [(0, len(d.ids)) for d in batch]
-        with self.observer.attached():
-            self.layout.body(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+        self.layout.body(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
         finite = torch.stack([torch.isfinite(x).all(-1).cpu() for x in self.current.values()]).all(0)
-        self.bad += [d.number for d, good in zip(batch, finite.tolist(), strict=True) if not good]
-        self.documents += int(finite.sum())
+        for document, good in zip(batch, finite.tolist(), strict=True):
+            if good:
+                self.documents += 1
+                self.tokens += len(document.ids)
+            else:
+                self.bad.append(document.number)
         for name, importance in self.current.items():
             if name not in self.accumulators:
                 self.accumulators[name] = _WorstCase.empty(importance)
@@ -220,16 +234,23 @@ class _State:
 
     def _settings(self) -> dict[str, Any]:
         """What must be equal for a run to be continued."""
-        return {"model": self.layout.description(), "config": asdict(self.config), "dtype": str(self.layout.model.dtype)}
+        return {
+            "plnd": __version__,
+            "window": WINDOW,
+            "model": self.layout.description(),
+            "config": asdict(self.config),
+            "dtype": str(self.layout.model.dtype),
+        }
 
     def checkpoint(self, corpus: _Corpus) -> None:
-        """Saves the state if the last save is a minute old."""
-        if self.path is None or time.monotonic() - self.saved < 60:
+        """Saves the state if the last save is old enough."""
+        if self.path is None or time.monotonic() - self.saved < CHECKPOINT_SECONDS:
             return
         header = {
             "settings": self._settings(),
             "windows": self.windows,
             "documents": self.documents,
+            "tokens": self.tokens,
             "bad": self.bad,
             "digest": corpus.digest.hexdigest(),
         }
@@ -244,16 +265,21 @@ class _State:
         try:
             with safe_open(self.path, framework="pt") as stream:
                 header = json.loads(stream.metadata()["plnd"])
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        except Exception as error:
-            raise PLNDError(f"{self.path}: not a checkpoint ({error}); delete it to start again") from None
-        if header["settings"] != json.loads(json.dumps(self._settings())):
-            raise PLNDError(f"{self.path}: made with another model or settings; repeat them, or start again without --resume")
-        self.windows, self.documents, self.bad = header["windows"], header["documents"], header["bad"]
-        self.awaited = header["digest"]
-        device = self.layout.model.device
-        for name in {n.rpartition(".")[0] for n in tensors}:
-            self.accumulators[name] = _WorstCase(*(tensors[f"{name}.{k}"].to(device) for k in _WorstCase.NAMES))
+                sites = {name.rpartition(".")[0] for name in stream.keys()}  # noqa: SIM118
+                for site in sites:
+                    parts = (stream.get_tensor(f"{site}.{name}") for name in _WorstCase.NAMES)
+                    self.accumulators[site] = _WorstCase(*parts)
+            settings, self.awaited = header["settings"], str(header["digest"])
+            self.windows, self.documents, self.tokens = (int(header[k]) for k in ("windows", "documents", "tokens"))
+            self.bad = list(header["bad"])
+        except Exception as error:  # whatever a damaged file may raise
+            raise PLNDError(
+                f"{self.path}: not a whole checkpoint ({type(error).__name__}: {error}); delete it to start again"
+            ) from None
+        if settings != json.loads(json.dumps(self._settings())):
+            raise PLNDError(
+                f"{self.path}: made with another model or settings; repeat them, or start again without --resume"
+            )
 
     def check(self, corpus: _Corpus) -> None:
         """Refuses to continue on another corpus than the one the checkpoint saw."""
@@ -283,7 +309,10 @@ class _State:
                     for name in parts:
                         parts[name][f"{block}.{projection}"] = values[name]
         scored = {address.split(".")[1] for address in parts["minimum"]}
-        skipped = {f"shorter than {self.config.min_length} tokens": corpus.short, "non-finite importance": sorted(self.bad)}
+        skipped = {
+            f"shorter than {self.config.min_length} tokens": corpus.short,
+            "non-finite importance": sorted(self.bad),
+        }
         metadata = {
             "format": SCORES,
             "version": VERSION,
@@ -294,7 +323,7 @@ class _State:
                 "source": source,
                 "sha256": corpus.digest.hexdigest(),
                 "documents": self.documents,
-                "tokens": corpus.tokens,
+                "tokens": self.tokens,
                 "max_length": self.config.max_length,
                 "skipped": {reason: numbers for reason, numbers in skipped.items() if numbers},
             },
@@ -312,7 +341,7 @@ class _State:
 
 @dataclass
 class _WorstCase:
-    """Smallest importance, sum and worst rank of the neurons of one site over the documents seen so far, each [width]."""
+    """Smallest importance, sum and worst rank of one site's neurons over the documents seen so far, each [width]."""
 
     minimum: Tensor
     total: Tensor
@@ -333,6 +362,8 @@ class _WorstCase:
         """Takes in documents, [documents, width]."""
         if not len(importance):
             return
+        for name in self.NAMES:  # what was restored from a checkpoint is on the CPU
+            setattr(self, name, getattr(self, name).to(importance.device))
         self.minimum = torch.minimum(self.minimum, importance.amin(0))
         self.total += importance.sum(0, dtype=torch.float64)
         self.worst_rank = torch.maximum(self.worst_rank, descending_rank(importance).amax(0))

@@ -4,6 +4,9 @@
 class PLNDError(Exception):
     """Bad input; the command line prints it as one line and exits with status 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # a quoted name or another library's words may have several
+
 
 class ArtifactError(PLNDError):
     """A file that is not a valid scores or neurons artifact."""

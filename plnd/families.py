@@ -1,7 +1,8 @@
 """Where each model family keeps its projections: one table, which the algorithms loop over.
 
-A row says where things are, never how to compute with them. To add a family, add a `Family` to `FAMILIES`: the test suite
-parametrises over the table and holds the new row to the brute-force oracle (see `tests/conftest.py` for its tiny model).
+A row says where things are, never how to compute with them. To add a family, add a `Family` to `FAMILIES`: the test
+suite parametrises over the table and holds the new row to the brute-force oracle (see `tests/support/tiny.py` for its
+tiny model).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from plnd.errors import FamilyError
 
@@ -53,7 +54,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMS norm: its module, the attribute that holds its epsilon, and what is added to its weight to make the gain."""
+    """An RMS norm: its module, the attribute that holds its epsilon, and what is added to its weight for the gain."""
 
     module: str
     eps: str
@@ -149,7 +150,7 @@ _LLAMA_BLOCK = {
 
 
 def find_family(model: PreTrainedModel) -> Family:
-    """The table's row for `model`; an unlisted `model_type` is taken as Llama if its blocks have exactly Llama's modules.
+    """The table's row for `model`; an unlisted `model_type` is taken as Llama if its blocks have Llama's modules.
 
     Raises:
         FamilyError: if the family is neither listed nor laid out as Llama.
@@ -164,8 +165,8 @@ def find_family(model: PreTrainedModel) -> Family:
         alike = False
     if not alike:
         raise FamilyError(
-            f"model family {model_type!r} is not in the families table ({', '.join(FAMILIES)}) and its blocks are not laid"
-            " out as Llama's: add a row to plnd/families.py (README, «Model families»)"
+            f"model family {model_type!r} is not in the families table ({', '.join(FAMILIES)}) and its blocks are not"
+            " laid out as Llama's: add a row to plnd/families.py (README, «Model families»)"
         )
     warnings.warn(f"model family {model_type!r} is not in the table; its modules match Llama's layout", stacklevel=2)
     return _llama_layout(model_type)
@@ -203,17 +204,22 @@ class Target:
 
     def weight(self) -> torch.Tensor:
         """The logical matrix, [out, in] (a view of the stored weight where that is possible)."""
-        weight = self.plain.weight.data.T if self.transposed else self.plain.weight.data  # type: ignore[operator]
+        stored: torch.Tensor = self.plain.weight.data  # type: ignore[assignment]
+        weight = stored.T if self.transposed else stored
         return weight if self.projection.axis == "column" else weight[self.start : self.start + self.width]
 
 
 def _features(module: nn.Module) -> tuple[int, int, bool] | None:
-    """(out, in, transposed) of a linear module, read from the module itself; None if it is none."""
-    if hasattr(module, "out_features"):
-        return module.out_features, module.in_features, False  # type: ignore[return-value]
-    if hasattr(module, "nf"):  # transformers' Conv1D
-        return module.nf, module.nx, True  # type: ignore[return-value]
-    return None
+    """(out, in, transposed) of a linear module, read from its weight or, where that is packed, from itself."""
+    transposed = hasattr(module, "nf")  # transformers' Conv1D
+    if not transposed and not hasattr(module, "out_features"):
+        return None
+    weight: Any = getattr(module, "weight", None)
+    if getattr(weight, "ndim", 0) == 2 and weight.is_floating_point():
+        out, into = weight.shape[::-1] if transposed else weight.shape
+    else:
+        out, into = module.out_features, module.in_features  # type: ignore[assignment]
+    return out, into, transposed
 
 
 class Layout:
@@ -230,9 +236,11 @@ class Layout:
         self.model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
         self.family = find_family(self.model)
         try:
-            self.blocks: list[nn.Module] = list(self.body.get_submodule(self.family.blocks))  # type: ignore[arg-type]
+            self.blocks: list[nn.Module] = list(self.body.get_submodule(self.family.blocks))  # type: ignore[call-overload]
         except AttributeError as error:
-            raise FamilyError(f"{self.family.model_type}: no list of blocks at {self.family.blocks!r}: {error}") from None
+            raise FamilyError(
+                f"{self.family.model_type}: no list of blocks at {self.family.blocks!r}: {error}"
+            ) from None
 
     @property
     def body(self) -> PreTrainedModel:
@@ -267,7 +275,9 @@ class Layout:
                 try:
                     module = block.get_submodule(projection.module)
                 except AttributeError:
-                    raise FamilyError(f"{name}: the model has no module {projection.module!r} in block {number}") from None
+                    raise FamilyError(
+                        f"{name}: the model has no module {projection.module!r} in block {number}"
+                    ) from None
                 plain = module.base_layer if hasattr(module, "base_layer") else module
                 features = _features(plain)  # type: ignore[arg-type]
                 if features is None:

@@ -1,9 +1,9 @@
 """The importance of every neuron of one projection for one document: pure functions, no model in sight.
 
-All of them evaluate Imp(N|c) of the PLND paper (arXiv:2402.18815, eq. 1) in closed form: the Frobenius norm, over tokens and
-hidden channels, of the change of a sub-layer's output when neuron N is set to zero. Padding is already removed. Results are
-float32, or float64 for float64 input; sums are accumulated in that dtype. Norms are not divided by the number of tokens, so a
-longer document scores higher.
+All of them evaluate Imp(N|c) of the PLND paper (arXiv:2402.18815, eq. 1) in closed form: the Frobenius norm, over
+tokens and hidden channels, of the change of a sub-layer's output when neuron N is set to zero. Padding is already
+removed. Results are float32, or float64 for float64 input; sums are accumulated in that dtype. Norms are not divided by
+the number of tokens, so a longer document scores higher.
 
 Axis names: `seq` tokens, `hidden` residual channels, `width` neurons, `heads` query heads, `groups` key-value heads,
 `head_dim` channels of one head.
@@ -18,10 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+ROWS = 128
+"""Queries handled at once; keys that none of them sees, after the last one or before a window, cost nothing."""
 ROWS_BUDGET = 2**22
 """Elements of one [heads, rows, seq] block of attention probabilities; five such blocks are alive at once."""
 CELLS_BUDGET = 2**18
-"""Elements of one [rows, channels, seq] block of the exact algorithm on CPU (it stays in cache); two are alive at once."""
+"""Elements of one [rows, channels, seq] block of `exact` on CPU (it stays in cache); two are alive at once."""
 CELLS_BUDGET_ACCELERATOR = 2**25
 """The same on an accelerator, where launches cost more than memory traffic."""
 
@@ -51,19 +53,24 @@ class Readout:
         self.gained_norm = None if self.gain is None else torch.linalg.vector_norm(weight * self.gain[:, None], dim=0)
 
     def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
-        """⟨W_o[:, h j], W_o[:, h' j]⟩ for the query heads h, h' of each group: [per_group, per_group, groups, head_dim]."""
+        """⟨W_o[:, h j], W_o[:, h' j]⟩ for query heads h, h' of each group: [per_group, per_group, groups, head_dim]."""
         dtype = self.column_norm.dtype
-        weight = (self.weight.to(dtype) * self.gain[:, None]) if gained and self.gain is not None else self.weight.to(dtype)
+        weight = self.weight.to(dtype)
+        if gained and self.gain is not None:
+            weight = weight * self.gain[:, None]
         columns = weight.view(weight.shape[0], groups, -1, head_dim)
         return torch.einsum("ogaj,ogbj->abgj", columns, columns)
 
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], with every column w: two [seq, width]."""
+        """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], and every column w; [seq, width]."""
         assert self.gain is not None
-        gained = (output * self.gain.square()).to(self.weight.dtype)
-        return (output.to(self.weight.dtype) @ self.weight).to(self.gain.dtype), (gained @ self.weight).to(self.gain.dtype)
+        outputs = (output, output * self.gain.square())
+        plain, gained = ((f.to(self.weight.dtype) @ self.weight).to(self.gain.dtype) for f in outputs)
+        return plain, gained
 
-    def through_norm(self, output: Tensor, dot: Tensor, dot_gained: Tensor, square: Tensor, square_gained: Tensor) -> Tensor:
+    def through_norm(
+        self, output: Tensor, dot: Tensor, dot_gained: Tensor, square: Tensor, square_gained: Tensor
+    ) -> Tensor:
         """Squared change of norm(f) when u is taken from f, given scalar products only.
 
         With r and r' the inverse RMS of f and f' = f - u: ‖γ(r'f' - rf)‖² = (r'-r)²‖γf‖² - 2r'(r'-r)⟨γ²f,u⟩ + r'²‖γu‖².
@@ -83,15 +90,16 @@ class Readout:
         loss = (2 * dot - square) / hidden  # how much the mean square shrinks; never past zero but by rounding
         after = (mean_square - loss).clamp_min(self.eps)
         r, r_after = mean_square.rsqrt(), after.rsqrt()
-        gain_of_r = loss * (r * r_after).square() / (r + r_after)  # r' - r without cancellation
-        change = gain_of_r.square() * norm_gained - 2 * r_after * gain_of_r * dot_gained + r_after.square() * square_gained
+        growth = loss * (r * r_after).square() / (r + r_after)  # r' - r without cancellation
+        change = growth.square() * norm_gained - 2 * r_after * growth * dot_gained + r_after.square() * square_gained
         return change.clamp_min(0).sum(0)
 
 
 def column_importance(inner: Tensor, output: Tensor, readout: Readout) -> Tensor:
     """Importance of every input column of the output projection (eq. 4 and 5, in closed form).
 
-    For `down_proj` this is the importance of the same row of `up_proj` and `gate_proj` too: each of the three zeroes inner[:, k].
+    For `down_proj` this is the importance of the same row of `up_proj` and `gate_proj` too: each of the three zeroes
+    inner[:, k].
 
     Args:
         inner: input of the output projection, [seq, width].
@@ -113,10 +121,13 @@ def column_importance(inner: Tensor, output: Tensor, readout: Readout) -> Tensor
     return total.sqrt()
 
 
-def value_importance(context: Tensor, output: Tensor, readout: Readout, gram: Tensor, gained_gram: Tensor | None) -> Tensor:
-    """Importance of every row of `v_proj`; a row feeds all query heads of its group.
+def attention_output_importance(
+    context: Tensor, output: Tensor, readout: Readout, gram: Tensor, gained_gram: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Importance of every input column of `o_proj`, and of every row of `v_proj`; such a row feeds its group's heads.
 
-    Imp² = Σ_{h,h' in group} ⟨ctx_h[:, j], ctx_h'[:, j]⟩·⟨W_o[:, h j], W_o[:, h' j]⟩, exact with and without a value bias.
+    Columns are those of `column_importance`. For row j of a group, exact with and without a value bias,
+    Imp² = Σ_{h,h'} ⟨ctx_h[:, j], ctx_h'[:, j]⟩·⟨W_o[:, h j], W_o[:, h' j]⟩ over the group's heads h, h'.
 
     Args:
         context: concatenated head outputs, the input of `o_proj`, [seq, heads * head_dim].
@@ -124,29 +135,33 @@ def value_importance(context: Tensor, output: Tensor, readout: Readout, gram: Te
         readout: `o_proj` and post-norm.
         gram, gained_gram: `Readout.gram`, [per_group, per_group, groups, head_dim].
     Returns:
-        [groups * head_dim]
+        For `o_proj` [heads * head_dim], for `v_proj` [groups * head_dim].
     """
     per_group, _, groups, head_dim = gram.shape
-    total = gram.new_zeros(groups, head_dim)
-    for rows in _chunks(context.shape[0], ROWS_BUDGET // context.shape[1]):
-        ctx = context[rows].to(gram.dtype).view(-1, groups, per_group, head_dim)
-        pairs = [(a, b, 1 if a == b else 2) for a in range(per_group) for b in range(a, per_group)]
+    shape = (-1, groups, per_group, head_dim)
+    columns, rows = torch.zeros_like(readout.column_norm), gram.new_zeros(groups, head_dim)
+    pairs = [(a, b, 1 if a == b else 2) for a in range(per_group) for b in range(a, per_group)]
+    for chunk in _chunks(context.shape[0], ROWS_BUDGET // context.shape[1]):
+        ctx = context[chunk].to(gram.dtype)
+        heads = ctx.view(shape)
         if readout.gain is None:
+            columns += ctx.square().sum(0) * readout.column_norm.square()
             for a, b, times in pairs:
-                total += times * gram[a, b] * (ctx[:, :, a] * ctx[:, :, b]).sum(0)
+                rows += times * gram[a, b] * (heads[:, :, a] * heads[:, :, b]).sum(0)
             continue
-        assert gained_gram is not None
-        f = output[rows]
-        dot, dot_gained = (
-            (ctx * p.view(-1, groups, per_group, head_dim)).sum(2) for p in readout.projections(f)
-        )
-        square, square_gained = torch.zeros_like(dot), torch.zeros_like(dot)
+        assert gained_gram is not None and readout.gained_norm is not None
+        f = output[chunk]
+        dot, dot_gained = (ctx * projected for projected in readout.projections(f))
+        squares = ((ctx * norm).square() for norm in (readout.column_norm, readout.gained_norm))
+        columns += readout.through_norm(f, dot, dot_gained, *squares)
+        square, square_gained = heads.new_zeros(2, len(heads), groups, head_dim)
         for a, b, times in pairs:
-            product = times * ctx[:, :, a] * ctx[:, :, b]
+            product = times * heads[:, :, a] * heads[:, :, b]
             square += product * gram[a, b]
             square_gained += product * gained_gram[a, b]
-        total += readout.through_norm(f, dot, dot_gained, square, square_gained)
-    return total.clamp_min(0).sqrt().flatten()
+        dot, dot_gained = (x.view(shape).sum(2) for x in (dot, dot_gained))
+        rows += readout.through_norm(f, dot, dot_gained, square, square_gained)
+    return columns.sqrt(), rows.clamp_min(0).sqrt().flatten()
 
 
 @dataclass(frozen=True)
@@ -162,12 +177,14 @@ class Attention:
     """One document's way through one attention sub-layer, padding removed.
 
     Attributes:
-        query, key: output of `q_proj` [heads, seq, head_dim] and `k_proj` [groups, seq, head_dim], before norm and rotation.
+        query, key: output of `q_proj` [heads, seq, head_dim] and `k_proj` [groups, seq, head_dim], before norm and
+            rotation.
         query_rotated, key_rotated: the same as they enter the scalar product, after norm and rotation.
         scaling: factor of the scalar product, 1/√d in eq. 6.
         cos, sin: rotary factors, [seq, head_dim]; None where positions are not rotated.
         query_norm, key_norm: head norms, or None.
-        mask: [heads or 1, seq, seq], True (or a finite additive value) where a query may see a key; None for plain causal.
+        mask: [heads or 1, seq, seq], True (or a finite additive value) where a query may see a key; None for plain
+            causal.
         softcap: c of c·tanh(s/c), applied to the scaled scalar product before the mask; None where there is none.
     """
 
@@ -184,51 +201,75 @@ class Attention:
     softcap: float | None = None
 
 
+def rotated_as_assumed(trace: Attention) -> bool:
+    """Whether the scalar product's queries and keys are what the head norm and the rotation of halves make of them.
+
+    The changes of the logits hold for no other: not where neighbouring channels are rotated, nor with a factor between.
+    """
+    for x, rotated, norm in (
+        (trace.query, trace.query_rotated, trace.query_norm),
+        (trace.key, trace.key_rotated, trace.key_norm),
+    ):
+        expected, _ = _normed(x, norm)
+        if trace.cos is not None and trace.sin is not None:
+            if trace.cos.shape[-1] != x.shape[-1]:
+                return False
+            first, second = expected.chunk(2, dim=-1)
+            expected = expected * trace.cos + torch.cat((-second, first), dim=-1) * trace.sin
+        rounding = 0.1 if x.dtype.itemsize < 4 else 1e-3  # far above it, and far below another rotation's difference
+        if ((rotated - expected).abs() > rounding * expected.abs().max()).any():
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class _Term:
-    """One summand u[i, c]·v[j, c] (times the logit s[i, j] where `with_logit`) of a logit's change, for every channel c."""
+    """One summand u[i, c]·v[j, c] (times the logit s[i, j] if `with_logit`) of a logit's change, for each channel c."""
 
     u: Tensor  # [groups, per_group, seq or 1, head_dim or 1]
     v: Tensor  # [groups, seq or 1, head_dim or 1]
     with_logit: bool = False
 
 
-def attention_importance(
-    trace: Attention, side: Literal["query", "key"], algorithm: Literal["exact", "first_order"]
-) -> Tensor:
-    """Importance of every row of `q_proj` or `k_proj` (eq. 10): the change of the attention probabilities.
+def attention_importance(trace: Attention, algorithm: Literal["exact", "first_order"]) -> tuple[Tensor, Tensor]:
+    """Importance of every row of `q_proj` and of `k_proj` (eq. 10): the change of the attention probabilities.
 
-    ‖softmax(S - Δ_c) - softmax(S)‖ over all query heads that row c feeds: its own head for a query row, the group's heads for
-    a key row. Δ_c is rank one before rotation; a head norm rescales the row's whole logit vector by
+    ‖softmax(S - Δ_c) - softmax(S)‖ over all query heads that row c feeds: its own head for a query row, the group's
+    heads for a key row. Δ_c is rank one before rotation; a head norm rescales the row's whole logit vector by
     ρ = √((ms + ε) / (ms - x_c²/d + ε)).
 
-    Extra memory: five blocks of `ROWS_BUDGET` and, for `exact`, two of `CELLS_BUDGET` elements, whatever the document's length
-    (as long as one row of attention probabilities of all heads fits).
+    Extra memory: five blocks of `ROWS_BUDGET` and, for `exact`, two of `CELLS_BUDGET` elements, whatever the document's
+    length (as long as one row of attention probabilities of all heads fits).
 
     Args:
         trace: the document's queries, keys and mask.
-        side: which rows.
-        algorithm: `exact` evaluates the softmax of every changed logit; `first_order` its Jacobian at the unchanged one,
-            ‖p∘(δ - Σpδ)‖, in matrix products the size of attention.
+        algorithm: `exact` evaluates the softmax of every changed logit; `first_order` its Jacobian at the unchanged
+            one, ‖p∘(δ - Σpδ)‖, in matrix products the size of attention.
     Returns:
-        [heads * head_dim] for queries, [groups * head_dim] for keys.
+        For queries [heads * head_dim], for keys [groups * head_dim].
     """
     dtype = accumulation_dtype(trace.query.dtype)
     heads, seq, head_dim = trace.query.shape
     groups = trace.key.shape[0]
     query = trace.query_rotated.to(dtype).view(groups, heads // groups, seq, head_dim) * trace.scaling
     key = trace.key_rotated.to(dtype)
-    terms = _query_terms(trace, key) if side == "query" else _key_terms(trace, query)
-    total = query.new_zeros(groups, heads // groups, head_dim)
+    sides = (_query_terms(trace, key), _key_terms(trace, query))
+    totals = query.new_zeros(2, groups, heads // groups, head_dim)
     change = _exact if algorithm == "exact" else _first_order
-    for rows in _chunks(seq, ROWS_BUDGET // (heads * seq)):
-        logits, seen = _logits(query[:, :, rows], key, trace, rows)
-        chunk = [
-            _Term(t.u[:, :, rows] if t.u.shape[2] > 1 else t.u, t.v[:, seen] if t.v.shape[1] > 1 else t.v, t.with_logit)
-            for t in terms
-        ]
-        total += change(*logits, chunk, trace.softcap)
-    return (total.sum(1) if side == "key" else total).clamp_min(0).sqrt().flatten()
+    for rows in _chunks(seq, min(ROWS, ROWS_BUDGET // (heads * seq))):
+        logits, p, seen = _logits(query[:, :, rows], key, trace, rows)
+        for total, terms in zip(totals, sides, strict=True):
+            chunk = [
+                _Term(
+                    t.u[:, :, rows] if t.u.shape[2] > 1 else t.u,
+                    t.v[:, seen] if t.v.shape[1] > 1 else t.v,
+                    t.with_logit,
+                )
+                for t in terms
+            ]
+            total += change(logits, p, chunk, trace.softcap)
+    totals = totals.clamp_min(0)
+    return totals[0].sqrt().flatten(), totals[1].sum(1).sqrt().flatten()
 
 
 def _query_terms(trace: Attention, key: Tensor) -> list[_Term]:
@@ -289,8 +330,8 @@ def _rotation(trace: Attention, dtype: torch.dtype):
     return trace.cos.to(dtype), torch.cat((sin[..., :half], -sin[..., half:]), dim=-1), partner
 
 
-def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[tuple[Tensor, Tensor], slice]:
-    """Logits before soft-cap, attention probabilities, both [groups, per_group, rows, seen], and which keys they see."""
+def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:
+    """Logits before soft-cap and probabilities, both [groups, per_group, rows, seen], and which keys they see."""
     groups, per_group, count, _ = query.shape
     seq = key.shape[1]
     seen = slice(0, rows.stop)
@@ -307,7 +348,7 @@ def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[
         mask = trace.mask[:, rows, seen]
         mask = mask.view(groups, per_group, count, -1) if mask.shape[0] > 1 else mask
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return (logits, torch.softmax(scores, dim=-1)), seen
+    return logits, torch.softmax(scores, dim=-1), seen
 
 
 def _first_order(logits: Tensor, p: Tensor, terms: list[_Term], softcap: float | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A set of neurons: "block.projection" to ascending indices, with the algebra of sets. Knows no models and no file formats."""
+"""A set of neurons: "block.projection" to ascending indices, with the algebra of sets. Knows no models and no files."""
 
 from __future__ import annotations
 
@@ -92,12 +92,13 @@ class NeuronSet:
     def minus_shared(self, others: Iterable[NeuronSet]) -> NeuronSet:
         """Without the neurons that this set and all of `others` have in common."""
         others = list(others)
+        if not others:
+            raise PLNDError("minus_shared needs at least one other set")
         shared = self
         for other in others:
             shared = shared & other
         result = self - shared
-        operands = [_operand("minus_shared", other) for other in others]
-        return result._with(operands=[*self.metadata.get("operands", ()), *operands])
+        return result._with(operands=self._operands(*(_operand("minus_shared", other) for other in others)))
 
     def restrict(
         self,
@@ -106,31 +107,40 @@ class NeuronSet:
         regions: Regions | None = None,
         where: Callable[[int, str], bool] | None = None,
     ) -> NeuronSet:
-        """Only the neurons of these projections and regions, or of the (block, projection) pairs for which `where` is true."""
+        """Only the neurons of these projections and regions, and for whose (block, projection) `where` is true."""
+        projections = None if projections is None else list(projections)
         chosen = set(chosen_addresses(self.widths, self.model["blocks"], projections, regions))
         if where is not None:
             chosen = {a for a in chosen if where(int(a.split(".")[0]), a.split(".")[1])}
-        return self._replaced({name: v for name, v in self.indices.items() if name in chosen})
+        described = regions.description() if regions else None
+        record = {"operation": "restrict", "projections": projections, "regions": described}
+        if where is not None:
+            record["where"] = "a condition in Python"
+        return self._replaced({name: v for name, v in self.indices.items() if name in chosen}, record)
 
     def top(self, n: int) -> NeuronSet:
         """The n most important neurons of the whole set (ties: the first address, the lowest index)."""
+        if n < 0:
+            raise PLNDError(f"top {n}: expected a number of neurons, 0 or more")
         values = [(-float(i), *address_order(name), int(k)) for name, ks in self.items()
                   for k, i in zip(ks, self.importance[name], strict=True)]  # fmt: skip
         kept: dict[str, list[int]] = {}
         for _, block, projection, k in sorted(values)[:n]:
             kept.setdefault(f"{block}.{PROJECTIONS[projection]}", []).append(k)
-        return self._replaced({name: np.array(sorted(ks), dtype=np.int32) for name, ks in kept.items()})
+        indices = {name: np.array(sorted(ks), dtype=np.int32) for name, ks in kept.items()}
+        return self._replaced(indices, {"operation": "top", "n": n})
 
     def random_like(self, seed: int) -> NeuronSet:
         """As many neurons of each block and projection, drawn at random from all neurons there: the scientific control.
 
-        The same seed draws the same neurons on every machine.
+        The same seed draws the same neurons on every machine: numpy keeps the bits of a generator, though not the
+        methods that stand on them, so the neurons are put in the order of one random number each.
         """
         drawn = {}
         for name, indices in self.items():
             key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
-            sample = np.random.Generator(np.random.PCG64(key)).choice(self.widths[name], len(indices), replace=False)
-            drawn[name] = np.sort(sample).astype(np.int32)
+            order = np.random.PCG64(key).random_raw(self.widths[name]).argsort(kind="stable")
+            drawn[name] = np.sort(order[: len(indices)]).astype(np.int32)
         return NeuronSet(drawn, _zeros(drawn), {**self.metadata, "control": {"name": "random", "seed": seed}})
 
     # relation to a model
@@ -168,15 +178,15 @@ class NeuronSet:
     # helpers
 
     def _combined(self, other: NeuronSet, operation: str, combine: Callable[..., np.ndarray]) -> NeuronSet:
-        check_model(self.model, other.model, f"operand of {operation}")
+        check_model(other.model, self.model, "the other set")
         empty = np.empty(0, dtype=np.int32)
         names = sorted(self.indices.keys() | other.indices.keys(), key=address_order)
         indices = {
-            name: combine(self.indices.get(name, empty), other.indices.get(name, empty)).astype(np.int32) for name in names
+            name: combine(self.indices.get(name, empty), other.indices.get(name, empty)).astype(np.int32)
+            for name in names
         }
         importance = {name: self._importance_of(name, v, other) for name, v in indices.items()}
-        operands = [*self.metadata.get("operands", ()), _operand(operation, other)]
-        return NeuronSet(indices, importance, {**self.metadata, "operands": operands})
+        return NeuronSet(indices, importance, self.metadata)._with(operands=self._operands(_operand(operation, other)))
 
     def _importance_of(self, name: str, indices: np.ndarray, other: NeuronSet) -> np.ndarray:
         """Importance of `indices`: this set's own where it has them, the other's elsewhere."""
@@ -187,9 +197,13 @@ class NeuronSet:
                 result[here] = source.importance[name][there]
         return result
 
-    def _replaced(self, indices: _Arrays) -> NeuronSet:
+    def _replaced(self, indices: _Arrays, record: dict[str, Any]) -> NeuronSet:
         importance = {name: self._importance_of(name, v, self) for name, v in indices.items()}
-        return NeuronSet(indices, importance, self.metadata)
+        return NeuronSet(indices, importance, self.metadata)._with(operands=self._operands(record))
+
+    def _operands(self, *further: dict[str, Any]) -> list[dict[str, Any]]:
+        """What was done to this set since it was selected, and what is being done now."""
+        return [*self.metadata.get("operands", ()), *further]
 
     def _with(self, **metadata: Any) -> NeuronSet:
         return NeuronSet(self.indices, self.importance, {**self.metadata, **metadata})
@@ -237,11 +251,12 @@ def check_model(found: Mapping[str, Any], expected: Mapping[str, Any], what: str
 
     advice = "detect again on this model, or use the model that they were made for"
     if (found["model_type"], found["blocks"]) != (expected["model_type"], expected["blocks"]):
-        raise ModelMismatchError(f"{what} made for {short(found)}, but the model is {short(expected)}: {advice}")
+        raise ModelMismatchError(f"{what}: made for {short(found)}, but the model is {short(expected)}: {advice}")
     for name in sorted(found["widths"].keys() | expected["widths"].keys()):
         a, b = found["widths"].get(name), expected["widths"].get(name)
         if a != b:
-            raise ModelMismatchError(f"{what} made for a model whose {name} has {a} neurons, but this one has {b}: {advice}")
+            found_here = f"whose {name} has {a or 'no'} neurons, but this one's has {b or 'no'}"
+            raise ModelMismatchError(f"{what}: made for a model {found_here}: {advice}")
 
 
 def _operand(operation: str, neurons: NeuronSet) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""Watches a model's forward pass and hands out the importance of every neuron, block by block, as soon as it can be computed.
+"""Watches a model's forward pass and hands out the importance of every neuron, as soon as it can be computed.
 
-Nothing of the model's code is replaced: inputs and outputs of projections come from hooks, queries and keys from an attention
-function registered with transformers' own `AttentionInterface`, which calls PyTorch's SDPA and so leaves the pass as it is.
+Nothing of the model's code is replaced: inputs and outputs of projections come from hooks, queries and keys from an
+attention function registered with transformers' own `AttentionInterface`, which calls PyTorch's SDPA and so leaves the
+pass as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,8 +25,9 @@ from plnd.importance import (
     HeadNorm,
     Readout,
     attention_importance,
+    attention_output_importance,
     column_importance,
-    value_importance,
+    rotated_as_assumed,
 )
 
 QK = Literal["exact", "first_order", "off"]
@@ -61,12 +63,14 @@ class Observer:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks in place; on exit the model is as it was.
+        """Hooks in place and gradients off; on exit the model is as it was.
 
         Raises:
-            FamilyError: if the feed-forward non-linearity does not map 0 to 0, so that no closed form holds.
+            FamilyError: if the feed-forward non-linearity does not map 0 to 0, so that no closed form holds; and where
+                queries and keys are wanted, if they cannot be observed or are not rotated as the table's are.
         """
         with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
             for number, block in enumerate(self.layout.blocks):
                 watch = _BlockWatch(self, number, block)
                 for handle in watch.hooks():
@@ -117,8 +121,8 @@ class _BlockWatch:
         module = self.block.get_submodule(norm.module)
         return Readout(weight, _gain(module, norm), getattr(module, norm.eps))
 
-    def _emit(self, site: str, importance: list[Tensor]) -> None:
-        self.observer.sink(self.number, site, torch.stack(importance))
+    def _emit(self, site: str, importance: Sequence[Tensor]) -> None:
+        self.observer.sink(self.number, site, torch.stack(list(importance)))
 
     def _documents(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Each document's own tokens of [batch, seq, ...] tensors."""
@@ -129,10 +133,10 @@ class _BlockWatch:
         self._emit("ffn", [column_importance(h, f, self.ffn) for h, f in self._documents(args[0], output)])
 
     def _attention_output(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        documents = list(self._documents(args[0], output))
-        readout = self.attention_readout
-        self._emit("output", [column_importance(ctx, f, readout) for ctx, f in documents])
-        self._emit("value", [value_importance(c, f, readout, self.gram, self.gained_gram) for c, f in documents])
+        readout, grams = self.attention_readout, (self.gram, self.gained_gram)
+        results = [attention_output_importance(c, f, readout, *grams) for c, f in self._documents(args[0], output)]
+        for site, importance in zip(("output", "value"), zip(*results, strict=True), strict=True):
+            self._emit(site, importance)
 
     def _keeper(self, name: str) -> Callable:
         target = self._target(name)
@@ -159,15 +163,21 @@ class _BlockWatch:
                 query_rotated=query[index, :, span],
                 key_rotated=key[index, :, span],
                 scaling=scaling,
-                cos=rotary and rotary[0],
-                sin=rotary and rotary[1],
+                cos=None if rotary is None else rotary[0],
+                sin=None if rotary is None else rotary[1],
                 query_norm=query_norm,
                 key_norm=key_norm,
                 mask=None if mask is None else mask[index % len(mask), :, span, span],
                 softcap=softcap,
             )
-            for side in ("query", "key"):
-                results[side].append(attention_importance(trace, side, self.observer.qk))  # type: ignore[arg-type]
+            if index == 0 and not rotated_as_assumed(trace):
+                raise FamilyError(
+                    f"block {self.number}: queries and keys are not rotated as Llama's are, so eq. 10 cannot be"
+                    " evaluated: detect with --qk off"
+                )
+            query_importance, key_importance = attention_importance(trace, self.observer.qk)  # type: ignore[arg-type]
+            results["query"].append(query_importance)
+            results["key"].append(key_importance)
         self.rows.clear()
         self.rotary = None
         for side, importance in results.items():
@@ -210,13 +220,18 @@ AttentionMaskInterface.register(_NAME, sdpa_mask)
 @contextmanager
 def _attention_implementation(model: Any, name: str) -> Iterator[None]:
     """The model runs with the attention function `name`; its own is put back on exit."""
+    if not model._supports_sdpa:
+        raise FamilyError(
+            f"{type(model).__name__} cannot run with PyTorch's SDPA, so its queries and keys cannot be observed: detect"
+            " with --qk off"
+        )
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
         if model.config._attn_implementation != name:
             raise FamilyError(
-                f"{type(model).__name__} does not use transformers' AttentionInterface, so its queries and keys cannot be"
-                " observed: detect with --qk off"
+                f"{type(model).__name__} does not use transformers' AttentionInterface, so its queries and keys cannot"
+                " be observed: detect with --qk off"
             )
         yield
     finally:
@@ -225,8 +240,8 @@ def _attention_implementation(model: Any, name: str) -> Iterator[None]:
 
 def _gain(module: nn.Module, norm: Norm) -> Tensor:
     """What the norm multiplies by, in its accumulation dtype."""
-    weight = module.weight.data  # type: ignore[union-attr]
-    return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset  # type: ignore[arg-type, operator]
+    weight: Tensor = module.weight.data  # type: ignore[assignment]
+    return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset
 
 
 def _attribute(block: nn.Module, path: str) -> Any:

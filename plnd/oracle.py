@@ -28,8 +28,9 @@ def sequential(
         input_ids: token ids of the document, [seq].
         address: `"{block}.{projection}"`.
         neurons: which neurons; all by default.
-        at: where the change is measured. `block`: the block's output, eq. 1. `sublayer`: what the attention or feed-forward
-            sub-layer adds to the residual stream, which eq. 4 and 5 evaluate. `attention`: the attention probabilities, eq. 10.
+        at: where the change is measured. `block`: the block's output, eq. 1. `sublayer`: what the attention or
+            feed-forward sub-layer adds to the residual stream, which eq. 4 and 5 evaluate. `attention`: the attention
+            probabilities, eq. 10.
     Returns:
         [len(neurons)], in the model's dtype (at least float32): Frobenius norm of the change.
     """

@@ -18,7 +18,9 @@ def plot_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], path:
     """One heat map per structure of `plnd.analysis.overlap`, side by side; the suffix of `path` sets the format."""
     plt = _pyplot()
     size = 1.6 + 0.55 * len(names)
-    figure, axes = plt.subplots(1, len(matrices), figsize=(size * len(matrices), size), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(size * len(matrices), size), squeeze=False, layout="constrained"
+    )
     for axis, (title, matrix) in zip(axes[0], matrices.items(), strict=True):
         image = axis.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
         axis.set_title(title.replace("_", "-"))
@@ -28,7 +30,9 @@ def plot_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], path:
         axis.set_ylabel("x")
         for (row, column), value in np.ndenumerate(matrix):
             text = "–" if np.isnan(value) else f"{value:.2f}"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "black")
+            axis.text(
+                column, row, text, ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "black"
+            )
     figure.colorbar(image, ax=axes[0].tolist(), shrink=0.8, label="|x ∩ y| / |y|")
     _save(figure, path)
 

@@ -13,7 +13,7 @@ NAMES = ("under", "solve", "solve_attn", "solve_ffn", "gen")
 
 @dataclass(frozen=True)
 class Regions:
-    """Some of the regions of a model with `under` understanding blocks at its start and `gen` generation blocks at its end.
+    """Some of the regions of a model that has `under` understanding blocks first and `gen` generation blocks last.
 
     Attributes:
         names: `under`, `gen`, `solve` (between them), `solve_attn`, `solve_ffn`.
@@ -26,20 +26,17 @@ class Regions:
     gen: int
 
     def __post_init__(self) -> None:
-        for name in self.names:
-            if name not in NAMES:
-                raise PLNDError(f"unknown region {name!r}: expected some of {', '.join(NAMES)}")
-        if not self.names:
-            raise PLNDError(f"no region named: expected some of {', '.join(NAMES)}")
+        _check_names(self.names)
         if self.under < 0 or self.gen < 0:
             raise PLNDError(f"under={self.under}, gen={self.gen}: expected numbers of blocks, 0 or more")
 
     @classmethod
     def parse(cls, names: str | Iterable[str], under: int | None, gen: int | None) -> Regions:
-        """From `"under+gen"` or `"under,solve_ffn"` and the two numbers, which must be given where the regions need them."""
+        """From `"under+gen"` or `"under,solve_ffn"` and the two numbers, each to be given where the regions need it."""
         if isinstance(names, str):
             names = names.replace("+", ",").split(",")
         names = tuple(name.strip() for name in names if name.strip())
+        _check_names(names)
         solve = any(name.startswith("solve") for name in names)
         for value, flag, needed in ((under, "under", "under" in names or solve), (gen, "gen", "gen" in names or solve)):
             if needed and value is None:
@@ -63,3 +60,11 @@ class Regions:
     def description(self) -> dict:
         """For metadata."""
         return {"names": list(self.names), "under": self.under, "gen": self.gen}
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in NAMES:
+            raise PLNDError(f"unknown region {name!r}: expected some of {', '.join(NAMES)}")
+    if not names:
+        raise PLNDError(f"no region named: expected some of {', '.join(NAMES)}")

@@ -15,6 +15,12 @@ from plnd.errors import PLNDError
 from plnd.neurons import NeuronSet, chosen_addresses
 from plnd.regions import Regions
 
+_EXPECTED = {
+    "epsilon": "a number above 0",
+    "top_k": "a whole number above 0",
+    "fraction": "a number above 0 and at most 1",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -47,8 +53,8 @@ class Scores:
         Args:
             epsilon: importance at least this in every document (eq. 2 of arXiv:2402.18815).
             top_k: among the k most important of their projection in every document.
-            fraction: `top_k` with k one share of each projection's width, the share whose set is nearest to this fraction of
-                the neurons chosen from.
+            fraction: `top_k` with k one share of each projection's width, the share whose set is nearest to this
+                fraction of the neurons chosen from.
 
         Raises:
             PLNDError: if not exactly one rule is given, or its number makes no sense.
@@ -58,8 +64,10 @@ class Scores:
         if len(given) != 1:
             raise PLNDError(f"expected exactly one of epsilon, top_k, fraction, found {', '.join(given) or 'none'}")
         ((name, value),) = given.items()
-        if not (math.isfinite(value) and value > 0 and (name != "fraction" or value <= 1)):
-            raise PLNDError(f"{name}={value}: expected a number above 0{' and at most 1' if name == 'fraction' else ''}")
+        fits = 0 < value < math.inf and (name != "fraction" or value <= 1) and (name != "top_k" or value == int(value))
+        if not fits:
+            raise PLNDError(f"{name}={value}: expected {_EXPECTED[name]}")
+        value = int(value) if name == "top_k" else float(value)
         projections = None if projections is None else list(projections)
         model = self.metadata["model"]
         widths = {address: len(values) for address, values in self.minimum.items()}
@@ -70,7 +78,7 @@ class Scores:
         rule: dict[str, Any] = {"name": name, "value": value, "projections": projections}
         rule["regions"] = regions.description() if regions else None
         if name == "epsilon":
-            kept = {a: self.minimum[a] >= np.float32(value) for a in chosen}
+            kept = {a: self.minimum[a].astype(np.float64) >= value for a in chosen}
         elif name == "top_k":
             kept = {a: self.worst_rank[a] < value for a in chosen}
         else:
@@ -104,7 +112,7 @@ class Scores:
 
 
 def _share(entry: np.ndarray, fraction: float) -> float:
-    """The share of each projection's width at which the number of neurons is nearest to `fraction` of all (below on a tie).
+    """The share of each width at which the number of neurons is nearest to `fraction` of all (below on a tie).
 
     Args:
         entry: for every neuron the smallest share that contains it, [neurons] float64.

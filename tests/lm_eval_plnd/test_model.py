@@ -72,6 +72,7 @@ def mask(base: Path, path: Path, share: float = 0.3, seed: int = 0) -> str:
 
 
 def instance(kind: str, *arguments) -> Instance:
+    """A request as lm-eval makes it."""
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
 
 
@@ -106,9 +107,7 @@ def test_every_request_runs_masked(base, tmp_path, mode):
     unmasked = answers(plain)
     assert found["generate_until"] == expected["generate_until"] != unmasked["generate_until"]
     for kind in ("loglikelihood", "loglikelihood_rolling"):
-        np.testing.assert_allclose(
-            np.array(found[kind], dtype=float), np.array(expected[kind], dtype=float), rtol=1e-5
-        )
+        np.testing.assert_allclose(np.array(found[kind], dtype=float), np.array(expected[kind], dtype=float), rtol=1e-5)
         assert not np.allclose(np.array(found[kind], dtype=float), np.array(unmasked[kind], dtype=float), rtol=1e-3)
 
 
@@ -119,7 +118,8 @@ def test_results_name_what_was_deactivated(base, tmp_path):
     info = json.loads(json.dumps(lm.get_model_info()["plnd"]))
     neurons = NeuronSet.load(file).restrict(where=lambda block, _: block in (0, 3))
     assert info["mask_sha256"] == NeuronSet.load(file).digest
-    assert (info["regions"], info["under"], info["gen"], info["control"], info["seed"]) == ("under+gen", 1, 1, "random", 3)
+    given = {"regions": "under+gen", "under": 1, "gen": 1, "control": "random", "seed": 3}
+    assert {name: info[name] for name in given} == given
     assert info["neurons"] == len(neurons) and info["counts"] == neurons.counts()
     assert lm.neurons == neurons.random_like(3) != neurons
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plnd.deactivation import deactivate, deactivated
 from plnd.errors import FamilyError, ModelMismatchError, PLNDError
 from plnd.families import Layout
 from plnd.neurons import NeuronSet
+from tiny import tiny_model
 
 
 def some_neurons(model, seed: int = 0, share: float = 0.2) -> NeuronSet:
@@ -26,10 +26,12 @@ def some_neurons(model, seed: int = 0, share: float = 0.2) -> NeuronSet:
 
 
 def snapshot(model) -> dict[str, torch.Tensor]:
+    """A copy of every parameter and buffer."""
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def same(model, state) -> bool:
+    """Whether the model is bit for bit what the snapshot says."""
     return all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -68,7 +70,7 @@ def test_restores_bit_for_bit_also_after_an_exception_and_nested(family, mode):
         with pytest.raises(ZeroDivisionError), deactivated(model, first, mode=mode):
             with deactivated(model, second, mode=mode):
                 pass
-            1 / 0
+            raise ZeroDivisionError
         assert same(model, state)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -141,7 +143,9 @@ def test_lora_rows_are_off_with_their_delta():
     """Around a PEFT adapter the neuron of the adapted matrix is off, not only of the base weight."""
     from peft import LoraConfig, get_peft_model
 
-    config = LlamaConfig(vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4)
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4
+    )
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).double().eval()
     lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY, KeepFloat64, tiny_model
 
 from plnd.families import FAMILIES, Layout
 from plnd.observe import SITES, Observer
 from plnd.oracle import sequential
+from tiny import TINY, KeepFloat64, tiny_model
 
 LENGTH = 11
 
@@ -31,6 +31,7 @@ def observe(model, ids, spans, qk, attention_mask=None, position_ids=None) -> di
 
 
 def document(length: int = LENGTH, seed: int = 1) -> torch.Tensor:
+    """Random token ids, [length]."""
     return torch.randint(3, 97, (length,), generator=torch.Generator().manual_seed(seed))
 
 
