@@ -260,6 +260,7 @@ def _detect(args: argparse.Namespace) -> None:
         progress=True,
     )
     digest = scores.save(args.output)
+    checkpoint.unlink(missing_ok=True)  # not before the scores are safe
     print(f"{args.output}: {_describe_corpus(scores.metadata)}; sha256 {digest}")
 
 

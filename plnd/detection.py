@@ -88,7 +88,8 @@ def detect(
         config: how to detect.
         tokenizer: for texts; by default the one saved with the model.
         source: where the documents come from, for the metadata.
-        checkpoint: file that holds the state of an unfinished run (`CHECKPOINT_SECONDS` old); removed at the end.
+        checkpoint: file that holds the state of the run (at most `CHECKPOINT_SECONDS` old); delete it when the scores
+            are saved.
         resume: continue from `checkpoint` if it exists. The result is bit for bit that of an uninterrupted run.
         progress: show a progress bar.
 
@@ -129,9 +130,7 @@ def detect(
         layout.model.train(was_training)
     if state.awaited:
         state.check(corpus)
-    scores = state.scores(corpus, source)
-    state.discard()
-    return scores
+    return state.scores(corpus, source)
 
 
 @dataclass(frozen=True)
@@ -286,11 +285,6 @@ class _State:
         if corpus.digest.hexdigest() != self.awaited:
             raise PLNDError(f"{self.path}: the corpus has changed since; start again without --resume")
         self.awaited = None
-
-    def discard(self) -> None:
-        """Removes the checkpoint."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
     # result
 
