@@ -12,7 +12,7 @@ Axis names: `seq` tokens, `hidden` residual channels, `width` neurons, `heads` q
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -49,7 +49,7 @@ class Readout:
         self.weight = weight
         self.eps = eps
         self.gain = None if gain is None else gain.to(dtype)
-        self.column_norm = torch.linalg.vector_norm(weight, dim=0, dtype=dtype)
+        self.column_norm = weight.to(dtype).square().sum(0).sqrt()
         self.gained_norm = None if self.gain is None else torch.linalg.vector_norm(weight * self.gain[:, None], dim=0)
 
     def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
@@ -110,7 +110,7 @@ def column_importance(inner: Tensor, output: Tensor, readout: Readout) -> Tensor
     """
     dtype = readout.column_norm.dtype
     if readout.gain is None:
-        return torch.linalg.vector_norm(inner, dim=0, dtype=dtype) * readout.column_norm
+        return inner.to(dtype).square().sum(0).sqrt() * readout.column_norm
     assert readout.gained_norm is not None
     total = torch.zeros_like(readout.column_norm)
     for rows in _chunks(inner.shape[0], ROWS_BUDGET // inner.shape[1]):
@@ -224,11 +224,24 @@ def rotated_as_assumed(trace: Attention) -> bool:
 
 @dataclass(frozen=True)
 class _Term:
-    """One summand u[i, c]·v[j, c] (times the logit s[i, j] if `with_logit`) of a logit's change, for each channel c."""
+    """One summand u[i, c]·v[j, c] (times the logit s[i, j] if `with_logit`) of a logit's change, for every channel c.
+
+    Where `turned`, v[j, c] is that of the channel that c turns with, so that terms can share products with one v.
+    """
 
     u: Tensor  # [groups, per_group, seq or 1, head_dim or 1]
     v: Tensor  # [groups, seq or 1, head_dim or 1]
+    turned: bool = False
     with_logit: bool = False
+
+    def values(self) -> Tensor:
+        """v itself."""
+        return _partner(self.v) if self.turned else self.v
+
+
+def _partner(x: Tensor) -> Tensor:
+    """Every channel's partner in rotation, along the last dimension: Hugging Face turns c < d/2 with c + d/2."""
+    return x.roll(x.shape[-1] // 2, dims=-1)
 
 
 def attention_importance(trace: Attention, algorithm: Literal["exact", "first_order"]) -> tuple[Tensor, Tensor]:
@@ -259,14 +272,8 @@ def attention_importance(trace: Attention, algorithm: Literal["exact", "first_or
     for rows in _chunks(seq, min(ROWS, ROWS_BUDGET // (heads * seq))):
         logits, p, seen = _logits(query[:, :, rows], key, trace, rows)
         for total, terms in zip(totals, sides, strict=True):
-            chunk = [
-                _Term(
-                    t.u[:, :, rows] if t.u.shape[2] > 1 else t.u,
-                    t.v[:, seen] if t.v.shape[1] > 1 else t.v,
-                    t.with_logit,
-                )
-                for t in terms
-            ]
+            views = {id(t.v): _cut(t.v, seen, dim=1) for t in terms}
+            chunk = [replace(t, u=_cut(t.u, rows, dim=2), v=views[id(t.v)]) for t in terms]
             total += change(logits, p, chunk, trace.softcap)
     totals = totals.clamp_min(0)
     return totals[0].sqrt().flatten(), totals[1].sum(1).sqrt().flatten()
@@ -274,17 +281,15 @@ def attention_importance(trace: Attention, algorithm: Literal["exact", "first_or
 
 def _query_terms(trace: Attention, key: Tensor) -> list[_Term]:
     """Change of the logits when channel c of the query is zeroed: (ρ-1)s - ρ·q_c·⟨R_i e_c, k̃_j⟩."""
-    groups = key.shape[0]
     channel, rho = _normed(trace.query, trace.query_norm)
-    cos, sin, partner = _rotation(trace, key.dtype)
     scaled = -rho * channel * trace.scaling
 
     def grouped(x: Tensor) -> Tensor:
-        return x.view(groups, -1, *x.shape[1:])
+        return x.view(key.shape[0], -1, *x.shape[1:])
 
-    terms = [_Term(grouped(scaled * cos), key)]
-    if trace.cos is not None:
-        terms.append(_Term(grouped(scaled * sin), partner(key)))
+    terms = []
+    for factor, turned in _rotation(trace, key.dtype):
+        terms.append(_Term(grouped(scaled * factor), key, turned))
     if trace.query_norm is not None:
         terms.append(_Term(grouped(rho - 1), key.new_ones(1, 1, 1), with_logit=True))
     return terms
@@ -293,11 +298,10 @@ def _query_terms(trace: Attention, key: Tensor) -> list[_Term]:
 def _key_terms(trace: Attention, query: Tensor) -> list[_Term]:
     """Change of the logits when channel c of the key is zeroed: (ρ-1)s - ρ·k_c·⟨q̃_i, R_j e_c⟩."""
     channel, rho = _normed(trace.key, trace.key_norm)
-    cos, sin, partner = _rotation(trace, query.dtype)
     scaled = -rho * channel
-    terms = [_Term(query, scaled * cos)]
-    if trace.cos is not None:
-        terms.append(_Term(partner(query), scaled * sin))
+    terms = []
+    for factor, turned in _rotation(trace, query.dtype):
+        terms.append(_Term(_partner(query) if turned else query, scaled * factor))
     if trace.key_norm is not None:
         terms.append(_Term(query.new_ones(1, 1, 1, 1), rho - 1, with_logit=True))
     return terms
@@ -314,20 +318,12 @@ def _normed(x: Tensor, norm: HeadNorm | None) -> tuple[Tensor, Tensor]:
     return x * mean.rsqrt() * norm.gain.to(x.dtype), rho
 
 
-def _rotation(trace: Attention, dtype: torch.dtype):
-    """cos_c, signed sin_c and the partner channel's selector, so that ⟨R e_c, x⟩ = cos_c·x_c + sin_c·partner(x)_c.
-
-    Hugging Face rotates halves: channel c < d/2 turns with channel c + d/2.
-    """
+def _rotation(trace: Attention, dtype: torch.dtype) -> list[tuple[Tensor | float, bool]]:
+    """What ⟨R e_c, x⟩ is made of: factors of x_c (False) and of its partner x_c' (True)."""
     if trace.cos is None or trace.sin is None:
-        return 1.0, 0.0, lambda x: x
-
-    def partner(x: Tensor) -> Tensor:
-        return x.roll(x.shape[-1] // 2, dims=-1)
-
-    sin = partner(trace.sin.to(dtype))
-    half = sin.shape[-1] // 2
-    return trace.cos.to(dtype), torch.cat((sin[..., :half], -sin[..., half:]), dim=-1), partner
+        return [(1.0, False)]
+    low, high = _partner(trace.sin.to(dtype)).chunk(2, dim=-1)
+    return [(trace.cos.to(dtype), False), (torch.cat((low, -high), dim=-1), True)]
 
 
 def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:
@@ -356,25 +352,38 @@ def _first_order(logits: Tensor, p: Tensor, terms: list[_Term], softcap: float |
 
     Expanding the square leaves products of p, p² with the terms' v only: no [rows, seen, channels] tensor.
     """
-    shape = p.shape[:2] + p.shape[2:3]
-    slope = 1.0 if softcap is None else 1 - torch.tanh(logits / softcap).square()
     p_squared = p.square()
-    weights = (p * slope, p_squared * slope, p_squared * slope * slope)
+    weights = (p, p_squared, p_squared)
+    if softcap is not None:
+        slope = 1 - torch.tanh(logits / softcap).square()
+        weights = (p * slope, p_squared * slope, p_squared * slope * slope)
+    squares = {id(t.v): t.v.square() for t in terms}  # alive as long as their ids are keys
+    known: dict[tuple[int, int, int], Tensor] = {}
 
-    def product(weight: Tensor, power: int, v: Tensor) -> Tensor:
+    def product(kind: int, power: int, v: Tensor) -> Tensor:
         """Σ_j weight_ij·s_ij^power·v_jc: [groups, per_group, rows, channels]."""
-        weight = weight if power == 0 else weight * logits**power
+        weight = weights[kind] if power == 0 else weights[kind] * logits**power
         if v.shape[1] == 1:
             return weight.sum(-1, keepdim=True) * v[:, None]
-        return (weight.flatten(1, 2) @ v).view(*shape, -1)
+        return (weight.flatten(1, 2) @ v).unflatten(1, weight.shape[1:3])
 
-    mean = sum(t.u * product(weights[0], t.with_logit, t.v) for t in terms)
-    cross = sum(t.u * product(weights[1], t.with_logit, t.v) for t in terms)
-    square = sum(
-        (1 if a is b else 2) * a.u * b.u * product(weights[2], a.with_logit + b.with_logit, a.v * b.v)
-        for n, a in enumerate(terms)
-        for b in terms[n:]
-    )
+    def shared(kind: int, power: int, v: Tensor, turned: bool) -> Tensor:
+        """The same for a v that two terms share, one of them turned."""
+        key = (kind, power, id(v))
+        if key not in known:
+            known[key] = product(kind, power, v)
+        return _partner(known[key]) if turned else known[key]
+
+    def square_of(a: _Term, b: _Term) -> Tensor:
+        power = a.with_logit + b.with_logit
+        if a.v is b.v and a.turned == b.turned:
+            return shared(2, power, squares[id(a.v)], a.turned)
+        return product(2, power, a.values() * b.values())
+
+    mean = sum(t.u * shared(0, t.with_logit, t.v, t.turned) for t in terms)
+    cross = sum(t.u * shared(1, t.with_logit, t.v, t.turned) for t in terms)
+    pairs = [(a, b, 1 if a is b else 2) for n, a in enumerate(terms) for b in terms[n:]]
+    square = sum(times * a.u * b.u * square_of(a, b) for a, b, times in pairs)
     mass = p_squared.sum(-1, keepdim=True)
     return (square - 2 * mean * cross + mean * mean * mass).clamp_min(0).sum(2)  # type: ignore[union-attr]
 
@@ -388,48 +397,49 @@ def _exact(logits: Tensor, p: Tensor, terms: list[_Term], softcap: float | None)
     groups, per_group, rows, seen = p.shape
     head_dim = max(max(t.u.shape[-1], t.v.shape[-1]) for t in terms)
     budget = CELLS_BUDGET if p.device.type == "cpu" else CELLS_BUDGET_ACCELERATOR
-    total = p.new_zeros(groups, per_group, head_dim)
+    sums = p.new_empty(groups, per_group, rows, 3, head_dim)
+    weights = torch.stack((p, p.square()), dim=-2)  # [groups, per_group, rows, 2, seen]
     for g in range(groups):
-        columns = [t.v[min(g, t.v.shape[0] - 1)].mT.contiguous() for t in terms]  # [channels, seen]
+        columns = [t.values()[min(g, t.v.shape[0] - 1)].mT.contiguous() for t in terms]  # [channels, seen]
         for h in range(per_group):
             factors = [t.u[min(g, t.u.shape[0] - 1), min(h, t.u.shape[1] - 1)] for t in terms]  # [rows, channels]
             for channels in _chunks(head_dim, budget // seen):
+                v = [_cut(x, channels, 0) for x in columns]
+                u = [_cut(x, channels, 1)[..., None] for x in factors]
                 for chunk in _chunks(rows, budget // (seen * (channels.stop - channels.start))):
-                    s, probabilities = logits[g, h, chunk], p[g, h, chunk]
-                    delta = _delta(s, terms, factors, columns, chunk, channels)
+                    s, w = logits[g, h, chunk, None], weights[g, h, chunk]
+                    delta = _delta(s, terms, [_cut(x, chunk, 0) for x in u], v)
                     if softcap is not None:
-                        before = torch.tanh(s / softcap)[:, None]
-                        delta = softcap * (torch.tanh(delta.add_(s[:, None]).div_(softcap)) - before)
+                        delta = softcap * (torch.tanh(delta.add_(s).div_(softcap)) - torch.tanh(s / softcap))
                     epsilon = delta.exp_().sub_(1)
-                    squared = probabilities.square()
-                    first = epsilon @ torch.stack((probabilities, squared), dim=-1)  # [rows, channels, 2]
-                    second = (epsilon.square_() @ squared[..., None])[..., 0]
-                    zeta, cross = first.unbind(-1)
-                    change = second - 2 * zeta * cross + zeta * zeta * squared.sum(-1, keepdim=True)
-                    total[g, h, channels] += (change / (1 + zeta).square()).clamp_min(0).sum(0)
-    return total
+                    # few rows times many columns: the other way round the same product takes four times as long
+                    sums[g, h, chunk, :2, channels] = w @ epsilon.mT
+                    sums[g, h, chunk, 2:, channels] = w[:, 1:] @ epsilon.square_().mT
+    zeta, cross, square = sums.unbind(-2)  # Σpε, Σp²ε, Σp²ε²
+    mass = weights[..., 1, :].sum(-1, keepdim=True)
+    return ((square - 2 * zeta * cross + zeta * zeta * mass) / (1 + zeta).square()).clamp_min(0).sum(2)
 
 
-def _delta(
-    s: Tensor, terms: list[_Term], factors: list[Tensor], columns: list[Tensor], rows: slice, channels: slice
-) -> Tensor:
-    """The change of the logits, [rows, channels, seen], as the sum of `terms`."""
+def _delta(s: Tensor, terms: list[_Term], factors: list[Tensor], columns: list[Tensor]) -> Tensor:
+    """The change of the logits, [rows, channels, seen], as the sum of `terms`.
 
-    def pick(x: Tensor, index: slice, dim: int) -> Tensor:
-        return x if x.shape[dim] == 1 else x.narrow(dim, index.start, index.stop - index.start)
-
-    delta: Tensor | None = None
-    for term, u, v in zip(terms, factors, columns, strict=True):
-        u = pick(pick(u, rows, 0), channels, 1)[..., None]
-        v = pick(v, channels, 0)[None]
-        if delta is None:
-            delta = u * v
-        elif term.with_logit:
-            delta.addcmul_(u * v if v.shape[-1] > 1 else u, s[:, None])
+    Args:
+        s: the logits, [rows, 1, seen].
+        factors: each term's u, [rows, channels, 1].
+        columns: each term's v, [channels, seen].
+    """
+    delta = factors[0] * columns[0]
+    for term, u, v in zip(terms[1:], factors[1:], columns[1:], strict=True):
+        if term.with_logit:
+            delta.addcmul_(u * v if v.shape[-1] > 1 else u, s)
         else:
             delta.addcmul_(u, v)
-    assert delta is not None
     return delta
+
+
+def _cut(x: Tensor, part: slice, dim: int) -> Tensor:
+    """A part along one dimension; a dimension of one stays, to be broadcast."""
+    return x if x.shape[dim] == 1 else x.narrow(dim, part.start, part.stop - part.start)
 
 
 def _chunks(length: int, size: int) -> Iterator[slice]:
