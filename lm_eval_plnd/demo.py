@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from plnd.neurons import NeuronSet
 
 LANGUAGES = ("en", "de", "fr", "es", "ru", "zh")
-EVALUATION_DOCUMENTS = 16
 CONTROL_SEEDS = (0, 1, 2)
 
 # Chosen on the detection half of the corpus. Language neurons are a fraction of the neurons of two projections, one for
@@ -132,58 +131,72 @@ def draw_overlap(sets: Mapping[str, NeuronSet], output: Path) -> None:
 
 
 def evaluate_all(output: Path) -> dict[str, Any]:
-    """Bits per byte of every language for the plain model, and with each language's specific or random neurons off."""
+    """Bits per byte of every language for the plain model, and with each language's specific or random neurons off.
+
+    The evaluations are independent, so each CPU core runs one at a time, on one thread.
+    """
+    from tqdm import tqdm
+
+    from plnd.models import demo_model
+    from plnd.neurons import NeuronSet
+
+    common = {"dtype": _faster_dtype(), "softmax_dtype": "float32", "max_length": 512}
+    rows: list[dict[str, Any]] = []
+    settings: list[tuple[str, dict[str, Any]]] = [("hf", {"pretrained": str(demo_model()), **common})]
+    for language in LANGUAGES:
+        mask = output / f"{language}_specific.safetensors"
+        for seed in (None, *CONTROL_SEEDS):
+            control = {} if seed is None else {"control": "random", "seed": seed}
+            settings.append(("plnd", {"mask": str(mask), **control, **common}))
+            rows.append({"off": language, "seed": seed, "neurons": len(NeuronSet.load(mask))})
+    workers = min(len(settings), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded_and_silent) as pool:
+        results = pool.map(bits_per_byte, settings)
+        whole, *changed = tqdm(results, desc="evaluate", total=len(settings), unit=" evaluations")
+    for row, off in zip(rows, changed, strict=True):
+        row |= {language: off[language] - whole[language] for language in LANGUAGES}
+    return {"model": demo_model().name, **common, "bits_per_byte": whole, "change": rows}
+
+
+def bits_per_byte(setting: tuple[str, dict[str, Any]]) -> dict[str, float]:
+    """Every language's bits per byte on the evaluation half, by lm-eval with this model and these model arguments."""
     import lm_eval.models  # noqa: F401  the registry must be filled before a name is added to it
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
-    from tqdm import tqdm
 
     from lm_eval_plnd.bridge import register
-    from plnd.models import demo_corpus, demo_model
-    from plnd.neurons import NeuronSet
+    from plnd.models import demo_corpus
     from plnd.tasks import tasks_folder
 
     register()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": EVALUATION_DOCUMENTS}
-    tasks = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
+    model, arguments = setting
+    metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"}
     names = {language: f"plnd_text_{language}" for language in LANGUAGES}
-    common = {"dtype": _faster_dtype(), "max_length": 512}
-    bar = tqdm(total=1 + len(LANGUAGES) * (1 + len(CONTROL_SEEDS)), unit=" evaluations")
+    results = simple_evaluate(
+        model=model,
+        model_args=arguments,
+        tasks=list(names.values()),
+        task_manager=TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata),
+        batch_size=8,
+        device="cpu",
+        bootstrap_iters=0,
+        log_samples=False,
+    )
+    return {language: results["results"][name]["bits_per_byte,none"] for language, name in names.items()}
 
-    def bits_per_byte(what: str, model: str, **arguments: Any) -> dict[str, float]:
-        bar.set_description(f"evaluate {what}")
-        with _silence():
-            results = simple_evaluate(
-                model=model,
-                model_args={**common, **arguments},
-                tasks=list(names.values()),
-                task_manager=tasks,
-                batch_size=8,
-                device="cpu",
-                bootstrap_iters=0,
-                log_samples=False,
-            )
-        bar.update()
-        return {language: results["results"][name]["bits_per_byte,none"] for language, name in names.items()}
 
-    whole = bits_per_byte("the whole model", "hf", pretrained=str(demo_model()))
-    rows = []
-    for language in LANGUAGES:
-        mask = output / f"{language}_specific.safetensors"
-        for control in ({}, *({"control": "random", "seed": seed} for seed in CONTROL_SEEDS)):
-            what = f"without {len(NeuronSet.load(mask))} {'random' if control else language} neurons"
-            off = bits_per_byte(what, "plnd", mask=str(mask), **control)
-            change = {x: off[x] - whole[x] for x in LANGUAGES}
-            rows.append({"off": language, "seed": control.get("seed"), "neurons": len(NeuronSet.load(mask)), **change})
-    bar.close()
-    return {"model": demo_model().name, **common, "bits_per_byte": whole, "change": rows}
+def _single_threaded_and_silent() -> None:
+    """For a worker process: what lm-eval and its libraries say is of no use here; exceptions still come through."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def table(results: Mapping[str, Any]) -> str:
     """The table of the results: change of bits per byte (columns) without a language's neurons (rows)."""
     lines = [
-        f"bits per byte: change in each language, on {EVALUATION_DOCUMENTS} documents not used for detection",
+        "bits per byte: change in each language, on the half of the documents not used for detection",
         f"{'off':<10}{'neurons':>8}" + "".join(f"{x:>8}" for x in LANGUAGES) + f"{'own/others':>12}{'own/random':>12}",
         f"{'nothing':<18}" + "".join(f"{results['bits_per_byte'][x]:>8.3f}" for x in LANGUAGES),
     ]
@@ -217,21 +230,6 @@ def _faster_dtype() -> str:
             matrix @ matrix
         seconds[name] = time.perf_counter() - start
     return min(seconds, key=seconds.__getitem__)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing on standard error from lm-eval, its libraries and its child processes; exceptions still come through."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _write_json(value: Any, path: Path) -> None:
