@@ -150,6 +150,7 @@ def evaluate_all(output: Path) -> dict[str, Any]:
             settings.append(("plnd", {"mask": str(mask), **control, **common}))
             rows.append({"off": language, "seed": seed, "neurons": len(NeuronSet.load(mask))})
     workers = min(len(settings), os.cpu_count() or 1)
+    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296"}  # glibc: keep memory
     with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded_and_silent) as pool:
         results = pool.map(bits_per_byte, settings)
         whole, *changed = tqdm(results, desc="evaluate", total=len(settings), unit=" evaluations")
@@ -177,7 +178,7 @@ def bits_per_byte(setting: tuple[str, dict[str, Any]]) -> dict[str, float]:
         model_args=arguments,
         tasks=list(names.values()),
         task_manager=TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata),
-        batch_size=8,
+        batch_size=2,  # logits small enough to stay in memory that is already there
         device="cpu",
         bootstrap_iters=0,
         log_samples=False,
