@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PLNDError as error:
         return _fail(args, str(error), 2)
     except KeyboardInterrupt:
-        return _fail(args, f"interrupted{'; --resume continues' if args.command == 'detect' else ''}", 130)
+        resumable = args.command == "detect" and _checkpoint(args).exists()
+        return _fail(args, f"interrupted{'; --resume continues' if resumable else ''}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -239,7 +240,7 @@ def _detect(args: argparse.Namespace) -> None:
     names = ("language", "qk", "max_documents", "max_length", "min_length", "batch_size")
     config = DetectConfig(**{name: getattr(args, name) for name in names})
     check_writable(args.output)
-    checkpoint = Path(f"{args.output}.checkpoint")
+    checkpoint = _checkpoint(args)
     if checkpoint.exists() and not args.resume:
         print(f"starting again; --resume would continue from {checkpoint}", file=sys.stderr)
     documents = read_documents(args.corpus, args.text_field)
@@ -262,6 +263,11 @@ def _detect(args: argparse.Namespace) -> None:
     digest = scores.save(args.output)
     checkpoint.unlink(missing_ok=True)  # not before the scores are safe
     print(f"{args.output}: {_describe_corpus(scores.metadata)}; sha256 {digest}")
+
+
+def _checkpoint(args: argparse.Namespace) -> Path:
+    """Where `plnd detect` keeps the state of an unfinished run; written from its first minute on."""
+    return Path(f"{args.output}.checkpoint")
 
 
 def _select(args: argparse.Namespace) -> None:
