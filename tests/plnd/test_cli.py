@@ -164,6 +164,21 @@ def test_text_field_and_text_files(here, model):
     assert len(digests) == 1
 
 
+def test_interrupted_before_the_first_checkpoint(model, here, capsys):
+    """Where nothing was kept yet, nothing is promised."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = register_module_forward_pre_hook(interrupt)
+    try:
+        assert plnd(DETECT, model=model) == 130
+    finally:
+        handle.remove()
+    assert capsys.readouterr().err.splitlines()[-1] == "plnd detect: interrupted"
+    assert not (here / "zh.scores").exists()
+
+
 def test_detect_resumes(here, model, capsys, monkeypatch):
     """An interrupted run returns 130 and leaves a checkpoint; --resume ends it with the same file."""
     monkeypatch.setattr("plnd.detection.CHECKPOINT_SECONDS", 0)
