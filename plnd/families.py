@@ -202,6 +202,10 @@ class Target:
         """The dimension of the stored weight along which neurons lie."""
         return int((self.projection.axis == "column") != self.transposed)
 
+    def storage(self, indices: torch.Tensor) -> torch.Tensor:
+        """Where neurons `indices` (int64) lie along `dim` of the stored weight; rows of the bias for row neurons."""
+        return indices + self.start
+
     def weight(self) -> torch.Tensor:
         """The logical matrix, [out, in] (a view of the stored weight where that is possible)."""
         stored: torch.Tensor = self.plain.weight.data  # type: ignore[assignment]
