@@ -47,8 +47,8 @@ SPELLING = {
     "ru": str.maketrans("Ёё", "Ее"),
 }
 
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-_TOKEN = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[^\s{_UNSPACED}]+")
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
 _DIGIT = regex.compile(r"\p{Nd}")
 _PUNCTUATION = regex.compile(r"[\p{P}\p{Cf}$+<=>^`|~]")
 

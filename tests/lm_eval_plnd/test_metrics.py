@@ -2,12 +2,14 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm_eval_plnd.datasets import xquad
 from lm_eval_plnd.metrics import answer_scores, exact_match, f1, first_line, tokens
 
 TOKENS = [
@@ -162,3 +164,56 @@ def test_english_agrees_with_squad(prediction, answer):
     match, overlap = squad(prediction, answer)
     assert exact_match(prediction, answer, "en") == match
     assert f1(prediction, answer, "en") == pytest.approx(overlap)
+
+
+MLQA_ARTICLES = {
+    "en": r"\b(a|an|the)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+}
+
+
+def mlqa(prediction: str, answer: str, language: str) -> tuple[bool, float]:
+    """Exact match and F1 as MLQA's script (mlqa_evaluation_v1.py) normalises answers, restated for en es de zh."""
+
+    def words(text: str) -> list[str]:
+        kept = [
+            ch for ch in text.lower() if not unicodedata.category(ch).startswith("P") and ch not in string.punctuation
+        ]
+        text = re.sub(MLQA_ARTICLES.get(language, r"(?!)"), " ", "".join(kept))
+        if language == "zh":
+            text = re.sub(r"([\u4e00-\u9fa5])", r" \1 ", text)
+        return text.split()
+
+    predicted, gold = words(prediction), words(answer)
+    same = sum((Counter(predicted) & Counter(gold)).values())
+    return predicted == gold, 2 * same / (len(predicted) + len(gold)) if same else 0.0
+
+
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("language", ["en", "de", "es", "zh"])
+def test_xquad_agrees_with_mlqas_normalisation(language, step, shared_data):
+    """Gold answers against themselves, the next row's and the words around score as MLQA's script scores them."""
+    questions = list(xquad(language, data_dir=str(shared_data))["validation"])[::step]
+    different = set()
+    for question, following in zip(questions, questions[1:], strict=False):
+        answer = question["answers"][0]
+        around = re.split(r"[.。!?？]\s*", question["context"])[0]
+        for prediction in (answer, answer + ".", f"“{answer}”", following["answers"][0], around, answer + " " + around):
+            match, overlap = mlqa(prediction, answer, language)
+            ours = exact_match(prediction, answer, language), f1(prediction, answer, language)
+            if ours != (match, pytest.approx(overlap)):
+                different.add(question["id"])
+    assert different == set()
+
+
+def test_english_rows_agree_with_squad(shared_data):
+    """On XQuAD's English rows, too, both scores are the official SQuAD script's, also for words around the answer."""
+    questions = list(xquad("en", data_dir=str(shared_data))["validation"])
+    for question, following in zip(questions, questions[1:], strict=False):
+        answer = question["answers"][0]
+        for prediction in (answer, f"The {answer}.", following["answers"][0], question["context"][:80]):
+            if prediction.isascii() and answer.isascii():
+                match, overlap = squad(prediction, answer)
+                assert exact_match(prediction, answer, "en") == match
+                assert f1(prediction, answer, "en") == pytest.approx(overlap)

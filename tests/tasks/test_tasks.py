@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,44 +47,175 @@ def test_generated_files_are_up_to_date(tasks, make_tasks, tmp_path):
     assert {path.relative_to(tasks): path.read_bytes() for path in marked} == generated
 
 
-def test_the_english_prompt_is_the_papers(table):
-    """Table 8 of arXiv:2402.18815, word for word."""
-    assert table["xquad"]["en"]["prompt"] == "{context} Question: {question}"
+@pytest.mark.parametrize(
+    ("benchmark", "prompt"),
+    [  # table 8 of arXiv:2402.18815 and appendix A.3 of arXiv:2406.09265, with the names of the data's columns
+        ("mgsm", "Let's think step by step. Question: {question}"),
+        ("xquad", "{context} Question: {question}"),
+        ("xcsqa", "Question: {question}"),
+        ("xlsum", "Summarize the context in one sentence. Title: {title} Context: {text}"),
+        (
+            "xnli",
+            "Take the following as truth: {premise} Then the following statement: "
+            "'{hypothesis}' is 'true', 'false', or 'inconclusive'?",
+        ),
+    ],
+)
+def test_the_english_prompts_are_the_papers(table, benchmark, prompt):
+    """Word for word; X-CSQA's choices, which the paper does not print, follow."""
+    assert table[benchmark]["en"]["prompt"].partition("\n")[0] == prompt
+
+
+def test_the_english_fact_and_edit_prompts_are_the_papers(table, make_tasks):
+    """As above, where the prompt is put together."""
+    assert table["fact_probing"]["en"]["patterns"][0] == "The capital of {subject} is"
+    assert make_tasks.edit_prompt(table["mzsre"]["en"]) == "{context} Question: {question} Answer:"
+
+
+BENCHMARKS = "mgsm xquad xcsqa xlsum xnli fact_probing text".split()
+VARIANTS = {
+    "plnd_cued_xquad": "xquad",
+    "plnd_generated_xcsqa": "xcsqa",
+    "plnd_full_xlsum": "xlsum",
+    "plnd_ranked_xnli": "xnli",
+    "plnd_ranked_fact_probing": "fact_probing",
+}
+LANGUAGES = {
+    "mgsm": "en de fr es ru zh ja th sw bn te",
+    "xquad": "en de es ru zh vi th ar el tr hi ro",
+    "xcsqa": "en zh de es fr it ja nl pl pt ru ar vi hi sw ur",
+    "xnli": "ar bg de el en es fr hi ru sw th tr ur vi zh",
+    "fact_probing": "en de es fr ru zh vi th ar pt tr",
+    "mzsre": "en de es fr pt ru th tr vi zh",
+}
+TAGS = {
+    "plnd_reasoning": ["mgsm"],
+    "plnd_understanding": ["xquad"],
+    "plnd_knowledge": ["xcsqa"],
+    "plnd_generation": ["xlsum"],
+    "plnd_mwork": ["mgsm", "xquad", "xcsqa", "xlsum"],
+    "plnd_sharing": ["xnli", "fact_probing", "mzsre"],
+}
+
+
+def tasks_of(benchmark: str, table: dict) -> list[str]:
+    """A benchmark's tasks, without its variants."""
+    if benchmark != "mzsre":
+        return names(f"plnd_{benchmark}", table[benchmark])
+    others = [language for language in table["mzsre"] if language != "en"]
+    return names("plnd_mzsre_en", others) + [f"plnd_mzsre_{other}_en" for other in others]
 
 
 def test_task_names(manager, table):
-    """Names, groups and tags are these and no others."""
-    assert manager.all_subtasks == sorted(
-        names("plnd_xquad", table["xquad"])
-        + names("plnd_cued_xquad", table["xquad"])
-        + names("plnd_text", table["text"])
-    )
-    assert manager.all_groups == ["plnd_cued_xquad", "plnd_text", "plnd_xquad"]
-    assert manager.all_tags == ["plnd_mwork", "plnd_understanding"]
-    assert set("en de es ru zh vi th ar el tr hi ro".split()) == set(table["xquad"])
+    """Names, groups and tags are these and no others; tags name the papers' own tasks, not the variants."""
+    every = [task for benchmark in [*BENCHMARKS, "mzsre"] for task in tasks_of(benchmark, table)]
+    every += [task for variant, benchmark in VARIANTS.items() for task in names(variant, table[benchmark])]
+    assert manager.all_subtasks == sorted(every)
+    groups = [f"plnd_{benchmark}" for benchmark in [*BENCHMARKS, "mzsre"]]
+    assert manager.all_groups == sorted([*groups, *VARIANTS, "plnd_from_en_mzsre", "plnd_to_en_mzsre"])
+    assert manager.all_tags == sorted(TAGS)
+    for tag, benchmarks in TAGS.items():
+        tagged = sorted(task for benchmark in benchmarks for task in tasks_of(benchmark, table))
+        assert sorted(manager.task_index[tag].tags) == tagged
+
+
+def test_languages(table):
+    """Every language that the data has; XL-Sum's are those of the paper and more."""
+    for benchmark, languages in LANGUAGES.items():
+        assert sorted(table[benchmark]) == sorted(languages.split())
+    assert set("en fr zh es ru".split()) < set(table["xlsum"])
     assert set("en de fr es ru zh vi th ar sw".split()) < set(table["text"])
+    assert all(len(row["patterns"]) >= 3 for row in table["fact_probing"].values())
 
 
-def test_every_task_loads(manager, table):
-    """lm-eval builds every task and group from local files; each prompt is the table's, filled in."""
-    loaded = manager.load(manager.all_groups)
-    assert sorted(loaded["tasks"]) == manager.all_subtasks
-    for language, row in table["xquad"].items():
-        for prefix, prompt in [("plnd_xquad", row["prompt"]), ("plnd_cued_xquad", row["prompt"] + row["cue"])]:
-            task = loaded["tasks"][f"{prefix}_{language}"]
-            doc = task.eval_docs[1]
-            assert task.doc_to_text(doc) == prompt.format(context="answer 0 answer 1", question=f"{language}-1?")
-            assert task.doc_to_target(doc) == ["answer 1"]
-            assert task.process_results(doc, ["\nanswer 1\nand more"]) == {"exact_match": 1.0, "f1": 1.0}
+@pytest.fixture(scope="module")
+def loaded(manager) -> dict:
+    """Every task, from the small data; the two groups of MzsRE's directions hold tasks of `plnd_mzsre`."""
+    twice = {"plnd_from_en_mzsre", "plnd_to_en_mzsre"}
+    return manager.load([group for group in manager.all_groups if group not in twice])["tasks"]
+
+
+def test_every_task_loads(loaded, manager):
+    """lm-eval builds every task and group from local files."""
+    assert sorted(loaded) == manager.all_subtasks
+
+
+def test_every_prompt_is_the_tables(loaded, table):
+    """What a model reads is the table's prompt, filled in, and ends without a space."""
+    for name, task in loaded.items():
+        doc = task.eval_docs[0]
+        benchmark, language = name.removeprefix("plnd_").rsplit("_", 1)
+        benchmark = VARIANTS.get(f"plnd_{benchmark}", benchmark)
+        asked = task.doc_to_text(doc)
+        if benchmark in ("mgsm", "xquad", "xcsqa", "xlsum", "xnli"):
+            row = table[benchmark][language]
+            cue = row["cue"] if benchmark == "xcsqa" or name.startswith("plnd_cued_") else ""
+            letters = dict(zip("ABCDE", doc.get("choices", ()), strict=False))
+            assert asked == (row["prompt"] + cue).format(**(doc | letters))
+        if benchmark == "fact_probing":
+            patterns = table["fact_probing"][language]["patterns"]
+            assert {d["prompt"] for d in task.eval_docs} == {
+                pattern.format(subject=d["subject"]) for pattern in patterns for d in task.eval_docs
+            }
+            assert asked == doc["prompt"]
+        assert asked == asked.strip()
+        assert "{" not in asked
+
+
+def test_gold_answers_of_generating_tasks(loaded):
+    """The gold answer, generated, scores 1 on every metric; an empty one 0."""
+    for task in loaded.values():
+        if task.OUTPUT_TYPE == "generate_until":
+            for doc in task.eval_docs:
+                target = task.doc_to_target(doc)
+                answer = target[0] if isinstance(target, list) else target
+                assert set(task.process_results(doc, [f"\n{answer}\nand more"]).values()) == {1.0}
+                assert set(task.process_results(doc, [""]).values()) == {0.0}
+
+
+def test_ranked_tasks_sum_likelihoods(loaded):
+    """The choice with the highest summed log-likelihood is the answer, however long it is; others are wrong."""
+    ranked = [task for task in loaded.values() if task.OUTPUT_TYPE == "multiple_choice"]
+    assert len(ranked) == 16 + 15 + 11
+    for task in ranked:
+        doc = task.eval_docs[0]
+        choices, label = task.doc_to_choice(doc), task.doc_to_target(doc)
+        for chosen in range(len(choices)):
+            likelihoods = [(-3.0 - (index != chosen), False) for index in range(len(choices))]
+            assert task.process_results(doc, likelihoods) == {"acc": float(chosen == label)}
+        requests = task.construct_requests(doc, "context")
+        spaced = task.config.target_delimiter == " "
+        assert [r.args for r in requests] == [("context", " " * spaced + choice) for choice in choices]
+
+
+def test_no_space_before_answers_of_scripts_without(loaded):
+    """Chinese and Japanese answers follow at once, Thai ones inside a sentence."""
+    unspaced = {name for name, task in loaded.items() if task.config.target_delimiter == ""}
+    assert "plnd_fact_probing_zh" in unspaced and "plnd_ranked_fact_probing_th" in unspaced
+    assert {"plnd_xcsqa_ja", "plnd_ranked_xnli_zh", "plnd_mzsre_en_zh"} < unspaced
+    assert not unspaced & {"plnd_ranked_xnli_th", "plnd_mzsre_zh_en", "plnd_fact_probing_en"}
+
+
+def test_the_question_label_ends_generation(loaded, table):
+    """MGSM stops where the model asks itself the next question, in the language's own words."""
+    for language, row in table["mgsm"].items():
+        (stop,) = loaded[f"plnd_mgsm_{language}"].config.generation_kwargs["until"]
+        assert stop[-1] in ":：" and stop in row["prompt"]
+    assert loaded["plnd_mgsm_fr"].config.generation_kwargs["until"] == ["Question :"]
+    assert loaded["plnd_mgsm_zh"].config.generation_kwargs["until"] == ["问题："]
+
+
+def test_text_is_the_end_of_the_corpus(loaded, table):
+    """The last half of a small corpus."""
     for language in table["text"]:
-        task = loaded["tasks"][f"plnd_text_{language}"]
+        task = loaded[f"plnd_text_{language}"]
         assert [task.doc_to_target(doc) for doc in task.eval_docs] == [f"{language} 2", f"{language} 3"]
 
 
-def test_globs_find_each_task_once(manager, table):
-    """`plnd_xquad_*` and `plnd_text_*` name tasks and no group, which lm-eval would refuse as duplicates."""
-    assert sorted(manager.match_tasks(["plnd_xquad_*"])) == sorted(names("plnd_xquad", table["xquad"]))
-    assert sorted(manager.match_tasks(["plnd_text_*"])) == sorted(names("plnd_text", table["text"]))
+@pytest.mark.parametrize("benchmark", [*BENCHMARKS, "mzsre"])
+def test_globs_find_each_task_once(manager, table, benchmark):
+    """`plnd_xquad_*` names tasks and no group or variant, which lm-eval would refuse as duplicates."""
+    assert sorted(manager.match_tasks([f"plnd_{benchmark}_*"])) == sorted(tasks_of(benchmark, table))
 
 
 def test_few_shot_examples_are_other_questions(manager):
@@ -95,13 +227,55 @@ def test_few_shot_examples_are_other_questions(manager):
     )
 
 
-def test_chat_templates_get_the_whole_prompt_as_one_message(manager):
-    """With `--apply_chat_template` the user's message is the prompt."""
-    task = manager.load(["plnd_xquad_zh"])["tasks"]["plnd_xquad_zh"]
-    messages = task.fewshot_context(
-        task.eval_docs[0], num_fewshot=0, apply_chat_template=True, chat_template=lambda messages, **_: messages
-    )
-    assert messages == [{"role": "user", "content": "answer 0 answer 1 问题：zh-0?"}]
+@pytest.mark.parametrize("shots", [0, 1, 2])
+def test_few_shot_in_every_task(loaded, shots):
+    """Shots come before the question, each with an answer, none with the answer of the very row that is asked."""
+    for name, task in loaded.items():
+        if name.startswith("plnd_text_"):
+            continue
+        if shots >= len(task.fewshot_docs()):
+            continue
+        task.set_fewshot_seed(0)
+        doc = task.eval_docs[0]
+        context = task.fewshot_context(doc, num_fewshot=shots)
+        asked = task.doc_to_text(doc)
+        assert context.endswith(asked) and context.count(asked) == 1
+        assert context.count("\n\n") == shots
+
+
+def test_shots_about_facts_are_other_facts(loaded):
+    """The subject that is asked comes once, in the question: no paraphrase of its fact is among the shots."""
+    task = loaded["plnd_fact_probing_en"]
+    task.set_fewshot_seed(0)
+    for doc in task.eval_docs:
+        assert len(re.findall(rf"{doc['subject']}\b", task.fewshot_context(doc, num_fewshot=5))) == 1
+
+
+def chat(messages: list[dict], add_generation_prompt: bool = True) -> str:
+    """A chat template."""
+    turns = [f"<{message['role']}>{message['content']}</{message['role']}>" for message in messages]
+    return "".join(turns) + "<assistant>" * add_generation_prompt
+
+
+@pytest.mark.parametrize("multiturn", [False, True])
+def test_chat_templates_get_the_whole_prompt(loaded, multiturn):
+    """With `--apply_chat_template` the user's last message ends with the prompt, with and without shots as turns."""
+    for name, task in loaded.items():
+        if name.startswith("plnd_text_"):
+            continue
+        doc = task.eval_docs[0]
+        for shots in (0, 1):
+            task.set_fewshot_seed(0)
+            context = task.fewshot_context(
+                doc, shots, apply_chat_template=True, fewshot_as_multiturn=multiturn, chat_template=chat
+            )
+            assert context.startswith("<user>") and context.endswith(task.doc_to_text(doc) + "</user><assistant>")
+            assert context.count("<user>") == (1 + shots if multiturn else 1)
+            request = task.construct_requests(doc, context, apply_chat_template=True)
+            first = request[0] if isinstance(request, list) else request
+            assert first.args[0] == context
+            if isinstance(request, list):  # a ranked answer begins the assistant's turn, without a space
+                assert first.args[1] == task.doc_to_choice(doc)[0]
 
 
 def test_a_document_that_looks_like_a_list_stays_text(tasks, tmp_path):
@@ -113,7 +287,14 @@ def test_a_document_that_looks_like_a_list_stays_text(tasks, tmp_path):
     assert task.doc_to_target(task.eval_docs[0]) == "[2]"
 
 
-def evaluate(model: str, tasks: list[str], manager: TaskManager, limit: int | None = None, **model_args) -> dict:
+def evaluate(
+    model: str,
+    tasks: list[str],
+    manager: TaskManager,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    **model_args,
+) -> dict:
     """What lm-eval's `hf` model scores on the CPU in float32."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     return simple_evaluate(
@@ -122,6 +303,7 @@ def evaluate(model: str, tasks: list[str], manager: TaskManager, limit: int | No
         tasks=tasks,
         task_manager=manager,
         limit=limit,
+        num_fewshot=num_fewshot,
         gen_kwargs={"max_gen_toks": 8},
         batch_size=2,
         device="cpu",
@@ -150,16 +332,61 @@ def test_groups_run_and_are_means_over_languages(polyglot, manager, table):
         assert results[group][metric] == pytest.approx(sum(scores) / len(scores))
 
 
+EACH = [
+    *("plnd_mgsm_th", "plnd_xquad_ar", "plnd_cued_xquad_zh", "plnd_xcsqa_ja", "plnd_generated_xcsqa_en"),
+    *("plnd_xlsum_zh", "plnd_full_xlsum_en", "plnd_xnli_zh", "plnd_ranked_xnli_th", "plnd_fact_probing_tr"),
+    *("plnd_ranked_fact_probing_zh", "plnd_mzsre_en_ru", "plnd_mzsre_zh_en", "plnd_text_sw"),
+]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_each_benchmark_runs_end_to_end(polyglot, manager):
+    """Every benchmark and variant runs on the demo model from local files and gives its metrics; shots do no harm."""
+    for shots, tasks in [(0, EACH), (1, ["plnd_generated_xcsqa_en", "plnd_ranked_fact_probing_zh"])]:
+        results = evaluate(polyglot, tasks, manager, limit=2, num_fewshot=shots)["results"]
+        for task in tasks:
+            scores = {
+                k.partition(",")[0]: v for k, v in results[task].items() if k.endswith(",none") and "stderr" not in k
+            }
+            expected = manager.load([task])["tasks"][task].aggregation()
+            assert set(scores) == set(expected)
+            assert all(0 <= score <= 1 for score in scores.values()) or "text" in task
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_every_task_runs_end_to_end(polyglot, manager):
+    """Every group runs on the demo model from local files, and is the mean of its tasks."""
+    directions = ["plnd_from_en_mzsre", "plnd_to_en_mzsre"]  # the tasks of plnd_mzsre once more, which lm-eval refuses
+    groups = [group for group in manager.all_groups if group not in directions]
+    output = evaluate(polyglot, groups, manager, limit=1)
+    assert {*manager.all_subtasks, *groups} == set(output["results"])
+    for group, tasks in output["group_subtasks"].items():
+        for key, value in output["results"][group].items():
+            if key.endswith(",none") and "stderr" not in key:
+                scores = [output["results"][task][key] for task in tasks]
+                assert value == pytest.approx(sum(scores) / len(scores))
+
+
+REAL = {
+    "plnd_mgsm_zh": 250,
+    "plnd_xquad_zh": 1190,
+    "plnd_xnli_zh": 5010,
+    "plnd_ranked_fact_probing_zh": 1492,
+    "plnd_mzsre_en_zh": 743,
+    "plnd_text_zh": 500,
+}
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_runs_on_the_evaluation_data(polyglot, tasks, shared_data):
-    """`plnd_xquad_zh` and `plnd_text_zh` run end to end on real rows."""
+    """Chinese tasks run end to end on real rows, as many as the data is known to have."""
     manager = TaskManager(include_path=str(tasks), include_defaults=False, metadata={"data_dir": str(shared_data)})
-    output = evaluate(polyglot, ["plnd_xquad_zh", "plnd_text_zh"], manager, limit=2)
+    output = evaluate(polyglot, list(REAL), manager, limit=2)
+    assert output["n-samples"] == {task: {"original": rows, "effective": 2} for task, rows in REAL.items()}
     scores = output["results"]["plnd_xquad_zh"]
     assert 0 <= scores["exact_match,none"] <= scores["f1,none"] <= 1
     assert 1 < output["results"]["plnd_text_zh"]["bits_per_byte,none"] < 4
-    assert output["n-samples"]["plnd_xquad_zh"] == {"original": 1190, "effective": 2}
-    assert output["n-samples"]["plnd_text_zh"] == {"original": 500, "effective": 2}
 
 
 def nats(model: torch.nn.Module, ids: list[int], bos: int, window: int) -> float:
@@ -201,11 +428,25 @@ def test_bits_per_byte_is_exact(polyglot, tasks, tmp_path):
     assert results["byte_perplexity,none"] == pytest.approx(2 ** (bits / size), rel=1e-5)
 
 
+def lm_eval(*arguments: str) -> str:
+    """What lm-eval's own command line prints; it has to end well."""
+    command = [sys.executable, "-m", "lm_eval", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 @pytest.mark.slow
 def test_lm_eval_validates_every_task(tasks, manager):
     """`lm_eval validate` accepts every name, beside lm-eval's own tasks, of which none has one of our names."""
-    every = manager.all_subtasks + manager.all_groups
-    command = [sys.executable, "-m", "lm_eval", "validate", "--include_path", str(tasks), "--tasks", ",".join(every)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert "All tasks found and valid" in run.stdout, run.stderr
+    every = manager.all_subtasks + manager.all_groups + manager.all_tags
+    assert "All tasks found and valid" in lm_eval("validate", "--include_path", str(tasks), "--tasks", ",".join(every))
     assert not set(manager.all_tasks) & set(TaskManager().all_tasks)
+
+
+@pytest.mark.slow
+def test_lm_eval_lists_every_task(tasks, manager):
+    """`lm_eval ls` prints every task, group and tag."""
+    for kind, ours in [("subtasks", manager.all_subtasks), ("groups", manager.all_groups), ("tags", manager.all_tags)]:
+        listed = lm_eval("ls", kind, "--include_path", str(tasks))
+        assert [name for name in ours if f"|{name} " not in listed.replace("| ", "|")] == []
