@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from plnd.errors import PLNDError
-from plnd.families import ATTENTION_PROJECTIONS, PROJECTIONS
+from plnd.families import ATTENTION_PROJECTIONS, PROJECTIONS, block_names, split_address
 from plnd.neurons import NeuronSet, check_model
 
 STRUCTURES = ("all", "attention", "feed_forward")
@@ -34,18 +34,23 @@ def overlap(sets: Mapping[str, NeuronSet], structure: str = "all") -> np.ndarray
 
 
 def layers(neurons: NeuronSet) -> dict[str, np.ndarray]:
-    """Number of neurons of each projection in each block (fig. 3 of arXiv:2402.18815): projection to [blocks] int64."""
-    present = sorted({a.split(".")[1] for a in neurons.widths}, key=PROJECTIONS.index)
-    counts = {name: np.zeros(neurons.model["blocks"], dtype=np.int64) for name in present}
+    """Number of neurons of each projection in each block (fig. 3 of arXiv:2402.18815).
+
+    Returns:
+        Projection to [blocks] int64, blocks in the order of `plnd.families.block_names`.
+    """
+    present = sorted({split_address(a)[1] for a in neurons.widths}, key=PROJECTIONS.index)
+    position = {name: n for n, name in enumerate(block_names(neurons.widths))}
+    counts = {name: np.zeros(len(position), dtype=np.int64) for name in present}
     for address, indices in neurons.items():
-        block, projection = address.split(".")
-        counts[projection][int(block)] = len(indices)
+        block, projection = split_address(address)
+        counts[projection][position[block]] = len(indices)
     return counts
 
 
 def _members(neurons: NeuronSet, structure: str) -> set[tuple[str, int]]:
     def inside(address: str) -> bool:
-        attention = address.split(".")[1] in ATTENTION_PROJECTIONS
+        attention = split_address(address)[1] in ATTENTION_PROJECTIONS
         return structure == "all" or attention == (structure == "attention")
 
     return {(address, int(k)) for address, ks in neurons.items() if inside(address) for k in ks}

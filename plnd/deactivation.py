@@ -75,33 +75,31 @@ def zeroed(target: Target, indices: Sequence[int]) -> Iterator[None]:
 
 
 def _zero_weights(targets: list[tuple[Target, Sequence[int]]]) -> Callable[[], None]:
-    edits: list[tuple[Tensor, int, Tensor, Tensor]] = []
+    edits: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
     for target, indices in targets:
-        for tensor, dim in _parameters(target):
-            index = torch.as_tensor(indices, dtype=torch.long, device=tensor.device) + target.start
-            edits.append((tensor, dim, index, tensor.index_select(dim, index)))
-    for tensor, dim, index, _ in edits:
-        tensor.index_fill_(dim, index, 0)
+        for tensor in target.parameters():
+            position = target.position(torch.as_tensor(indices, dtype=torch.long, device=tensor.device))
+            edits.append((tensor, position, tensor[position].clone()))
+    for tensor, position, _ in edits:
+        tensor[position] = 0
 
     def restore() -> None:
-        for tensor, dim, index, values in reversed(edits):
-            tensor.index_copy_(dim, index, values)
+        for tensor, position, values in reversed(edits):
+            tensor[position] = values
 
     return restore
 
 
-def _parameters(target: Target) -> Iterator[tuple[Tensor, int]]:
-    """The stored tensors that hold the neurons of a projection, and the dimension along which neurons lie."""
-    yield target.plain.weight.data, target.dim  # type: ignore[misc]
-    bias = getattr(target.plain, "bias", None)
-    if bias is not None and target.projection.axis == "row":
-        yield bias.data, 0
-
-
 def _zero_activations(targets: list[tuple[Target, Sequence[int]]]) -> Callable[[], None]:
+    for target, _ in targets:
+        if target.experts is not None:
+            raise FamilyError(
+                f"{target.name}: the neurons of fused experts can be switched off in the weights only (mode=weights,"
+                " and weights that are dense and on a device)"
+            )
     handles = []
     for target, indices in targets:
-        index = torch.as_tensor(indices, dtype=torch.long) + target.start
+        index = target.storage(torch.as_tensor(indices, dtype=torch.long))
         if target.projection.axis == "row":
             handles.append(target.module.register_forward_hook(_zero_output(index)))
         else:
@@ -144,7 +142,7 @@ def _obstacle(model: nn.Module, targets: list[Target]) -> str | None:
                 f"{target.name}: its module is shared with another block; its neurons cannot be switched off alone"
             )
     for target in targets:
-        weight = target.plain.weight
+        weight = target.stored
         if target.module is not target.plain:
             return f"{target.name} is wrapped by an adapter ({type(target.module).__name__})"
         if not isinstance(weight, Tensor) or not weight.is_floating_point() or type(weight.data) is not Tensor:

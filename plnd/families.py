@@ -1,15 +1,15 @@
 """Where each model family keeps its projections: one table, which the algorithms loop over.
 
-A row says where things are, never how to compute with them. To add a family, add a `Family` to `FAMILIES`: the test
-suite parametrises over the table and holds the new row to the brute-force oracle (see `tests/support/tiny.py` for its
-tiny model).
+A row says where things are, never how to compute with them. To add a family, add a `Family` to `FAMILIES` and a tiny
+model of it to `tests/support/tiny.py`: the test suite parametrises over the table and holds the new row to the
+brute-force oracle (docs/families.md).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,27 +24,26 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 ATTENTION_PROJECTIONS = PROJECTIONS[:4]
 COLUMN_PROJECTIONS = ("o_proj", "down_proj")
 
-
-@dataclass(frozen=True)
-class Part:
-    """The `index`-th of `of` equal consecutive parts of a fused module's rows."""
-
-    index: int
-    of: int
-
-    def rows(self, width: int) -> range:
-        """The rows of a fused module of `width` rows that belong to this part."""
-        size = width // self.of
-        return range(self.index * size, (self.index + 1) * size)
+Fused = Literal["stacked", "by_group", "halves"]
+"""How a module's rows hold several projections: `stacked`, all of q, then all of k, then all of v; `by_group`, for each
+key-value head its query heads, then k, then v; `halves`, gate_proj then up_proj."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """One logical matrix of a block whose rows (or columns) are neurons."""
+    """One logical matrix of a block whose rows (or columns) are neurons.
+
+    Attributes:
+        name: as Hugging Face Llama names it.
+        module: path of the module that holds it, relative to the block.
+        fused: how the module's rows are shared out, where it holds more than this projection.
+        parameter: name of the module's weight; that of fused experts is [experts, out, in].
+    """
 
     name: str
     module: str
-    part: Part | None = None
+    fused: Fused | None = None
+    parameter: str = "weight"
 
     @property
     def axis(self) -> Literal["row", "column"]:
@@ -54,93 +53,379 @@ class Projection:
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMS norm: its module, the attribute that holds its epsilon, and what is added to its weight for the gain."""
+    """An RMS norm.
+
+    Attributes:
+        module: its path, relative to the block.
+        eps: its attribute that holds epsilon.
+        offset: what is added to its weight for the gain.
+        whole: of queries and keys, whether the mean square is taken over all heads together, not over each.
+    """
 
     module: str
-    eps: str
+    eps: str = "variance_epsilon"
     offset: float = 0.0
+    whole: bool = False
 
 
 @dataclass(frozen=True)
-class Family:
-    """One row of the table; every path is relative to a block unless it says otherwise.
+class Rotation:
+    """Rotary positions.
 
     Attributes:
-        model_type: `config.model_type` of the models this row describes.
-        blocks: the list of blocks, relative to the model's body (`model.base_model`).
-        attention, feed_forward: the two sub-layers.
+        pairs: which channels turn together: c with c + half of the rotated ones, or 2c with 2c + 1. Where fewer are
+            rotated than a head has, they are the first.
+        table: path of the block's table of sines and cosines, [positions, rotated channels]; None where the attention
+            module receives `position_embeddings=(cos, sin)`.
+        when: path of an attribute of the block that is false where the block does not rotate.
+    """
+
+    pairs: Literal["halves", "neighbours"] = "halves"
+    table: str | None = None
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks of one kind; every path is relative to a block unless it says otherwise.
+
+    Attributes:
+        blocks: the list of blocks, relative to the model's body.
+        attention: the attention module.
+        feed_forward: the module whose output is what the feed-forward sub-layer adds; None for cross-attention.
         projections: where each logical projection lives; an ungated feed-forward has no `gate_proj`.
         head_dim: where the width of one head can be read.
         activation: the feed-forward non-linearity; it must map 0 to 0.
-        rotary: the attention module receives `position_embeddings=(cos, sin)` and rotates channel halves.
-        query_norm, key_norm: norms over one head's channels between projection and rotation.
+        name: address of block {n}.
+        rotation: rotary positions, if any.
+        query_norm, key_norm: norms of queries and keys between projection and rotation.
         attention_norm, feed_forward_norm: norms of a sub-layer's output before it joins the residual stream.
+        interface: attention goes through transformers' `AttentionInterface`. Otherwise it is
+            softmax(q·k/√head_dim + bias + mask), with `attention_mask` and, where `alibi`, `alibi` among the attention
+            module's keyword arguments.
+        alibi: see `interface`.
+        softcap: logits are capped, which SDPA cannot do: the row knows of it, and no other reason not to use SDPA.
+        scaled_queries: queries are divided by √head_dim before they enter the interface.
+        experts: path of the fused experts, where the feed-forward is a mixture. Neuron e·width + k of a projection is
+            neuron k of expert e.
     """
 
-    model_type: str
     blocks: str
     attention: str
-    feed_forward: str
+    feed_forward: str | None
     projections: tuple[Projection, ...]
     head_dim: str
-    activation: str
-    rotary: bool = False
+    activation: str | None
+    name: str = "{n}"
+    rotation: Rotation | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     attention_norm: Norm | None = None
     feed_forward_norm: Norm | None = None
+    interface: bool = True
+    alibi: bool = False
+    softcap: bool = False
+    scaled_queries: bool = False
+    experts: str | None = None
 
 
-_LLAMA_PROJECTIONS = tuple(
-    Projection(name, f"self_attn.{name}" if name in ATTENTION_PROJECTIONS else f"mlp.{name}") for name in PROJECTIONS
+@dataclass(frozen=True)
+class Family:
+    """One row of the table.
+
+    Attributes:
+        name: of the row; two rows may describe one `model_type`, the one whose modules are there applies.
+        model_types: `config.model_type` of the models this row describes.
+        stacks: the kinds of blocks.
+        requires: values that these fields of the configuration must have for the row to be exact, where they exist.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+    requires: Mapping[str, Any] = field(default_factory=dict)
+
+    def description(self) -> Iterator[str]:
+        """What sets the row apart, in words."""
+        stack = self.stacks[0]
+        if len(self.stacks) > 1:
+            yield "encoder, decoder and cross-attention"
+        fused = {p.module: p.fused for s in self.stacks for p in s.projections if p.fused and not s.experts}
+        for module, how in fused.items():
+            yield f"{module.rpartition('.')[2]} fused ({how.replace('_', ' ')})"
+        if stack.experts:
+            yield "mixture of experts"
+        elif not any(p.name == "gate_proj" for p in stack.projections):
+            yield "ungated"
+        if stack.rotation:
+            yield f"rotary ({stack.rotation.pairs})"
+        if stack.alibi:
+            yield "ALiBi"
+        if stack.query_norm:
+            yield f"QK-norm ({'whole width' if stack.query_norm.whole else 'per head'})"
+        if stack.attention_norm:
+            yield "post-norms"
+        if stack.softcap:
+            yield "soft-cap"
+        for name, value in self.requires.items():
+            yield f"{name}={value} only"
+
+
+# rows
+
+
+def _projections(q: str, k: str, v: str, o: str, *ffn: str, qkv: Fused | None = None) -> tuple[Projection, ...]:
+    """Module paths in the usual order; two of the feed-forward (up, down) or three (gate, up, down)."""
+    attention = [Projection(n, m, qkv) for n, m in zip(PROJECTIONS, (q, k, v), strict=False)]
+    rest = [Projection(n, m) for n, m in zip(PROJECTIONS[-len(ffn) :] if ffn else (), ffn, strict=True)]
+    return (*attention, Projection("o_proj", o), *rest)
+
+
+_LLAMA = Stack(
+    blocks="layers",
+    attention="self_attn",
+    feed_forward="mlp",
+    projections=_projections(
+        *(f"self_attn.{name}" for name in ATTENTION_PROJECTIONS), *(f"mlp.{name}" for name in PROJECTIONS[4:])
+    ),
+    head_dim="self_attn.head_dim",
+    activation="mlp.act_fn",
+    rotation=Rotation(),
+)
+_HEAD_NORMS: dict[str, Any] = {"query_norm": Norm("self_attn.q_norm"), "key_norm": Norm("self_attn.k_norm")}
+_GEMMA_POST_NORMS: dict[str, Any] = {
+    "attention_norm": Norm("post_attention_layernorm", eps="eps", offset=1.0),
+    "feed_forward_norm": Norm("post_feedforward_layernorm", eps="eps", offset=1.0),
+}
+_EXPERTS = replace(
+    _LLAMA,
+    projections=(
+        *_LLAMA.projections[:4],
+        Projection("gate_proj", "mlp.experts", "halves", "gate_up_proj"),
+        Projection("up_proj", "mlp.experts", "halves", "gate_up_proj"),
+        Projection("down_proj", "mlp.experts", None, "down_proj"),
+    ),
+    activation="mlp.experts.act_fn",
+    experts="mlp.experts",
 )
 
 
-def _llama_layout(model_type: str, **norms: Norm) -> Family:
+def _like_llama(model_type: str, **differences: Any) -> Family:
     """A row for models whose modules are named as Hugging Face Llama names them."""
-    return Family(
-        model_type=model_type,
-        blocks="layers",
-        attention="self_attn",
-        feed_forward="mlp",
-        projections=_LLAMA_PROJECTIONS,
-        head_dim="self_attn.head_dim",
-        activation="mlp.act_fn",
-        rotary=True,
-        **norms,
+    return Family(model_type, (model_type,), (replace(_LLAMA, **differences),))
+
+
+def _t5(name: str, model_types: tuple[str, ...], *ffn: str) -> Family:
+    """Encoder, decoder and cross-attention of T5; `ffn` names the feed-forward's modules."""
+
+    def stack(part: str, attention: str, feed_forward: str | None, name: str) -> Stack:
+        modules = [f"{feed_forward}.{module}" for module in ffn] if feed_forward else []
+        return Stack(
+            name=name,
+            blocks=f"{part}.block",
+            attention=attention,
+            feed_forward=feed_forward,
+            projections=_projections(*(f"{attention}.{module}" for module in "qkvo"), *modules),
+            head_dim=f"{attention}.key_value_proj_dim",
+            activation=feed_forward and f"{feed_forward}.act",
+        )
+
+    stacks = (
+        stack("encoder", "layer.0.SelfAttention", "layer.1.DenseReluDense", "encoder.{n}"),
+        stack("decoder", "layer.0.SelfAttention", "layer.2.DenseReluDense", "decoder.{n}"),
+        stack("decoder", "layer.1.EncDecAttention", None, "decoder.{n}.cross"),
     )
+    return Family(name, model_types, stacks)
 
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family
+    family.name: family
     for family in (
-        _llama_layout("llama"),
-        _llama_layout("qwen2"),
-        _llama_layout(
+        _like_llama("llama"),
+        _like_llama("mistral"),
+        _like_llama("qwen2"),
+        _like_llama("qwen3", **_HEAD_NORMS),
+        _like_llama("gemma2", softcap=True, **_GEMMA_POST_NORMS),
+        _like_llama(
             "gemma3_text",
             query_norm=Norm("self_attn.q_norm", eps="eps", offset=1.0),
             key_norm=Norm("self_attn.k_norm", eps="eps", offset=1.0),
-            attention_norm=Norm("post_attention_layernorm", eps="eps", offset=1.0),
-            feed_forward_norm=Norm("post_feedforward_layernorm", eps="eps", offset=1.0),
+            **_GEMMA_POST_NORMS,
+        ),
+        _like_llama(
+            "olmo2",
+            query_norm=Norm("self_attn.q_norm", whole=True),
+            key_norm=Norm("self_attn.k_norm", whole=True),
+            attention_norm=Norm("post_attention_layernorm"),
+            feed_forward_norm=Norm("post_feedforward_layernorm"),
+        ),
+        _like_llama("smollm3", rotation=Rotation(when="self_attn.use_rope")),
+        replace(_like_llama("cohere", rotation=Rotation("neighbours")), requires={"use_qk_norm": False}),
+        Family(
+            "phi3",
+            ("phi3",),
+            (
+                replace(
+                    _LLAMA,
+                    projections=(
+                        *_projections(*["self_attn.qkv_proj"] * 3, "self_attn.o_proj", qkv="stacked"),
+                        Projection("gate_proj", "mlp.gate_up_proj", "halves"),
+                        Projection("up_proj", "mlp.gate_up_proj", "halves"),
+                        Projection("down_proj", "mlp.down_proj"),
+                    ),
+                    activation="mlp.activation_fn",
+                ),
+            ),
+        ),
+        Family("mixtral", ("mixtral",), (_EXPERTS,)),
+        Family("qwen3_moe", ("qwen3_moe",), (replace(_EXPERTS, **_HEAD_NORMS),)),
+        Family(
+            "gpt2",
+            ("gpt2",),
+            (
+                Stack(
+                    blocks="h",
+                    attention="attn",
+                    feed_forward="mlp",
+                    projections=_projections(
+                        *["attn.c_attn"] * 3, "attn.c_proj", "mlp.c_fc", "mlp.c_proj", qkv="stacked"
+                    ),
+                    head_dim="attn.head_dim",
+                    activation="mlp.act",
+                ),
+            ),
+            requires={"add_cross_attention": False},
         ),
         Family(
-            model_type="gpt2",
-            blocks="h",
-            attention="attn",
-            feed_forward="mlp",
-            projections=(
-                Projection("q_proj", "attn.c_attn", Part(0, 3)),
-                Projection("k_proj", "attn.c_attn", Part(1, 3)),
-                Projection("v_proj", "attn.c_attn", Part(2, 3)),
-                Projection("o_proj", "attn.c_proj"),
-                Projection("up_proj", "mlp.c_fc"),
-                Projection("down_proj", "mlp.c_proj"),
+            "gptj",
+            ("gptj",),
+            (
+                Stack(
+                    blocks="h",
+                    attention="attn",
+                    feed_forward="mlp",
+                    projections=_projections(
+                        *(f"attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
+                        "mlp.fc_in",
+                        "mlp.fc_out",
+                    ),
+                    head_dim="attn.head_dim",
+                    activation="mlp.act",
+                    rotation=Rotation("neighbours", table="attn.embed_positions"),
+                    interface=False,
+                ),
             ),
-            head_dim="attn.head_dim",
-            activation="mlp.act",
         ),
+        Family(
+            "gpt_neox",
+            ("gpt_neox",),
+            (
+                Stack(
+                    blocks="layers",
+                    attention="attention",
+                    feed_forward="mlp",
+                    projections=_projections(
+                        *["attention.query_key_value"] * 3,
+                        "attention.dense",
+                        "mlp.dense_h_to_4h",
+                        "mlp.dense_4h_to_h",
+                        qkv="by_group",
+                    ),
+                    head_dim="attention.head_size",
+                    activation="mlp.act",
+                    rotation=Rotation(),
+                ),
+            ),
+        ),
+        Family(
+            "falcon",
+            ("falcon",),
+            (
+                Stack(
+                    blocks="h",
+                    attention="self_attention",
+                    feed_forward="mlp",
+                    projections=_projections(
+                        *["self_attention.query_key_value"] * 3,
+                        "self_attention.dense",
+                        "mlp.dense_h_to_4h",
+                        "mlp.dense_4h_to_h",
+                        qkv="by_group",
+                    ),
+                    head_dim="self_attention.head_dim",
+                    activation="mlp.act",
+                    rotation=Rotation(),
+                    interface=False,
+                ),
+            ),
+            requires={"alibi": False},
+        ),
+        Family(
+            "bloom",
+            ("bloom",),
+            (
+                Stack(
+                    blocks="h",
+                    attention="self_attention",
+                    feed_forward="mlp",
+                    projections=_projections(
+                        *["self_attention.query_key_value"] * 3,
+                        "self_attention.dense",
+                        "mlp.dense_h_to_4h",
+                        "mlp.dense_4h_to_h",
+                        qkv="by_group",
+                    ),
+                    head_dim="self_attention.head_dim",
+                    activation="mlp.gelu_impl",
+                    interface=False,
+                    alibi=True,
+                ),
+            ),
+            requires={"slow_but_exact": False},
+        ),
+        Family(
+            "xglm",
+            ("xglm",),
+            (
+                Stack(
+                    blocks="layers",
+                    attention="self_attn",
+                    feed_forward="fc2",
+                    projections=_projections(
+                        *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")), "fc1", "fc2"
+                    ),
+                    head_dim="self_attn.head_dim",
+                    activation="activation_fn",
+                    interface=False,
+                ),
+            ),
+            requires={"add_cross_attention": False},
+        ),
+        Family(
+            "opt",
+            ("opt",),
+            (
+                Stack(
+                    blocks="decoder.layers",
+                    attention="self_attn",
+                    feed_forward="fc2",
+                    projections=_projections(
+                        *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")), "fc1", "fc2"
+                    ),
+                    head_dim="self_attn.head_dim",
+                    activation="activation_fn",
+                    scaled_queries=True,
+                ),
+            ),
+            requires={"do_layer_norm_before": True},
+        ),
+        _t5("t5", ("t5", "mt5", "umt5"), "wi", "wo"),
+        _t5("t5_gated", ("t5", "mt5", "umt5"), "wi_0", "wi_1", "wo"),
     )
 }
+
+
+# binding a row to a model
 
 _LLAMA_BLOCK = {
     "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
@@ -149,27 +434,83 @@ _LLAMA_BLOCK = {
 }
 
 
+def block_order(block: str) -> tuple[int, int, int]:
+    """Sorts block names: "0", "1", …; "encoder.0", …, "decoder.0", "decoder.0.cross", …"""
+    part, _, rest = block.rpartition(".") if block[-1].isdigit() else block.removesuffix(".cross").rpartition(".")
+    return int(part == "decoder"), int(rest), int(block.endswith(".cross"))
+
+
+def block_names(addresses: Iterable[str]) -> list[str]:
+    """The blocks that occur in addresses, in order."""
+    return sorted({split_address(address)[0] for address in addresses}, key=block_order)
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Block and projection of an address."""
+    block, _, projection = address.rpartition(".")
+    return block, projection
+
+
 def find_family(model: PreTrainedModel) -> Family:
     """The table's row for `model`; an unlisted `model_type` is taken as Llama if its blocks have Llama's modules.
 
     Raises:
-        FamilyError: if the family is neither listed nor laid out as Llama.
+        FamilyError: if the family is neither listed nor laid out as Llama, or if the model's configuration is one for
+            which its row is not exact.
     """
-    model_type = model.config.get_text_config().model_type
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
+    config = model.config.get_text_config()
+    rows = [family for family in FAMILIES.values() if config.model_type in family.model_types]
+    if rows:
+        family = next((row for row in rows if _fits(row, _body(model))), rows[0])
+        for name, wanted in family.requires.items():
+            found = getattr(config, name, wanted)
+            if found != wanted:
+                raise FamilyError(
+                    f"model family {config.model_type!r} with {name}={found!r}: its exact form is not known; plnd has"
+                    f" it for {name}={wanted!r} only"
+                )
+        return family
     try:
-        block = model.base_model.get_submodule("layers")[0]  # type: ignore[index]
+        block = _body(model).get_submodule("layers")[0]  # type: ignore[index]
         alike = all({n for n, _ in block.get_submodule(p).named_children()} == c for p, c in _LLAMA_BLOCK.items())
     except (AttributeError, TypeError, IndexError):
         alike = False
     if not alike:
         raise FamilyError(
-            f"model family {model_type!r} is not in the families table ({', '.join(FAMILIES)}) and its blocks are not"
-            " laid out as Llama's: add a row to plnd/families.py (README, «Model families»)"
+            f"model family {config.model_type!r} is not in the families table (`plnd families` prints it) and its"
+            " blocks are not laid out as Llama's: add a row to plnd/families.py (docs/families.md)"
         )
-    warnings.warn(f"model family {model_type!r} is not in the table; its modules match Llama's layout", stacklevel=2)
-    return _llama_layout(model_type)
+    warnings.warn(
+        f"model family {config.model_type!r} is not in the table; its modules match Llama's layout", stacklevel=2
+    )
+    return _like_llama(config.model_type)
+
+
+def _body(model: PreTrainedModel) -> PreTrainedModel:
+    """The language model without its head (and without the other parts of a multimodal one)."""
+    body: Any = model.base_model
+    return getattr(body, "language_model", body)
+
+
+def _fits(family: Family, body: nn.Module) -> bool:
+    """Whether the first block of every stack has the row's modules."""
+    try:
+        for stack in family.stacks:
+            block = body.get_submodule(stack.blocks)[0]  # type: ignore[index]
+            for projection in stack.projections:
+                block.get_submodule(projection.module)
+    except (AttributeError, IndexError):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block (or the cross-attention of one) of a loaded model."""
+
+    name: str
+    module: nn.Module
+    stack: Stack
 
 
 @dataclass(frozen=True)
@@ -182,7 +523,8 @@ class Target:
         projection: its row of the table.
         width: number of neurons.
         transposed: the module is a `Conv1D`, whose weight is [in, out].
-        start: first storage row of the projection in a fused module.
+        rows: storage rows of the projection in the module, in its own order (of one expert's matrix).
+        experts: number of experts, where they are fused in one parameter; `width` counts the neurons of all.
     """
 
     name: str
@@ -190,40 +532,85 @@ class Target:
     projection: Projection
     width: int
     transposed: bool
-    start: int
+    rows: range | torch.Tensor
+    experts: int | None = None
 
     @property
     def plain(self) -> nn.Module:
         """The module without a PEFT wrapper around it."""
-        return self.module.base_layer if hasattr(self.module, "base_layer") else self.module  # type: ignore[return-value]
+        return _plain(self.module)
+
+    @property
+    def stored(self) -> Any:
+        """The parameter that holds the neurons' weights."""
+        return getattr(self.plain, self.projection.parameter)
 
     @property
     def dim(self) -> int:
-        """The dimension of the stored weight along which neurons lie."""
+        """The dimension of the stored weight along which neurons lie; only where experts are not fused."""
+        assert self.experts is None
         return int((self.projection.axis == "column") != self.transposed)
 
     def storage(self, indices: torch.Tensor) -> torch.Tensor:
         """Where neurons `indices` (int64) lie along `dim` of the stored weight; rows of the bias for row neurons."""
-        return indices + self.start
+        if isinstance(self.rows, range):
+            return indices + self.rows.start
+        return self.rows.to(indices.device)[indices]
+
+    def select(self, output: torch.Tensor) -> torch.Tensor:
+        """The projection's own rows of its module's output, [..., width] (a view where they are consecutive)."""
+        if isinstance(self.rows, range):
+            return output[..., self.rows.start : self.rows.stop]
+        return output.index_select(-1, self.rows.to(output.device))
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """Views of every stored tensor with parameters of the neurons, neurons first: edit them at `position`."""
+        weight = self.stored.data
+        if self.experts is not None:
+            yield weight.movedim(2, 1) if self.projection.axis == "column" else weight
+            return
+        yield weight.movedim(self.dim, 0)
+        bias = getattr(self.plain, "bias", None)
+        if bias is not None and self.projection.axis == "row":
+            yield bias.data
+
+    def position(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Index, along the first dimensions of `parameters`, of the neurons `indices` (int64)."""
+        if self.experts is None:
+            return (self.storage(indices),)
+        each = self.width // self.experts
+        return indices // each, self.storage(indices % each)
 
     def weight(self) -> torch.Tensor:
-        """The logical matrix, [out, in] (a view of the stored weight where that is possible)."""
-        stored: torch.Tensor = self.plain.weight.data  # type: ignore[assignment]
+        """The logical matrix, [out, in]: a view of the stored weight where it is dense, on a device and consecutive.
+
+        Of fused experts, the experts' matrices one after the other: [experts·width, in] or [out, experts·width].
+        """
+        from plnd.quantised import dequantised
+
+        stored = dequantised(self.plain, self.projection.parameter)
+        if self.experts is not None:
+            if self.projection.axis == "column":
+                return stored.movedim(0, 1).flatten(1)
+            return self.select(stored.mT).mT.flatten(0, 1)
         weight = stored.T if self.transposed else stored
-        return weight if self.projection.axis == "column" else weight[self.start : self.start + self.width]
+        return weight if self.projection.axis == "column" else self.select(weight.T).T
 
 
-def _features(module: nn.Module) -> tuple[int, int, bool] | None:
-    """(out, in, transposed) of a linear module, read from its weight or, where that is packed, from itself."""
+def _features(module: nn.Module, parameter: str) -> tuple[int, int, bool, int | None] | None:
+    """(out, in, transposed, experts) of a linear module, read from its weight or, where that is packed, from itself."""
+    weight: Any = getattr(module, parameter, None)
+    if getattr(weight, "ndim", 0) == 3:
+        experts, out, into = weight.shape
+        return out, into, False, experts
     transposed = hasattr(module, "nf")  # transformers' Conv1D
     if not transposed and not hasattr(module, "out_features"):
         return None
-    weight: Any = getattr(module, "weight", None)
     if getattr(weight, "ndim", 0) == 2 and weight.is_floating_point():
         out, into = weight.shape[::-1] if transposed else weight.shape
     else:
         out, into = module.out_features, module.in_features  # type: ignore[assignment]
-    return out, into, transposed
+    return out, into, transposed, None
 
 
 class Layout:
@@ -239,17 +626,43 @@ class Layout:
     def __init__(self, model: nn.Module) -> None:
         self.model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
         self.family = find_family(self.model)
-        try:
-            self.blocks: list[nn.Module] = list(self.body.get_submodule(self.family.blocks))  # type: ignore[call-overload]
-        except AttributeError as error:
-            raise FamilyError(
-                f"{self.family.model_type}: no list of blocks at {self.family.blocks!r}: {error}"
-            ) from None
+        blocks = []
+        for stack in self.family.stacks:
+            try:
+                modules = list(self.body.get_submodule(stack.blocks))  # type: ignore[call-overload]
+            except AttributeError as error:
+                raise FamilyError(f"{self.family.name}: no list of blocks at {stack.blocks!r}: {error}") from None
+            blocks += [Block(stack.name.format(n=n), module, stack) for n, module in enumerate(modules)]
+        self.blocks: list[Block] = sorted(blocks, key=lambda block: block_order(block.name))
 
     @property
     def body(self) -> PreTrainedModel:
         """The model without its language-model head."""
-        return self.model.base_model  # type: ignore[return-value]
+        return _body(self.model)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> None:
+        """One pass of the body, without its head; a decoder with an encoder reads the same document, shifted by one.
+
+        Args:
+            input_ids: [batch, seq].
+            attention_mask: [batch, seq], 1 for tokens and 0 for padding.
+            kwargs: further arguments of the body of a decoder-only model.
+        """
+        body, config = self.body, self.model.config
+        if not config.is_encoder_decoder:
+            body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **kwargs)
+            return
+        before = attention_mask.roll(1, dims=1)
+        before[:, 0] = 0
+        shifted = input_ids.roll(1, dims=1).masked_fill(before == 0, config.decoder_start_token_id or 0)
+        seen = body.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        body.get_decoder()(
+            input_ids=shifted,
+            attention_mask=attention_mask,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
+        )
 
     @cached_property
     def targets(self) -> dict[str, Target]:
@@ -267,26 +680,61 @@ class Layout:
         return {
             "name": config._name_or_path or None,
             "revision": getattr(config, "_commit_hash", None),
-            "model_type": self.family.model_type,
-            "blocks": len(self.blocks),
+            "model_type": config.get_text_config().model_type,
+            "blocks": len({block.name.removesuffix(".cross") for block in self.blocks}),
             "widths": dict(self.widths),
         }
 
     def _resolve(self) -> Iterator[Target]:
-        for number, block in enumerate(self.blocks):
-            for projection in self.family.projections:
-                name = f"{number}.{projection.name}"
-                try:
-                    module = block.get_submodule(projection.module)
-                except AttributeError:
-                    raise FamilyError(
-                        f"{name}: the model has no module {projection.module!r} in block {number}"
-                    ) from None
-                plain = module.base_layer if hasattr(module, "base_layer") else module
-                features = _features(plain)  # type: ignore[arg-type]
+        for block in self.blocks:
+            for projection in block.stack.projections:
+                name = f"{block.name}.{projection.name}"
+                plain = _plain(self._module(block, projection.module, name))
+                features = _features(plain, projection.parameter)
                 if features is None:
                     raise FamilyError(f"{name}: {type(plain).__name__} is not a linear module that plnd knows")
-                out, into, transposed = features
-                rows = projection.part.rows(out) if projection.part else range(out)
-                width = into if projection.axis == "column" else len(rows)
-                yield Target(name, module, projection, width, transposed, rows.start)
+                out, into, transposed, experts = features
+                rows = self._rows(block, projection, out)
+                width = (into if projection.axis == "column" else len(rows)) * (experts or 1)
+                module = self._module(block, projection.module, name)
+                yield Target(name, module, projection, width, transposed, rows, experts)
+
+    def _rows(self, block: Block, projection: Projection, out: int) -> range | torch.Tensor:
+        """The rows of a fused module of `out` rows that belong to one projection."""
+        if projection.fused is None:
+            return range(out)
+        part = PROJECTIONS.index(projection.name)
+        if projection.fused == "halves":
+            return range(out // 2) if projection.name == "gate_proj" else range(out // 2, out)
+        output = next(p for p in block.stack.projections if p.name == "o_proj")
+        features = _features(_plain(self._module(block, output.module, f"{block.name}.o_proj")), output.parameter)
+        assert features is not None
+        queries = features[1]
+        keys = (out - queries) // 2
+        if projection.fused == "stacked":
+            return (range(queries), range(queries, queries + keys), range(queries + keys, out))[part]
+        import torch
+
+        groups = keys // int(attribute(block.module, block.stack.head_dim))
+        rows = torch.arange(out).view(groups, out // groups)
+        own = queries // groups
+        each = keys // groups
+        return (rows[:, :own], rows[:, own : own + each], rows[:, own + each :])[part].flatten()
+
+    def _module(self, block: Block, path: str, name: str) -> nn.Module:
+        try:
+            return block.module.get_submodule(path)
+        except AttributeError:
+            raise FamilyError(f"{name}: the model has no module {path!r} in block {block.name}") from None
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    return module.base_layer if hasattr(module, "base_layer") else module  # type: ignore[return-value]
+
+
+def attribute(block: nn.Module, path: str) -> Any:
+    """The attribute at a dotted path below a module."""
+    value: Any = block
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

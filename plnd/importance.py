@@ -11,10 +11,14 @@ Axis names: `seq` tokens, `hidden` residual channels, `width` neurons, `heads` q
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,17 +40,18 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 class Readout:
     """How a sub-layer's inner activations reach the residual stream: its output projection and, if any, its post-norm.
 
-    Holds two vectors of the projection's width, computed once, beside references to the model's own tensors.
+    Holds two vectors of the projection's width, computed once, and no matrix: a packed or offloaded one would not fit.
 
     Args:
-        weight: the output projection (`o_proj` or `down_proj`), [hidden, width].
+        source: gives the output projection (`o_proj` or `down_proj`), [hidden, width].
         gain: gain of the RMS norm applied to the sub-layer's output, [hidden]; None where there is no such norm.
         eps: that norm's epsilon.
     """
 
-    def __init__(self, weight: Tensor, gain: Tensor | None = None, eps: float = 0.0) -> None:
+    def __init__(self, source: Callable[[], Tensor], gain: Tensor | None = None, eps: float = 0.0) -> None:
+        weight = source()
         dtype = accumulation_dtype(weight.dtype)
-        self.weight = weight
+        self.source = source
         self.eps = eps
         self.gain = None if gain is None else gain.to(dtype)
         self.column_norm = weight.to(dtype).square().sum(0).sqrt()
@@ -55,7 +60,7 @@ class Readout:
     def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
         """⟨W_o[:, h j], W_o[:, h' j]⟩ for query heads h, h' of each group: [per_group, per_group, groups, head_dim]."""
         dtype = self.column_norm.dtype
-        weight = self.weight.to(dtype)
+        weight = self.source().to(dtype)
         if gained and self.gain is not None:
             weight = weight * self.gain[:, None]
         columns = weight.view(weight.shape[0], groups, -1, head_dim)
@@ -64,8 +69,9 @@ class Readout:
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], and every column w; [seq, width]."""
         assert self.gain is not None
+        weight = self.source()
         outputs = (output, output * self.gain.square())
-        plain, gained = ((f.to(self.weight.dtype) @ self.weight).to(self.gain.dtype) for f in outputs)
+        plain, gained = ((f.to(weight.dtype) @ weight).to(self.gain.dtype) for f in outputs)
         return plain, gained
 
     def through_norm(
@@ -166,10 +172,50 @@ def attention_output_importance(
 
 @dataclass(frozen=True)
 class HeadNorm:
-    """RMS norm over the channels of one head, between projection and rotation: gain [head_dim] and epsilon."""
+    """RMS norm of queries or keys between projection and rotation.
+
+    Attributes:
+        gain: [head_dim] over the channels of each head; [heads * head_dim] over those of all heads together.
+        eps: epsilon.
+        whole: the mean square is taken over all heads, so that a channel rescales the logits of every head.
+    """
 
     gain: Tensor
     eps: float
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions: every channel turns with its partner, x ↦ x·cos + sign·x[partner]·sin.
+
+    Attributes:
+        cos, sin: [seq, head_dim]; 1 and 0 for channels that do not turn.
+        partner: [head_dim] int64, an involution.
+        sign: [head_dim], -1 for the first channel of a pair and 1 for the second.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    partner: Tensor
+    sign: Tensor
+
+    @classmethod
+    def of(cls, cos: Tensor, sin: Tensor, head_dim: int, pairs: Literal["halves", "neighbours"]) -> Rotary:
+        """From Hugging Face's factors, [seq, rotated channels], of which a head may have fewer than channels."""
+        turning, device = cos.shape[-1], cos.device
+        cos = torch.cat((cos, cos.new_ones(len(cos), head_dim - turning)), dim=-1)
+        sin = torch.cat((sin, sin.new_zeros(len(sin), head_dim - turning)), dim=-1)
+        partner = torch.arange(head_dim, device=device)
+        shape = (2, -1) if pairs == "halves" else (-1, 2)
+        channels = partner[:turning].view(shape)
+        partner[:turning] = channels.flip(0 if pairs == "halves" else 1).flatten()
+        sign = torch.where(partner > torch.arange(head_dim, device=device), -1, 1)
+        return cls(cos, sin, partner, sign)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x after rotation, [..., seq, head_dim]."""
+        return x * self.cos + self.sign * x[..., self.partner] * self.sin
 
 
 @dataclass(frozen=True)
@@ -181,7 +227,7 @@ class Attention:
             rotation.
         query_rotated, key_rotated: the same as they enter the scalar product, after norm and rotation.
         scaling: factor of the scalar product, 1/√d in eq. 6.
-        cos, sin: rotary factors, [seq, head_dim]; None where positions are not rotated.
+        rotary: rotary positions; None where there are none.
         query_norm, key_norm: head norms, or None.
         mask: [heads or 1, seq, seq], True (or a finite additive value) where a query may see a key; None for plain
             causal.
@@ -193,118 +239,251 @@ class Attention:
     query_rotated: Tensor
     key_rotated: Tensor
     scaling: float
-    cos: Tensor | None = None
-    sin: Tensor | None = None
+    rotary: Rotary | None = None
     query_norm: HeadNorm | None = None
     key_norm: HeadNorm | None = None
     mask: Tensor | None = None
     softcap: float | None = None
 
 
-def rotated_as_assumed(trace: Attention) -> bool:
-    """Whether the scalar product's queries and keys are what the head norm and the rotation of halves make of them.
+def rotated(x: Tensor, norm: HeadNorm | None, rotary: Rotary | None) -> Tensor:
+    """Queries or keys as they enter the scalar product, from a projection's output [heads, seq, head_dim]."""
+    channels, _ = _normed(x, norm)
+    return channels if rotary is None else rotary(channels)
 
-    The changes of the logits hold for no other: not where neighbouring channels are rotated, nor with a factor between.
+
+def as_assumed(trace: Attention, value: Tensor, context: Tensor) -> bool:
+    """Whether a model's attention is what `trace` says, so that the changes of its logits are those of eq. 10.
+
+    Held against the model's own queries, keys and head outputs, for the first `ROWS` tokens. Another rotation or norm,
+    a factor, a bias, a soft-cap or a sink that the trace does not know shows in one of them.
+
+    Args:
+        trace: the document's queries, keys and mask.
+        value: output of `v_proj`, [groups, seq, head_dim].
+        context: head outputs, [seq, heads * head_dim].
     """
-    for x, rotated, norm in (
+
+    def close(found: Tensor, expected: Tensor) -> bool:
+        rounding = 0.1 if value.dtype.itemsize < 4 else 1e-3  # far above it, and far below another form's difference
+        return bool(((found - expected).abs() <= rounding * expected.abs().max()).all())
+
+    for x, entered, norm in (
         (trace.query, trace.query_rotated, trace.query_norm),
         (trace.key, trace.key_rotated, trace.key_norm),
     ):
-        expected, _ = _normed(x, norm)
-        if trace.cos is not None and trace.sin is not None:
-            if trace.cos.shape[-1] != x.shape[-1]:
-                return False
-            first, second = expected.chunk(2, dim=-1)
-            expected = expected * trace.cos + torch.cat((-second, first), dim=-1) * trace.sin
-        rounding = 0.1 if x.dtype.itemsize < 4 else 1e-3  # far above it, and far below another rotation's difference
-        if ((rotated - expected).abs() > rounding * expected.abs().max()).any():
+        if not close(entered, rotated(x, norm, trace.rotary)):
             return False
-    return True
+    groups, dtype = len(trace.key), accumulation_dtype(trace.query.dtype)
+    rows = slice(0, min(ROWS, trace.query.shape[1]))
+    query = trace.query_rotated.to(dtype).unflatten(0, (groups, -1)) * trace.scaling
+    _, p, seen = _logits(query[:, :, rows], trace.key_rotated.to(dtype), trace, rows)
+    expected = (p @ value.to(dtype)[:, None, seen]).flatten(0, 1).transpose(0, 1).flatten(1)
+    return close(context[rows], expected)
 
 
 @dataclass(frozen=True)
-class _Term:
-    """One summand u[i, c]·v[j, c] (times the logit s[i, j] if `with_logit`) of a logit's change, for every channel c.
+class _Side:
+    """How the logits change when channel c of the queries, or of the keys, is zeroed.
 
-    Where `turned`, v[j, c] is that of the channel that c turns with, so that terms can share products with one v.
+    δ[i, j, c] = own[c]·other[c] (+ turned[c]·other[c']) (+ rescale[c]·s[i, j]): `own`, `turned` and `rescale` belong to
+    the token whose channel is zeroed, `other` to the one it meets, and c' = c ± head_dim/2 is what c turns with.
+    All are [groups, per_group or 1, seq, head_dim].
     """
 
-    u: Tensor  # [groups, per_group, seq or 1, head_dim or 1]
-    v: Tensor  # [groups, seq or 1, head_dim or 1]
-    turned: bool = False
-    with_logit: bool = False
+    own: Tensor
+    other: Tensor
+    turned: Tensor | None
+    rescale: Tensor | None
 
-    def values(self) -> Tensor:
-        """v itself."""
-        return _partner(self.v) if self.turned else self.v
+    def map(self, function: Callable[[Tensor], Tensor]) -> _Side:
+        """The same with every tensor mapped."""
+        return _Side(*(None if x is None else function(x) for x in vars(self).values()))  # type: ignore[arg-type]
+
+    def cut(self, own: slice, other: slice) -> _Side:
+        """Part of the tokens."""
+        part = self.map(lambda x: x[:, :, own])
+        return replace(part, other=self.other[:, :, other])
+
+    def elsewhere(self, shift: int) -> _Side:
+        """What is left of the change for the head that comes `shift` after the channel's own."""
+        rescale = None if self.rescale is None else _roll(self.rescale, shift)
+        return _Side(torch.zeros_like(self.own), self.other, None, rescale)
+
+    def along(self, products: Tensor) -> Tensor:
+        """Σ_j of some weights times δ without the rescaled logits, given those sums of `other`."""
+        result = self.own * products
+        return result if self.turned is None else _add_partner(result, self.turned, products)
+
+    def against(self, own: Tensor, turned: Tensor | None) -> Tensor:
+        """The same where own and turned belong to j, given those sums of own and of turned."""
+        result = self.other * own
+        return result if turned is None else _add_partner(result, turned, self.other)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        """The summands of δ without the rescaled logits: what belongs to the zeroed token, and to the other."""
+        factors = [(self.own, self.other)]
+        return factors if self.turned is None else [*factors, (self.turned, _partner(self.other))]
 
 
 def _partner(x: Tensor) -> Tensor:
-    """Every channel's partner in rotation, along the last dimension: Hugging Face turns c < d/2 with c + d/2."""
+    """What every channel turns with: the one half a head away, see `_order`."""
     return x.roll(x.shape[-1] // 2, dims=-1)
 
 
-def attention_importance(trace: Attention, algorithm: Literal["exact", "first_order"]) -> tuple[Tensor, Tensor]:
+def _add_partner(result: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+    """Adds factor·`_partner(x)` in place, without a copy of x."""
+    for to, scale, part in zip(result.chunk(2, -1), factor.chunk(2, -1), reversed(x.chunk(2, -1)), strict=True):
+        to.addcmul_(scale, part)
+    return result
+
+
+def _order(rotary: Rotary | None) -> Tensor | None:
+    """Order of the channels, [head_dim], in which every channel's partner is half a head away; None: it is so already.
+
+    Channels that do not turn are put opposite each other; their sine is 0.
+    """
+    if rotary is None:
+        return None
+    partner = rotary.partner
+    channel = torch.arange(len(partner), device=partner.device)
+    if torch.equal(partner, _partner(channel)):
+        return None
+    first, still = channel[channel < partner], channel[channel == partner]
+    return torch.cat((first, still[: len(still) // 2], partner[first], still[len(still) // 2 :]))
+
+
+def attention_importance(
+    trace: Attention, algorithm: Literal["exact", "first_order"], alive: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Importance of every row of `q_proj` and of `k_proj` (eq. 10): the change of the attention probabilities.
 
     ‖softmax(S - Δ_c) - softmax(S)‖ over all query heads that row c feeds: its own head for a query row, the group's
     heads for a key row. Δ_c is rank one before rotation; a head norm rescales the row's whole logit vector by
     ρ = √((ms + ε) / (ms - x_c²/d + ε)).
 
-    Extra memory: five blocks of `ROWS_BUDGET` and, for `exact`, two of `CELLS_BUDGET` elements, whatever the document's
-    length (as long as one row of attention probabilities of all heads fits).
+    Logits and probabilities are float32 also for half-precision queries and keys, whose products it holds exactly. A
+    key whose probability float32 does not hold (below 1e-38) is taken to have none after the change either.
+    On a CPU in float32 `exact` runs on `plnd.kernels` (see `engine`), on as many threads as PyTorch has; the result
+    does not depend on how many.
+
+    Extra memory: five blocks of `ROWS_BUDGET`, a few copies of the queries and keys and, for `exact` in PyTorch, two
+    blocks of `CELLS_BUDGET` elements, whatever the document's length (as long as one row of attention probabilities of
+    all heads fits).
 
     Args:
         trace: the document's queries, keys and mask.
         algorithm: `exact` evaluates the softmax of every changed logit; `first_order` its Jacobian at the unchanged
             one, ‖p∘(δ - Σpδ)‖, in matrix products the size of attention.
+        alive: which rows of `q_proj` [heads * head_dim] and `k_proj` [groups * head_dim] are wanted; by default all.
     Returns:
-        For queries [heads * head_dim], for keys [groups * head_dim].
+        For queries [heads * head_dim], for keys [groups * head_dim]; 0 for rows that are not wanted.
     """
-    dtype = accumulation_dtype(trace.query.dtype)
-    heads, seq, head_dim = trace.query.shape
-    groups = trace.key.shape[0]
-    query = trace.query_rotated.to(dtype).view(groups, heads // groups, seq, head_dim) * trace.scaling
-    key = trace.key_rotated.to(dtype)
-    sides = (_query_terms(trace, key), _key_terms(trace, query))
-    totals = query.new_zeros(2, groups, heads // groups, head_dim)
-    change = _exact if algorithm == "exact" else _first_order
-    for rows in _chunks(seq, min(ROWS, ROWS_BUDGET // (heads * seq))):
-        logits, p, seen = _logits(query[:, :, rows], key, trace, rows)
-        for total, terms in zip(totals, sides, strict=True):
-            views = {id(t.v): _cut(t.v, seen, dim=1) for t in terms}
-            chunk = [replace(t, u=_cut(t.u, rows, dim=2), v=views[id(t.v)]) for t in terms]
-            total += change(logits, p, chunk, trace.softcap)
-    totals = totals.clamp_min(0)
-    return totals[0].sqrt().flatten(), totals[1].sum(1).sqrt().flatten()
+    dtype, device = accumulation_dtype(trace.query.dtype), trace.query.device
+    heads, queries, head_dim = trace.query.shape
+    groups, keys, _ = trace.key.shape
+    shapes = ((groups, heads // groups, head_dim), (groups, 1, head_dim))
+    if alive is None:
+        wanted = [torch.ones(shape, dtype=torch.bool, device=device) for shape in shapes]
+    else:
+        wanted = [x.to(device).view(shape) for x, shape in zip(alive, shapes, strict=True)]
+    whole = any(norm is not None and norm.whole for norm in (trace.query_norm, trace.key_norm))
+    active = wanted[0].flatten(1).any(1) | wanted[1].flatten(1).any(1) | torch.tensor(whole, device=device)
+    results = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+    if active.any():
+        order = _order(trace.rotary)
+
+        def pick(x: Tensor) -> Tensor:
+            """The groups that are needed, their channels in order."""
+            x = x if active.all() else x[active]
+            return x if order is None else x[..., order]
+
+        wanted = [pick(x) for x in wanted]
+        sides = [side.map(pick) for side in _sides(trace, dtype)]
+        if not active.all():
+            trace = replace(trace, mask=_of_groups(trace.mask, active))
+        compiled = algorithm == "exact" and engine(dtype, device) == "numba"
+        kind = _Compiled if compiled else _Exact if algorithm == "exact" else _FirstOrder
+        totals = _measured(kind, trace, sides, wanted, range(heads if whole else 1))
+        for result, total, asked in zip(results, totals, wanted, strict=True):
+            importance = torch.where(asked, total.clamp_min(0).sqrt().to(dtype), 0)
+            result[active] = importance if order is None else importance[..., order.argsort()]
+    return results[0].flatten(), results[1].flatten()
 
 
-def _query_terms(trace: Attention, key: Tensor) -> list[_Term]:
-    """Change of the logits when channel c of the query is zeroed: (ρ-1)s - ρ·q_c·⟨R_i e_c, k̃_j⟩."""
-    channel, rho = _normed(trace.query, trace.query_norm)
-    scaled = -rho * channel * trace.scaling
+def _measured(
+    kind: type[_Exact] | type[_Compiled] | type[_FirstOrder],
+    trace: Attention,
+    sides: list[_Side],
+    wanted: list[Tensor],
+    shifts: range,
+) -> list[Tensor]:
+    """Squared changes, summed over queries, for every channel of the queries and of the keys.
 
-    def grouped(x: Tensor) -> Tensor:
-        return x.view(key.shape[0], -1, *x.shape[1:])
+    A norm over all heads makes a channel rescale the logits of other heads too: with a shift of n, head h is changed by
+    the channels of head h - n, which have no other effect on it.
+    """
+    query, key = sides[1].other, sides[0].other[:, 0]
+    chunk = min(kind.rows, ROWS_BUDGET // (query.shape[0] * query.shape[1] * key.shape[1]))
+    totals = [torch.zeros(x.shape, dtype=query.dtype, device=x.device) for x in wanted]
+    for shift in shifts:
+        if shift == 0:
+            measure = kind(sides, wanted, trace.softcap)
+        else:
+            asked = [_roll(x, shift) & (shift < x.shape[0] * x.shape[1]) for x in wanted]
+            measure = kind([side.elsewhere(shift) for side in sides], asked, trace.softcap)
+        for rows in _chunks(query.shape[2], chunk):
+            measure.add(*_logits(query[:, :, rows], key, trace, rows), rows)
+        for total, part, x in zip(totals, measure.totals(), wanted, strict=True):
+            if shift < x.shape[0] * x.shape[1]:
+                total += _roll(part, -shift)
+    return totals
 
-    terms = []
-    for factor, turned in _rotation(trace, key.dtype):
-        terms.append(_Term(grouped(scaled * factor), key, turned))
-    if trace.query_norm is not None:
-        terms.append(_Term(grouped(rho - 1), key.new_ones(1, 1, 1), with_logit=True))
-    return terms
+
+def _roll(x: Tensor, shift: int) -> Tensor:
+    """Heads [groups, per_group, ...] put round by `shift`."""
+    return x.flatten(0, 1).roll(shift, 0).view(x.shape)
 
 
-def _key_terms(trace: Attention, query: Tensor) -> list[_Term]:
-    """Change of the logits when channel c of the key is zeroed: (ρ-1)s - ρ·k_c·⟨q̃_i, R_j e_c⟩."""
-    channel, rho = _normed(trace.key, trace.key_norm)
-    scaled = -rho * channel
-    terms = []
-    for factor, turned in _rotation(trace, query.dtype):
-        terms.append(_Term(_partner(query) if turned else query, scaled * factor))
-    if trace.key_norm is not None:
-        terms.append(_Term(query.new_ones(1, 1, 1, 1), rho - 1, with_logit=True))
-    return terms
+def engine(dtype: torch.dtype, device: torch.device) -> Literal["numba", "torch"]:
+    """What `exact` runs on: Numba on a CPU for all but float64, where it is installed; PyTorch otherwise."""
+    usable = device.type == "cpu" and accumulation_dtype(dtype) == torch.float32 and _kernels() is not None
+    return "numba" if usable else "torch"
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The module `plnd.kernels`; None where Numba is absent or does not fit the installed NumPy."""
+    try:
+        from plnd import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+def _of_groups(mask: Tensor | None, active: Tensor) -> Tensor | None:
+    """A mask's heads that belong to some groups, [groups]."""
+    if mask is None or len(mask) == 1:
+        return mask
+    return mask.unflatten(0, (len(active), -1))[active].flatten(0, 1)
+
+
+def _sides(trace: Attention, dtype: torch.dtype) -> list[_Side]:
+    """Changes by the queries, (ρ-1)s - ρ·q_c·⟨R_i e_c, k̃_j⟩, and by the keys, (ρ-1)s - ρ·k_c·⟨q̃_i, R_j e_c⟩."""
+    groups = len(trace.key)
+    rotation = [factor for factor, _ in _rotation(trace, dtype)]
+    query = trace.query_rotated.to(dtype).unflatten(0, (groups, -1)) * trace.scaling
+    key = trace.key_rotated.to(dtype).unflatten(0, (groups, -1))
+    sides = []
+    for x, norm, scaling, other in (
+        (trace.query, trace.query_norm, trace.scaling, key),
+        (trace.key, trace.key_norm, 1.0, query),
+    ):
+        channel, rho = (y.unflatten(0, (groups, -1)) for y in _normed(x, norm))
+        scaled = channel * -scaling if norm is None else channel * rho * -scaling
+        own, *turned = (scaled * factor for factor in rotation)
+        sides.append(_Side(own, other, turned[0] if turned else None, None if norm is None else rho - 1))
+    return sides
 
 
 def _normed(x: Tensor, norm: HeadNorm | None) -> tuple[Tensor, Tensor]:
@@ -312,134 +491,298 @@ def _normed(x: Tensor, norm: HeadNorm | None) -> tuple[Tensor, Tensor]:
     x = x.to(accumulation_dtype(x.dtype))
     if norm is None:
         return x, x.new_ones(()).expand(x.shape)
-    square = x.square()
-    mean = square.mean(-1, keepdim=True) + norm.eps
-    rho = (mean / (mean - square / x.shape[-1]).clamp_min(norm.eps)).sqrt()
-    return x * mean.rsqrt() * norm.gain.to(x.dtype), rho
+    square, gain = x.square(), norm.gain.to(x.dtype)
+    count = x.shape[-1]
+    mean = square.mean(-1, keepdim=True)
+    if norm.whole:
+        count, mean, gain = count * len(x), mean.mean(0, keepdim=True), gain.view(len(x), 1, -1)
+    mean = mean + norm.eps
+    rho = (mean / (mean - square / count).clamp_min(norm.eps)).sqrt()
+    return x * mean.rsqrt() * gain, rho
 
 
-def _rotation(trace: Attention, dtype: torch.dtype) -> list[tuple[Tensor | float, bool]]:
-    """What ⟨R e_c, x⟩ is made of: factors of x_c (False) and of its partner x_c' (True)."""
-    if trace.cos is None or trace.sin is None:
-        return [(1.0, False)]
-    low, high = _partner(trace.sin.to(dtype)).chunk(2, dim=-1)
-    return [(trace.cos.to(dtype), False), (torch.cat((low, -high), dim=-1), True)]
+def _rotation(trace: Attention, dtype: torch.dtype) -> list[tuple[Tensor | float, Tensor | None]]:
+    """What ⟨R e_c, x⟩ is made of: factors of x_c (None) and of its partner's x_c' (with the partners)."""
+    if trace.rotary is None:
+        return [(1.0, None)]
+    partner = trace.rotary.partner
+    turned = (trace.rotary.sign * trace.rotary.sin.to(dtype))[:, partner]
+    return [(trace.rotary.cos.to(dtype), None), (turned, partner)]
 
 
 def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:
-    """Logits before soft-cap and probabilities, both [groups, per_group, rows, seen], and which keys they see."""
+    """Logits before soft-cap and probabilities, both [groups, per_group, rows, seen], and which keys they see.
+
+    The logits are those of the mask too where nothing needs them without: a head norm or a soft-cap does.
+    """
     groups, per_group, count, _ = query.shape
-    seq = key.shape[1]
-    seen = slice(0, rows.stop)
-    if trace.mask is not None:
-        visible = trace.mask[:, rows] if trace.mask.dtype == torch.bool else torch.isfinite(trace.mask[:, rows])
+    keys = key.shape[1]
+    causal = trace.mask is None and trace.query.shape[1] == keys
+    seen = slice(0, rows.stop if causal else keys)
+    mask = trace.mask
+    if mask is not None:
+        mask = mask[:, rows] if mask.shape[1] > 1 else mask
+        visible = mask if mask.dtype == torch.bool else torch.isfinite(mask)
         columns = visible.flatten(0, 1).any(0).nonzero()
-        seen = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, seq)
-    logits = (query.flatten(1, 2) @ key[:, seen].mT).view(groups, per_group, count, -1)
-    scores = logits if trace.softcap is None else trace.softcap * torch.tanh(logits / trace.softcap)
-    if trace.mask is None:
-        position = torch.arange(seq, device=key.device)
-        scores = scores.masked_fill(position[None, seen] > position[rows, None], -torch.inf)
-    else:
-        mask = trace.mask[:, rows, seen]
-        mask = mask.view(groups, per_group, count, -1) if mask.shape[0] > 1 else mask
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        seen = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else seen
+        mask = mask[..., seen]
+        mask = mask.unflatten(0, (groups, per_group)) if len(mask) > 1 else mask
+    logits = (query.flatten(1, 2) @ key[:, seen].mT).unflatten(1, (per_group, count))
+    scores = logits
+    if trace.softcap is not None:
+        scores = trace.softcap * torch.tanh(logits / trace.softcap)
+    elif trace.query_norm is not None or trace.key_norm is not None:
+        scores = logits.clone()
+    if causal:
+        scores[..., rows] += scores.new_full((count, count), -torch.inf).triu_(1)
+    elif mask is not None:
+        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
     return logits, torch.softmax(scores, dim=-1), seen
 
 
-def _first_order(logits: Tensor, p: Tensor, terms: list[_Term], softcap: float | None) -> Tensor:
-    """Σ_i ‖p_i∘(δ_i - Σ_j p_ij δ_ij)‖² for every channel, [groups, per_group, head_dim], δ the sum of `terms`.
+class _FirstOrder:
+    """Σ_i ‖p_i∘(δ_i - Σ_j p_ij δ_ij)‖² for every channel of both sides, in matrix products.
 
-    Expanding the square leaves products of p, p² with the terms' v only: no [rows, seen, channels] tensor.
+    Expanding the square leaves sums over j, or for the keys' δ² over i, of p, p² times what belongs to j (or i) alone:
+    no [rows, seen, channels] tensor. What is multiplied by the same weights is multiplied together.
     """
-    p_squared = p.square()
-    weights = (p, p_squared, p_squared)
-    if softcap is not None:
-        slope = 1 - torch.tanh(logits / softcap).square()
-        weights = (p * slope, p_squared * slope, p_squared * slope * slope)
-    squares = {id(t.v): t.v.square() for t in terms}  # alive as long as their ids are keys
-    known: dict[tuple[int, int, int], Tensor] = {}
 
-    def product(kind: int, power: int, v: Tensor) -> Tensor:
-        """Σ_j weight_ij·s_ij^power·v_jc: [groups, per_group, rows, channels]."""
-        weight = weights[kind] if power == 0 else weights[kind] * logits**power
-        if v.shape[1] == 1:
-            return weight.sum(-1, keepdim=True) * v[:, None]
-        return (weight.flatten(1, 2) @ v).unflatten(1, weight.shape[1:3])
+    rows = 64
 
-    def shared(kind: int, power: int, v: Tensor, turned: bool) -> Tensor:
-        """The same for a v that two terms share, one of them turned."""
-        key = (kind, power, id(v))
-        if key not in known:
-            known[key] = product(kind, power, v)
-        return _partner(known[key]) if turned else known[key]
+    def __init__(self, sides: list[_Side], wanted: list[Tensor], softcap: float | None) -> None:
+        self.sides, self.softcap = sides, softcap
+        query_side, key_side = sides
+        key, query = query_side.other[:, 0], key_side.other
+        self.head_dim = key.shape[-1]
+        linear = [key, *(own[:, 0] for own, _ in key_side.factors())]
+        self.linear = len(linear) * self.head_dim
+        self.columns = torch.cat([*linear, self._squares(key)], dim=-1)
+        self.row_squares = self._squares(query)
+        self.queries = query.new_zeros(*query.shape[:2], self.head_dim)
+        self.keys = key.new_zeros(len(key), 1, self.head_dim)
+        self.square = torch.zeros_like(key[..., :1].expand(*key.shape[:-1], self.row_squares.shape[-1]))
+        self.with_logit = None if key_side.rescale is None else torch.zeros_like(key)
+        self.logit_square = None if key_side.rescale is None else torch.zeros_like(key[..., :1])
 
-    def square_of(a: _Term, b: _Term) -> Tensor:
-        power = a.with_logit + b.with_logit
-        if a.v is b.v and a.turned == b.turned:
-            return shared(2, power, squares[id(a.v)], a.turned)
-        return product(2, power, a.values() * b.values())
+    def _squares(self, x: Tensor) -> Tensor:
+        """x_c², and x_c·x_c' once for each pair where channels turn."""
+        if self.sides[0].turned is None:
+            return x.square()
+        half = self.head_dim // 2
+        return torch.cat((x.square(), x[..., :half] * x[..., half:]), dim=-1)
 
-    mean = sum(t.u * shared(0, t.with_logit, t.v, t.turned) for t in terms)
-    cross = sum(t.u * shared(1, t.with_logit, t.v, t.turned) for t in terms)
-    pairs = [(a, b, 1 if a is b else 2) for n, a in enumerate(terms) for b in terms[n:]]
-    square = sum(times * a.u * b.u * square_of(a, b) for a, b, times in pairs)
-    mass = p_squared.sum(-1, keepdim=True)
-    return (square - 2 * mean * cross + mean * mean * mass).clamp_min(0).sum(2)  # type: ignore[union-attr]
+    def _square(self, side: _Side, squares: Tensor) -> Tensor:
+        """Σ of some weights times (own·other + turned·other')², given those sums of `_squares(other)`."""
+        plain, pairs = squares[..., : self.head_dim], squares[..., self.head_dim :]
+        result = side.own.square() * plain
+        if side.turned is not None:
+            _add_partner(result, side.turned.square(), plain)
+            for half, factor in zip(result.chunk(2, -1), (side.own * side.turned).chunk(2, -1), strict=True):
+                half.addcmul_(factor, pairs, value=2)
+        return result
+
+    def _along(self, products: Tensor, query_side: _Side, key_side: _Side) -> list[Tensor]:
+        """Σ_j of some weights times both sides' δ without rescaled logits, given those sums of the linear columns."""
+        key, own, *turned = products[..., : self.linear].split(self.head_dim, dim=-1)
+        return [query_side.along(key), key_side.against(own, turned[0] if turned else None)]
+
+    def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
+        query_side, key_side = self.sides[0].cut(rows, seen), self.sides[1].cut(seen, rows)
+        shape = p.shape[1:3]
+        square = p.square()
+        weights = (p, square, square)
+        if self.softcap is not None:
+            slope = 1 - torch.tanh(logits / self.softcap).square()
+            weights = (p * slope, square * slope, square * slope * slope)
+        columns = self.columns[:, seen]
+
+        def product(weight: Tensor, columns: Tensor) -> Tensor:
+            """Σ_j weight_ij·columns_jc, [groups, per_group, rows, columns]."""
+            return (weight.flatten(1, 2) @ columns).unflatten(1, shape)
+
+        def transposed(weight: Tensor, x: Tensor) -> Tensor:
+            """Σ_i weight_ij·x_ic over the rows of all heads of a group, [groups, seen, channels]."""
+            return weight.flatten(1, 2).mT @ x.flatten(1, 2)
+
+        first = product(weights[0], columns[..., : self.linear])
+        second = product(weights[1], columns if self.softcap is None else columns[..., : self.linear])
+        squares = (
+            second[..., self.linear :] if self.softcap is None else product(weights[2], columns[..., self.linear :])
+        )
+        means, crosses = (self._along(x, query_side, key_side) for x in (first, second))
+        query_square = self._square(query_side, squares)
+        self.square[:, seen] += transposed(weights[2], self.row_squares[:, :, rows])
+        if query_side.rescale is not None or self.with_logit is not None:
+            scaled = [weight * logits for weight in weights]
+            totals = [x.sum(-1, keepdim=True) for x in (*scaled, scaled[2] * logits)]
+        if query_side.rescale is not None:
+            rescale = query_side.rescale
+            along = query_side.along(product(scaled[2], query_side.other[:, 0]))
+            query_square += rescale * (rescale * totals[3] + 2 * along)
+            means[0].addcmul_(rescale, totals[0])
+            crosses[0].addcmul_(rescale, totals[1])
+        if self.with_logit is not None and self.logit_square is not None:
+            self.with_logit[:, seen] += transposed(scaled[2], key_side.other)
+            self.logit_square[:, seen] += (scaled[2] * logits).sum((1, 2))[..., None]
+            assert key_side.rescale is not None
+            means[1] += product(scaled[0], key_side.rescale[:, 0])
+            crosses[1] += product(scaled[1], key_side.rescale[:, 0])
+        mass = square.sum(-1, keepdim=True)
+        rest = [mean * (mean * mass - 2 * cross) for mean, cross in zip(means, crosses, strict=True)]
+        self.queries += (query_square + rest[0]).sum(2)
+        self.keys += rest[1].sum((1, 2))[:, None]
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """For queries [groups, per_group, head_dim], for keys [groups, 1, head_dim]."""
+        side = self.sides[1]
+        square = self._square(side, self.square[:, None])
+        if side.rescale is not None and self.with_logit is not None and self.logit_square is not None:
+            along = side.along(self.with_logit[:, None])
+            square += side.rescale * (side.rescale * self.logit_square[:, None] + 2 * along)
+        return self.queries, self.keys + square.sum(2)
 
 
-def _exact(logits: Tensor, p: Tensor, terms: list[_Term], softcap: float | None) -> Tensor:
-    """Σ_i ‖softmax(s_i + δ_i) - p_i‖² for every channel, [groups, per_group, head_dim], δ the sum of `terms`.
+class _Exact:
+    """Σ_i ‖softmax(s_i + δ_i) - p_i‖² for every channel of both sides, in PyTorch.
 
-    With ε = exp(δ) - 1 and ζ = Σpε, the changed probability is p(1+ε)/(1+ζ), so the squared change of one row is
-    (Σp²ε² - 2ζΣp²ε + ζ²Σp²)/(1+ζ)²: every sum is of the order of δ, nothing of order one cancels.
+    With δ centred on its mean Σpδ, ε = e^δ - 1 and ζ = Σpε ≥ 0, the change of a probability is p(ε - ζ)/(1 + ζ): of the
+    order of δ, nothing of order one cancels. Where a centred δ is so large that squares of e^δ would overflow, the
+    row's softmax is taken as it is, its exponents lowered by as much.
     """
-    groups, per_group, rows, seen = p.shape
-    head_dim = max(max(t.u.shape[-1], t.v.shape[-1]) for t in terms)
-    budget = CELLS_BUDGET if p.device.type == "cpu" else CELLS_BUDGET_ACCELERATOR
-    sums = p.new_empty(groups, per_group, rows, 3, head_dim)
-    weights = torch.stack((p, p.square()), dim=-2)  # [groups, per_group, rows, 2, seen]
-    for g in range(groups):
-        columns = [t.values()[min(g, t.v.shape[0] - 1)].mT.contiguous() for t in terms]  # [channels, seen]
-        for h in range(per_group):
-            factors = [t.u[min(g, t.u.shape[0] - 1), min(h, t.u.shape[1] - 1)] for t in terms]  # [rows, channels]
-            for channels in _chunks(head_dim, budget // seen):
-                v = [_cut(x, channels, 0) for x in columns]
-                u = [_cut(x, channels, 1)[..., None] for x in factors]
-                for chunk in _chunks(rows, budget // (seen * (channels.stop - channels.start))):
-                    s, w = logits[g, h, chunk, None], weights[g, h, chunk]
-                    delta = _delta(s, terms, [_cut(x, chunk, 0) for x in u], v)
-                    if softcap is not None:
-                        delta = softcap * (torch.tanh(delta.add_(s).div_(softcap)) - torch.tanh(s / softcap))
-                    epsilon = delta.exp_().sub_(1)
-                    # few rows times many columns: the other way round the same product takes four times as long
-                    sums[g, h, chunk, :2, channels] = w @ epsilon.mT
-                    sums[g, h, chunk, 2:, channels] = w[:, 1:] @ epsilon.square_().mT
-    zeta, cross, square = sums.unbind(-2)  # Σpε, Σp²ε, Σp²ε²
-    mass = weights[..., 1, :].sum(-1, keepdim=True)
-    return ((square - 2 * zeta * cross + zeta * zeta * mass) / (1 + zeta).square()).clamp_min(0).sum(2)
+
+    rows = 128
+    largest = 40.0  # of an exponent
+
+    def __init__(self, sides: list[_Side], wanted: list[Tensor], softcap: float | None) -> None:
+        self.sides, self.softcap = sides, softcap
+        self.results = [x.new_zeros(x.shape, dtype=sides[0].own.dtype) for x in wanted]
+
+    def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
+        """Takes in rows of attention, [groups, per_group, rows, seen], and which keys and queries they are."""
+        parts = (self.sides[0].cut(rows, seen), self.sides[1].cut(seen, rows))
+        for side, result, terms in zip(parts, self.results, map(_terms, parts, (True, False)), strict=True):
+            for g, h in itertools.product(range(p.shape[0]), range(p.shape[1])):
+                heads = [[x[g, min(h, x.shape[1] - 1)] for x in term] for term in terms]
+                change = self._change(p[g, h], logits[g, h], heads, side.rescale is not None)
+                result[g, min(h, result.shape[1] - 1)] += change
+
+    def _change(self, p: Tensor, s: Tensor, terms: list[list[Tensor]], with_logit: bool) -> Tensor:
+        """One head's Σ, [channels], from δ = Σ u[rows, channels]·v[seen, channels], the last times s `with_logit`."""
+        rows, seen = p.shape
+        columns = [v.mT.contiguous() for _, v in terms]
+        budget = CELLS_BUDGET if p.device.type == "cpu" else CELLS_BUDGET_ACCELERATOR
+        result = p.new_zeros(len(columns[0]))
+        for channels in _chunks(len(result), budget // seen):
+            for chunk in _chunks(rows, budget // (seen * (channels.stop - channels.start))):
+                q, logit = p[chunk, None], s[chunk, None]
+                delta = torch.zeros((), dtype=p.dtype, device=p.device)
+                for number, ((u, _), v) in enumerate(zip(terms, columns, strict=True)):
+                    u, v = u[chunk, channels, None], v[channels]
+                    last = with_logit and number == len(terms) - 1
+                    delta = torch.addcmul(delta, u * v, logit) if last else torch.addcmul(delta, u, v)
+                if self.softcap is not None:
+                    delta = _capped(delta, logit, self.softcap)
+                delta.sub_((q @ delta.mT).mT)
+                lowered = (
+                    (delta * (q >= torch.finfo(q.dtype).tiny)).amax(-1, keepdim=True).sub_(self.largest).clamp_min_(0)
+                )
+                delta.sub_(lowered).clamp_max_(self.largest)  # larger only where p is 0 to the dtype
+                change = torch.zeros_like(lowered)
+                if lowered.any():
+                    after = delta.exp()
+                    change = _norm(after.div_((q @ after.mT).mT).sub_(1).mul_(q))
+                epsilon = delta.expm1_()
+                zeta = (q @ epsilon.mT).mT
+                change = torch.where(lowered > 0, change, _norm(epsilon.sub_(zeta).mul_(q)) / (1 + zeta))
+                result[channels] += change.square().sum((0, 2))
+        return result
+
+    def totals(self) -> list[Tensor]:
+        """For queries [groups, per_group, head_dim], for keys [groups, 1, head_dim]."""
+        return self.results
 
 
-def _delta(s: Tensor, terms: list[_Term], factors: list[Tensor], columns: list[Tensor]) -> Tensor:
-    """The change of the logits, [rows, channels, seen], as the sum of `terms`.
-
-    Args:
-        s: the logits, [rows, 1, seen].
-        factors: each term's u, [rows, channels, 1].
-        columns: each term's v, [channels, seen].
-    """
-    delta = factors[0] * columns[0]
-    for term, u, v in zip(terms[1:], factors[1:], columns[1:], strict=True):
-        if term.with_logit:
-            delta.addcmul_(u * v if v.shape[-1] > 1 else u, s)
-        else:
-            delta.addcmul_(u, v)
-    return delta
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 
-def _cut(x: Tensor, part: slice, dim: int) -> Tensor:
-    """A part along one dimension; a dimension of one stays, to be broadcast."""
-    return x if x.shape[dim] == 1 else x.narrow(dim, part.start, part.stop - part.start)
+def _terms(side: _Side, of_queries: bool) -> list[tuple[Tensor, Tensor]]:
+    """The summands of δ as (what belongs to the query, what belongs to the key); the last one the rescaled logits'."""
+    terms = side.factors()
+    if side.rescale is not None:
+        terms.append((side.rescale, torch.ones_like(side.other)))
+    return terms if of_queries else [(other, own) for own, other in terms]
+
+
+def _capped(delta: Tensor, s: Tensor, softcap: float) -> Tensor:
+    """c·tanh((s + δ)/c) - c·tanh(s/c), without cancellation, in the memory of δ and as much again."""
+    tanh = torch.tanh(s / softcap)
+    e = delta.mul_(2 / softcap).clamp_(-40, 40).expm1_()  # tanh(20) is 1 in float64
+    below = (e * (1 + tanh)).add_(2)
+    return e.mul_(softcap * (1 - tanh.square())).div_(below)
+
+
+class _Compiled:
+    """The same as `_Exact` on the threads of a CPU, in float32, by `plnd.kernels`."""
+
+    rows = 128
+    task = 32  # rows of a group's heads that one call takes; fixed, so that sums do not depend on the number of threads
+
+    def __init__(self, sides: list[_Side], wanted: list[Tensor], softcap: float | None) -> None:
+        self.kernels, self.softcap = _kernels(), softcap
+        self.second, self.logit = sides[0].turned is not None or None, []
+        self.wanted = [x.numpy() for x in wanted]
+        self.results = [np.zeros(x.shape) for x in wanted]
+        self.terms = []
+        for side, of_queries in zip(sides, (True, False), strict=True):
+            self.logit.append(side.rescale is not None or None)
+            self.terms.append([(_contiguous(u), *self._columns(v)) for u, v in _terms(side, of_queries)])
+
+    def _columns(self, v: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """What belongs to keys as [groups, head_dim, keys and padding], and its largest size, [groups, head_dim]."""
+        columns = torch.nn.functional.pad(v[:, 0].mT, (0, self.kernels.LANES))
+        return _contiguous(columns), _contiguous(columns.abs().amax(-1))
+
+    def _padded(self, x: Tensor) -> np.ndarray:
+        missing = -x.shape[-1] % self.kernels.LANES
+        return _contiguous(torch.nn.functional.pad(x, (0, missing)) if missing else x)
+
+    def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
+        """Takes in rows of attention, [groups, per_group, rows, seen], and which keys and queries they are."""
+        probabilities = s = t = self._padded(p)
+        if any(self.logit):
+            s = self._padded(logits)
+        if self.softcap is not None:
+            t = self._padded(torch.tanh(logits / self.softcap))
+        tasks = [
+            (number, g, part)
+            for number, g in itertools.product(range(2), range(len(p)))
+            for part in _chunks(p.shape[2], self.task)
+            if self.wanted[number][g].any()
+        ]
+
+        def run(task: tuple[int, int, slice]) -> np.ndarray:
+            number, g, part = task
+            terms = [(u[g], v[g], top[g]) for u, v, top in self.terms[number]]
+            first, second, last = terms[0], terms[1 if self.second else 0], terms[-1]
+            return self.kernels.changes(
+                probabilities[g], *first, self.second, *second, self.logit[number], *last, s[g],
+                self.softcap is not None or None, t[g], np.float32(self.softcap or 1),
+                part.start, part.stop, rows.start, seen.start, self.wanted[number][g],
+            )  # fmt: skip
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for (number, g, _), change in zip(tasks, pool.map(run, tasks), strict=True):
+                result = self.results[number][g]
+                result += change if len(result) == len(change) else change.sum(0)
+
+    def totals(self) -> list[Tensor]:
+        """For queries [groups, per_group, head_dim], for keys [groups, 1, head_dim], in float64."""
+        return [torch.from_numpy(x) for x in self.results]
+
+
+def _contiguous(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
 
 
 def _chunks(length: int, size: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.families import PROJECTIONS
+from plnd.families import PROJECTIONS, block_order, split_address
 from plnd.regions import Regions
 
 _Arrays = Mapping[str, np.ndarray]
@@ -73,7 +73,7 @@ class NeuronSet:
 
     def counts(self) -> dict[str, int]:
         """Number of neurons of this set by projection, in the usual order."""
-        counts = dict.fromkeys(sorted({a.split(".")[1] for a in self.widths}, key=PROJECTIONS.index), 0)
+        counts = dict.fromkeys(sorted({split_address(a)[1] for a in self.widths}, key=PROJECTIONS.index), 0)
         for name, indices in self.items():
             counts[name.rsplit(".", 1)[1]] += len(indices)
         return counts
@@ -111,7 +111,7 @@ class NeuronSet:
         projections = None if projections is None else list(projections)
         chosen = set(chosen_addresses(self.widths, self.model["blocks"], projections, regions))
         if where is not None:
-            chosen = {a for a in chosen if where(int(a.split(".")[0]), a.split(".")[1])}
+            chosen = {a for a in chosen if where(*_numbered(a))}
         described = regions.description() if regions else None
         record = {"operation": "restrict", "projections": projections, "regions": described}
         if where is not None:
@@ -122,11 +122,11 @@ class NeuronSet:
         """The n most important neurons of the whole set (ties: the first address, the lowest index)."""
         if n < 0:
             raise PLNDError(f"top {n}: expected a number of neurons, 0 or more")
-        values = [(-float(i), *address_order(name), int(k)) for name, ks in self.items()
+        values = [(-float(i), address_order(name), int(k), name) for name, ks in self.items()
                   for k, i in zip(ks, self.importance[name], strict=True)]  # fmt: skip
         kept: dict[str, list[int]] = {}
-        for _, block, projection, k in sorted(values)[:n]:
-            kept.setdefault(f"{block}.{PROJECTIONS[projection]}", []).append(k)
+        for _, _, k, name in sorted(values)[:n]:
+            kept.setdefault(name, []).append(k)
         indices = {name: np.array(sorted(ks), dtype=np.int32) for name, ks in kept.items()}
         return self._replaced(indices, {"operation": "top", "n": n})
 
@@ -209,10 +209,24 @@ class NeuronSet:
         return NeuronSet(self.indices, self.importance, {**self.metadata, **metadata})
 
 
-def address_order(address: str) -> tuple[int, int]:
+def address_order(address: str) -> tuple[tuple[int, int, int], int]:
     """Sorts addresses by block, then in the usual order of projections."""
-    block, projection = address.split(".")
-    return int(block), PROJECTIONS.index(projection)
+    block, projection = split_address(address)
+    return block_order(block), PROJECTIONS.index(projection)
+
+
+def _numbered(address: str) -> tuple[int, str]:
+    """Number of the block and projection of an address.
+
+    Raises:
+        PLNDError: if the model has an encoder and a decoder, whose blocks have no numbers of one kind.
+    """
+    block, projection = split_address(address)
+    if not block.isdigit():
+        raise PLNDError(
+            f"{address}: regions are defined for models whose blocks follow each other, not for block {block}"
+        )
+    return int(block), projection
 
 
 def chosen_addresses(
@@ -231,10 +245,9 @@ def chosen_addresses(
         regions.check(blocks)
     chosen = []
     for address in sorted(widths, key=address_order):
-        block, projection = address.split(".")
-        if projections is not None and projection not in projections:
+        if projections is not None and split_address(address)[1] not in projections:
             continue
-        if regions is None or regions.contains(int(block), projection, blocks):
+        if regions is None or regions.contains(*_numbered(address), blocks):
             chosen.append(address)
     return chosen
 

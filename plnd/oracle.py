@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plnd.deactivation import zeroed
-from plnd.families import ATTENTION_PROJECTIONS, Layout
+from plnd.families import ATTENTION_PROJECTIONS, Layout, Stack, split_address
 
 At = Literal["block", "sublayer", "attention"]
 
@@ -36,28 +36,29 @@ def sequential(
     """
     layout = Layout(model)
     target = layout.targets[address]
-    number, projection = address.split(".")
-    block = layout.blocks[int(number)]
-    args, kwargs = _block_input(layout, block, input_ids)
-    path = _measured(layout, projection, at)
-    before = _run(block, args, kwargs, path, at)
+    name, projection = split_address(address)
+    block = next(block for block in layout.blocks if block.name == name)
+    args, kwargs = _block_input(layout, block.module, input_ids)
+    path = _measured(block.stack, projection, at)
+    before = _run(block.module, args, kwargs, path, at)
     results = []
     for neuron in range(target.width) if neurons is None else neurons:
         with zeroed(target, [neuron]):
-            results.append(torch.linalg.vector_norm(_run(block, args, kwargs, path, at) - before))
+            results.append(torch.linalg.vector_norm(_run(block.module, args, kwargs, path, at) - before))
     return torch.stack(results)
 
 
-def _measured(layout: Layout, projection: str, at: At) -> str:
+def _measured(stack: Stack, projection: str, at: At) -> str:
     """The module, below the block, whose output is compared; "" is the block itself."""
-    family = layout.family
     attention = projection in ATTENTION_PROJECTIONS
     if at == "block":
         return ""
     if at == "attention":
-        return family.attention
-    norm = family.attention_norm if attention else family.feed_forward_norm
-    return norm.module if norm else (family.attention if attention else family.feed_forward)
+        return stack.attention
+    norm = stack.attention_norm if attention else stack.feed_forward_norm
+    sublayer = stack.attention if attention else stack.feed_forward
+    assert sublayer is not None
+    return norm.module if norm else sublayer
 
 
 def _block_input(layout: Layout, block: nn.Module, input_ids: Tensor) -> tuple[tuple, dict[str, Any]]:
@@ -65,7 +66,7 @@ def _block_input(layout: Layout, block: nn.Module, input_ids: Tensor) -> tuple[t
     seen: list[tuple[tuple, dict[str, Any]]] = []
     handle = block.register_forward_pre_hook(lambda module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
     try:
-        layout.body(input_ids[None], attention_mask=torch.ones_like(input_ids[None]), use_cache=False)
+        layout.forward(input_ids[None], torch.ones_like(input_ids[None]))
     finally:
         handle.remove()
     return seen[0]
@@ -80,6 +81,6 @@ def _run(block: nn.Module, args: tuple, kwargs: dict[str, Any], path: str, at: A
         handle.remove()
     output = seen[0]
     if isinstance(output, tuple):
-        output = output[1 if at == "attention" else 0]
+        output = output[-1 if at == "attention" else 0]
     assert output is not None, 'at="attention" needs a model with attn_implementation="eager"'
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+    return output.to(torch.promote_types(output.dtype, torch.float32), copy=True)  # some blocks add to it in place

@@ -6,23 +6,48 @@ What tests import from each other is in `tests/support`, which `pyproject.toml` 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from plnd.families import FAMILIES
 
 # Read when torch and huggingface_hub are imported, which nothing above does.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
+from plnd.families import FAMILIES  # noqa: E402
+from tiny import TINY, VARIANTS  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(params=sorted(FAMILIES))
-def family(request) -> str:
-    """Every family of the table in turn."""
-    return request.param
+def family(request) -> Iterator[str]:
+    """Every row of the families table in turn: the name of its model in `tiny.TINY`."""
+    with _default_dtype(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=sorted({**TINY, **VARIANTS}))
+def variant(request) -> Iterator[str]:
+    """Every tiny model in turn, also those that share a row with another."""
+    with _default_dtype(request.param):
+        yield request.param
+
+
+@contextmanager
+def _default_dtype(name: str) -> Iterator[None]:
+    """XGLM makes a number of the default dtype that must hold float64's smallest."""
+    import torch
+
+    before = torch.get_default_dtype()
+    if name == "xglm":
+        torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")
