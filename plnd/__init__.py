@@ -15,9 +15,13 @@ _HOMES = {
     "detect": "detection",
     "Scores": "scores",
     "NeuronSet": "neurons",
+    "Processes": "processes",
     "Regions": "regions",
     "deactivate": "deactivation",
     "deactivated": "deactivation",
+    "export": "checkpoint",
+    "convert": "legacy",
+    "lape": "entropy",
     "overlap": "analysis",
     "read_documents": "corpus",
     "load_model": "models",
@@ -27,14 +31,18 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
     from plnd.analysis import overlap as overlap
+    from plnd.checkpoint import export as export
     from plnd.corpus import read_documents as read_documents
     from plnd.deactivation import deactivate as deactivate
     from plnd.deactivation import deactivated as deactivated
     from plnd.detection import DetectConfig as DetectConfig
     from plnd.detection import detect as detect
+    from plnd.entropy import lape as lape
     from plnd.errors import PLNDError as PLNDError
+    from plnd.legacy import convert as convert
     from plnd.models import load_model as load_model
     from plnd.neurons import NeuronSet as NeuronSet
+    from plnd.processes import Processes as Processes
     from plnd.regions import Regions as Regions
     from plnd.scores import Scores as Scores
 

@@ -1,17 +1,20 @@
-"""The two file formats, scores and neurons: written byte-stably, read with every field checked.
+"""The three file formats, scores, neurons and roles: written byte-stably, read with every field checked.
 
-Both are safetensors with one metadata key, `plnd`, that holds JSON with sorted keys (README, «Artifact format»). This
+All are safetensors with one metadata key, `plnd`, that holds JSON with sorted keys (README, «Artifact format»). This
 is the only module that knows how they look on disk.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +24,17 @@ from safetensors import safe_open
 from safetensors.numpy import save as serialize
 
 from plnd.errors import ArtifactError, PLNDError
-from plnd.families import PROJECTIONS
+from plnd.families import PROJECTIONS, block_order, split_address
 from plnd.neurons import NeuronSet
 
 if TYPE_CHECKING:
+    from plnd.roles import Roles
     from plnd.scores import Scores
 
-SCORES, NEURONS = "plnd.scores", "plnd.neurons"
+SCORES, NEURONS, ROLES = "plnd.scores", "plnd.neurons", "plnd.roles"
 VERSION = 1
 METADATA_KEY = "plnd"
+METADATA_KEY_OF_FORMAT = "__metadata__"
 
 # What metadata must look like: a type, a tuple of alternatives (None: may be null), [x] a list of x, {str: x} a mapping
 # to x, and a dictionary of names a record with at least these fields (but those with a question mark may be missing).
@@ -53,14 +58,27 @@ _COMMON = {
         "tokens": int,
         "max_length": int,
         "skipped": {str: [int]},
+        "skipped_counts?": {str: int},
     },
-    "method": {"name": str, "projections": [str]},
+    "method": {"name": str, "projections": [str], "epsilon?": (float, None)},
     "dtype": str,
 }
 _OPERAND = {"operation": str, "language?": (str, None), "neurons?": int, "sha256?": str}
 _SCHEMA: dict[str, dict[str, Any]] = {
     SCORES: _COMMON,
     NEURONS: {**_COMMON, "rule": {"name": str}, "scores_sha256": str, "operands?": [_OPERAND]},
+    ROLES: {
+        "format": str,
+        "version": int,
+        "plnd": str,
+        "model": _MODEL,
+        "languages": [str],
+        "tasks": ([str], None),
+        "documents": [[int]],
+        "corpus": {"source": (str, None), "sha256": str, "documents": int, "tokens": int, "fewshot": int},
+        "method": {"name": str, "tokens": str, "thresholds": [float]},
+        "dtype": str,
+    },
 }
 MAX_BLOCKS = 2**16
 MAX_DEPTH = 16
@@ -103,7 +121,7 @@ def load_scores(path: str | Path) -> Scores:
     path = Path(path)
     metadata, tensors = _read(path, SCORES)
     widths, projections = metadata["model"]["widths"], metadata["method"]["projections"]
-    addresses = [name for name in widths if name.split(".")[1] in projections]
+    addresses = [name for name in widths if split_address(name)[1] in projections]
     if not addresses:
         raise _bad(path, "metadata says that no projection was scored")
     _check_names(path, tensors, {f"{name}.{part}" for name in addresses for part in ("min", "mean", "worst_rank")})
@@ -140,10 +158,107 @@ def load_neurons(path: str | Path) -> NeuronSet:
     return NeuronSet(indices, importance, metadata)
 
 
-def load(path: str | Path) -> Scores | NeuronSet:
-    """Reads either artifact, whichever the file says it is."""
+def write_roles(
+    path: str | Path, metadata: Mapping[str, Any], patterns: np.ndarray, prompts: np.ndarray, rows: Iterable[np.ndarray]
+) -> None:
+    """Writes a roles artifact in one step (a temporary file beside it, then a rename), example by example.
+
+    Args:
+        path: the file.
+        metadata: as `plnd.roles.Roles` has it.
+        patterns: int64 [thresholds, blocks, 2^languages]; it is read after the last row was taken.
+        prompts: int64 [examples, languages].
+        rows: packed roles of consecutive examples, uint8 [some examples, bytes]; as many in all as `prompts` has.
+    """
+    path = Path(path)
+    width = packed_width(metadata["model"]["widths"])
+    shapes = {"patterns": ("I64", patterns.shape), "prompts": ("I64", prompts.shape)}
+    header: dict[str, Any] = {METADATA_KEY_OF_FORMAT: {METADATA_KEY: _json(metadata)}}
+    end = 0
+    for name, (dtype, shape) in {**shapes, "roles": ("U8", (len(prompts), width))}.items():
+        start, end = end, end + math.prod(shape) * (1 if dtype == "U8" else 8)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = _json(header).encode()
+    text += b" " * (-len(text) % 8)
+    with _temporary(path) as temporary:
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(len(text).to_bytes(8, "little") + text)
+                stream.write(bytes(patterns.nbytes) + prompts.astype("<i8").tobytes())
+                for some in rows:
+                    assert some.dtype == np.uint8 and some.shape[1] == width
+                    stream.write(some.tobytes())
+                assert stream.tell() == 8 + len(text) + end
+                stream.seek(8 + len(text))
+                stream.write(patterns.astype("<i8").tobytes())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise PLNDError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def load_roles(path: str | Path) -> Roles:
+    """Opens a roles artifact; an example's roles are read from the file when they are wanted.
+
+    Raises:
+        ArtifactError: one line that says what is wrong with the file, and what to do.
+    """
+    from plnd.roles import Roles
+
+    path = Path(path)
+    metadata = _metadata(path)
+    _check_form(path, metadata, ROLES)
+    _check_version(path, metadata, ROLES)
+    _check_model(path, metadata["model"])
+    languages, documents = metadata["languages"], metadata["documents"]
+    for name in ("tasks", "documents"):
+        rows = documents if name == "documents" else [metadata["tasks"] or languages]
+        if any(len(row) != len(languages) for row in rows):
+            raise _bad(path, f"metadata names {len(languages)} languages, and other numbers of {name}")
+    if not 2 <= len(languages) <= 16 or not documents or len(set(languages)) < len(languages):
+        raise _bad(path, f"metadata names {len(languages)} languages and {len(documents)} examples")
+    widths, thresholds = role_widths(metadata["model"]["widths"]), metadata["method"]["thresholds"]
+    if not widths or not thresholds:
+        raise _bad(path, "metadata names no feed-forward, or no threshold")
+    expected = {
+        "patterns": ("I64", [len(thresholds), len(widths), 2 ** len(languages)]),
+        "prompts": ("I64", [len(documents), len(languages)]),
+        "roles": ("U8", [len(documents), packed_width(metadata["model"]["widths"])]),
+    }
+    with _safetensors(path) as stream:
+        slices = {name: stream.get_slice(name) for name in stream.keys()}
+        _check_names(path, slices, set(expected))
+        for name, (dtype, shape) in expected.items():
+            found = (slices[name].get_dtype(), list(slices[name].get_shape()))
+            if found != (dtype, shape):
+                raise _bad(path, f"tensor {name} is {found[0]} of shape {found[1]}, expected {dtype} of shape {shape}")
+        patterns, prompts = stream.get_tensor("patterns"), stream.get_tensor("prompts")
+    neurons = np.array(list(widths.values())) * len(documents)
+    if (patterns < 0).any() or (patterns.sum(-1) != neurons).any():
+        raise _bad(path, "patterns do not count every neuron of every example once; the file is damaged")
+    with open(path, "rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        start = 8 + length + json.loads(raw.read(length))["roles"]["data_offsets"][0]
+    packed = np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=tuple(expected["roles"][1]))
+    return Roles(packed, patterns, prompts, metadata)
+
+
+def role_widths(widths: Mapping[str, int]) -> dict[str, int]:
+    """Number of feed-forward neurons by block, in the order of blocks, from the widths of projections."""
+    blocks = {split_address(name)[0]: width for name, width in widths.items() if split_address(name)[1] == "down_proj"}
+    return {name: blocks[name] for name in sorted(blocks, key=block_order)}
+
+
+def packed_width(widths: Mapping[str, int]) -> int:
+    """Bytes of one example's roles: two bits a neuron, the blocks one after the other."""
+    return -(-sum(role_widths(widths).values()) // 4)
+
+
+def load(path: str | Path) -> Scores | NeuronSet | Roles:
+    """Reads any artifact, whichever the file says it is."""
     form = _metadata(Path(path)).get("format")
-    return load_scores(path) if form == SCORES else load_neurons(path)
+    return load_scores(path) if form == SCORES else load_roles(path) if form == ROLES else load_neurons(path)
 
 
 def file_digest(path: str | Path) -> str:
@@ -160,6 +275,13 @@ def check_writable(path: str | Path) -> None:
     """
     with _temporary(Path(path)):
         pass
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a table as CSV in one step."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+    write_bytes(stream.getvalue().encode(), path)
 
 
 def write_bytes(data: bytes, path: str | Path) -> None:
@@ -208,17 +330,18 @@ def _write(data: bytes, path: str | Path) -> str:
 
 
 def _serialize(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
-    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _json(metadata)
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     return serialize(ordered, metadata={METADATA_KEY: text})
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def _read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     metadata = _metadata(path)
-    found = metadata.get("format")
-    if found != form:
-        wanted = {SCORES: "scores (from `plnd detect`)", NEURONS: "neurons (from `plnd select` or `plnd combine`)"}
-        raise _bad(path, f"holds {found!r:.60}, expected {wanted[form]}")
+    _check_form(path, metadata, form)
     _check_metadata(path, metadata, form)
     with _safetensors(path) as stream:
         names = stream.keys()
@@ -280,7 +403,17 @@ def _safetensors(path: Path) -> Iterator[Any]:
         raise _bad(path, f"not a whole safetensors file ({reason}); copy or make it again") from None
 
 
-def _check_metadata(path: Path, metadata: dict[str, Any], form: str) -> None:
+def _check_form(path: Path, metadata: dict[str, Any], form: str) -> None:
+    wanted = {
+        SCORES: "scores (from `plnd detect`)",
+        NEURONS: "neurons (from `plnd select` or `plnd combine`)",
+        ROLES: "roles (from `plnd roles`)",
+    }
+    if metadata.get("format") != form:
+        raise _bad(path, f"holds {metadata.get('format')!r:.60}, expected {wanted[form]}")
+
+
+def _check_version(path: Path, metadata: dict[str, Any], form: str) -> None:
     version = metadata.get("version")
     if isinstance(version, int) and version > VERSION:
         raise _bad(path, f"format version {version}, but this plnd reads up to {VERSION}: upgrade plnd")
@@ -289,22 +422,34 @@ def _check_metadata(path: Path, metadata: dict[str, Any], form: str) -> None:
         raise _bad(path, f"metadata {problem}")
     if version != VERSION:
         raise _bad(path, f"format version {version}, expected {VERSION}")
+
+
+def _check_metadata(path: Path, metadata: dict[str, Any], form: str) -> None:
+    _check_version(path, metadata, form)
+    corpus = metadata["corpus"]
+    for reason, count in corpus.get("skipped_counts", {}).items():
+        if count < len(corpus["skipped"].get(reason, ())):
+            raise _bad(path, f"metadata counts {count} skipped documents ({reason:.60}) and names more")
     for name in metadata["method"]["projections"]:
         if name not in PROJECTIONS:
             raise _bad(path, f"metadata names a projection {name!r:.60}, expected some of {', '.join(PROJECTIONS)}")
-    model = metadata["model"]
+    _check_model(path, metadata["model"])
+
+
+def _check_model(path: Path, model: dict[str, Any]) -> None:
     if not 0 < model["blocks"] <= MAX_BLOCKS or not model["widths"]:
         raise _bad(path, f"metadata gives {model['blocks']} blocks and {len(model['widths'])} widths")
     for name, width in model["widths"].items():
-        block, _, projection = name.partition(".")
-        if projection not in PROJECTIONS or not _is_index(block) or int(block) >= model["blocks"]:
+        block, projection = split_address(name)
+        if projection not in PROJECTIONS or not _is_block(block, model["blocks"]):
             raise _bad(path, f"metadata names {name!r:.60}, which a model of {model['blocks']} blocks does not have")
         if not 0 < width < 2**31:
             raise _bad(path, f"metadata gives {name} {width} neurons")
 
 
-def _is_index(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 9 and str(int(text)) == text
+def _is_block(name: str, blocks: int) -> bool:
+    found = re.fullmatch(r"(?:encoder\.|decoder\.)?(0|[1-9][0-9]{0,7})|decoder\.(0|[1-9][0-9]{0,7})\.cross", name)
+    return found is not None and int(found[1] or found[2]) < blocks
 
 
 def _mismatch(value: Any, schema: Any, where: str) -> str | None:

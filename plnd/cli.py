@@ -8,6 +8,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import entry_points
 from itertools import chain
@@ -19,6 +21,7 @@ from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
     from plnd.neurons import NeuronSet
+    from plnd.processes import Processes
 
 COMMANDS_GROUP = "plnd.commands"
 """Entry points of this group add subcommands: objects with `help`, `example`, `add_arguments(parser)`, `run(args)`."""
@@ -39,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args)
         sys.stdout.flush()
         return 0
-    except PLNDError as error:
-        return _fail(args, str(error), 2)
     except KeyboardInterrupt:
         resumable = args.command == "detect" and _checkpoint(args).exists()
         return _fail(args, f"interrupted{'; --resume continues' if resumable else ''}", 130)
@@ -48,14 +49,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
-            return _fail(args, "out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16", 2)
-        raise
+        line = _in_words(error)
+        if line is None:
+            raise
+        return _fail(args, line, 2)
+
+
+def _in_words(error: Exception) -> str | None:
+    """What to print for an error; None for one that nobody expected."""
+    if isinstance(error, PLNDError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
+        return "out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16"
+    return None
 
 
 def _print_warning(message: Warning | str, *details: Any, **more: Any) -> None:
     """A warning as one line, without the place in the code that gave it."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(args: argparse.Namespace, message: str, status: int) -> int:
@@ -109,10 +121,24 @@ def _parser() -> argparse.ArgumentParser:
         "--qk", choices=("exact", "first_order", "off"), default="first_order",
         help="rows of q_proj and k_proj: eq. 10 exactly, to first order (default), or not at all",
     )  # fmt: skip
+    sub.add_argument(
+        "--method", choices=("plnd", "activation", "lape"), default="plnd",
+        help="importance (default); or of feed-forward neurons mean |activation|, or how often active (for --against)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--scoring", choices=("paper", "official"), default="paper",
+        help="the paper's formulas (default), or what its published code computes instead",
+    )  # fmt: skip
+    sub.add_argument(
+        "--epsilon",
+        type=float,
+        help="the rule is known ahead: do not measure rows of q_proj and k_proj again that were below E in a document",
+    )
     sub.add_argument("--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16, float16 or float64")
     sub.add_argument(
         "--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any"
     )
+    sub.add_argument("--quantize", choices=("8bit", "4bit"), help="pack the weights with bitsandbytes while loading")
     sub.add_argument("--resume", action="store_true", help="continue a killed run; the result is the same bit for bit")
 
     sub = command(
@@ -128,8 +154,16 @@ def _parser() -> argparse.ArgumentParser:
     rule.add_argument(
         "--fraction",
         type=float,
-        help="the top-k rule with k the share of each width that gives this fraction of neurons",
+        help="the top-k rule with k the share of each width that gives this fraction of neurons; with --against,"
+        " this fraction of neurons, those of lowest entropy",
     )
+    rule.add_argument(
+        "--top-rate", type=float, help="with --against: specific are this share of all neurons (LAPE's paper: 0.01)"
+    )
+    sub.add_argument(
+        "--against", nargs="+", metavar="SCORES",
+        help="scores of other languages, all with --method lape: neurons specific by activation probability entropy",
+    )  # fmt: skip
     sub.add_argument("--output", required=True, help="neurons artifact to write")
     _add_restriction(sub)
 
@@ -152,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_restriction(sub)
 
     sub = command("show", "print what an artifact holds", "plnd show zh.safetensors --json", _show)
-    sub.add_argument("file", help="scores or neurons artifact")
+    sub.add_argument("file", help="scores, neurons or roles artifact")
     sub.add_argument("--json", action="store_true", help="all metadata and counts as JSON")
 
     sub = command(
@@ -161,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         "plnd verify zh.safetensors --model google/gemma-3-270m",
         _verify,
     )
-    sub.add_argument("file", help="scores or neurons artifact")
+    sub.add_argument("file", help="scores, neurons or roles artifact")
     sub.add_argument("--model", required=True, help="folder or hub name")
     sub.add_argument("--revision", help="hub branch, tag or commit")
 
@@ -181,6 +215,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", help="neurons artifacts")
     sub.add_argument("--csv", help="also write the counts as CSV")
     sub.add_argument("--plot", help="also draw them (.png, .svg, .pdf)")
+
+    sub = command(
+        "export",
+        "write an ordinary checkpoint with neurons zeroed, for vLLM, SGLang and everything else that loads one",
+        "plnd export --model google/gemma-3-270m --mask zh.safetensors --output gemma-3-270m-without-zh",
+        _export,
+    )
+    sub.add_argument("--mask", required=True, help="neurons artifact")
+    sub.add_argument("--model", help="folder or hub name (default: the model that the mask was made for)")
+    sub.add_argument("--revision", help="hub branch, tag or commit")
+    sub.add_argument("--output", required=True, help="folder to write, new or empty")
+    sub.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
+
+    sub = command(
+        "convert",
+        "turn an old neuron file into a neurons artifact: the PLND paper's .txt, Abstract_Thought's JSON, LAPE's .pth",
+        "plnd convert LLaMA-2-7B.neuron.pth --model meta-llama/Llama-2-7b-hf --language zh --output zh.safetensors",
+        _convert,
+    )
+    sub.add_argument("old", help="file to read")
+    sub.add_argument("--model", required=True, help="folder or hub name of the model that the neurons were found in")
+    sub.add_argument("--revision", help="hub branch, tag or commit")
+    sub.add_argument("--language", help="recorded in the artifact; of LAPE's files also which one to take")
+    sub.add_argument("--index", type=int, help="which language of LAPE's files to take, counted from 0")
+    sub.add_argument("--output", required=True, help="neurons artifact to write")
 
     command("families", "print the table of model families", "plnd families", _families)
     command(
@@ -231,25 +290,46 @@ def _restriction(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _detect(args: argparse.Namespace) -> None:
+    from plnd.processes import Processes
+
+    processes = Processes.launched(args.device)
+    with closing(processes):
+        try:
+            with processes.together():
+                _detect_as(processes, args)
+        except Exception as error:
+            line = _in_words(error)
+            if line is None or processes.count == 1:
+                raise
+            if processes.first:
+                _fail(args, line, 2)
+            processes.exchange()  # when one has left, its launcher ends the others: not before the line is out
+            sys.exit(2)
+
+
+def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
     from plnd.artifacts import check_writable
     from plnd.corpus import read_documents
     from plnd.detection import DetectConfig, detect
     from plnd.families import Layout
-    from plnd.models import load_model, load_skeleton, load_tokenizer
+    from plnd.models import disable_progress_bars, load_model, load_skeleton, load_tokenizer
 
-    names = ("language", "qk", "max_documents", "max_length", "min_length", "batch_size")
-    config = DetectConfig(**{name: getattr(args, name) for name in names})
-    check_writable(args.output)
+    config = DetectConfig(**{field.name: getattr(args, field.name) for field in fields(DetectConfig)})
     checkpoint = _checkpoint(args)
-    if checkpoint.exists() and not args.resume:
-        print(f"starting again; --resume would continue from {checkpoint}", file=sys.stderr)
+    if processes.first:
+        check_writable(args.output)
+        if checkpoint.exists() and not args.resume:
+            print(f"starting again; --resume would continue from {checkpoint}", file=sys.stderr)
+    else:
+        disable_progress_bars()
     documents = read_documents(args.corpus, args.text_field)
     documents = chain(
         [next(documents)], documents
     )  # a corpus that cannot be read is refused before the model is loaded,
     Layout(load_skeleton(args.model, revision=args.revision))  # and so is an unknown family
     tokenizer = load_tokenizer(args.model, args.revision)
-    model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
+    device = args.device if processes.device is None else str(processes.device)
+    model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=device, quantize=args.quantize)
     scores = detect(
         model,
         documents,
@@ -259,10 +339,12 @@ def _detect(args: argparse.Namespace) -> None:
         checkpoint=checkpoint,
         resume=args.resume,
         progress=True,
+        processes=processes,
     )
-    digest = scores.save(args.output)
-    checkpoint.unlink(missing_ok=True)  # not before the scores are safe
-    print(f"{args.output}: {_describe_corpus(scores.metadata)}; sha256 {digest}")
+    if processes.first:
+        digest = scores.save(args.output)
+        checkpoint.unlink(missing_ok=True)  # not before the scores are safe
+        print(f"{args.output}: {_describe_corpus(scores.metadata)}; sha256 {digest}")
 
 
 def _checkpoint(args: argparse.Namespace) -> Path:
@@ -274,6 +356,16 @@ def _select(args: argparse.Namespace) -> None:
     from plnd.scores import Scores
 
     scores = Scores.load(args.scores)
+    if args.against is not None:
+        from plnd.entropy import lape
+
+        if args.fraction is None and args.top_rate is None:
+            raise PLNDError("--against selects by entropy over languages: its rules are --fraction and --top-rate")
+        every = [scores, *map(Scores.load, args.against)]
+        _save(lape(every, top_rate=args.top_rate, fraction=args.fraction, **_restriction(args))[0], args.output)
+        return
+    if args.top_rate is not None:
+        raise PLNDError("--top-rate is a rule over languages: name the scores of the others with --against")
     rule = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
     _save(scores.select(**rule, **_restriction(args)), args.output)
 
@@ -310,6 +402,7 @@ def _save(neurons: NeuronSet, output: str) -> None:
 def _show(args: argparse.Namespace) -> None:
     from plnd.artifacts import file_digest, load
     from plnd.neurons import NeuronSet
+    from plnd.roles import Roles
 
     artifact = load(args.file)
     metadata = {**artifact.metadata, "sha256": file_digest(args.file)}
@@ -321,6 +414,13 @@ def _show(args: argparse.Namespace) -> None:
     model = metadata["model"]
     print(f"{metadata['format']} version {metadata['version']}, sha256 {metadata['sha256']}")
     print(f"model     {model['name']} ({model['model_type']}, {model['blocks']} blocks), dtype {metadata['dtype']}")
+    if isinstance(artifact, Roles):
+        print(f"languages {', '.join(artifact.languages)}")
+        print(f"examples  {len(artifact):,} of {metadata['corpus']['source']}: {metadata['corpus']['tokens']:,} tokens")
+        print(f"method    {_pairs(metadata['method'])}")
+        for role, share in artifact.shares().items():
+            print(f"          {role.replace('_', '-'):<15} {share:.2f}% of {artifact.total:,} neurons")
+        return
     print(f"language  {metadata['language']}")
     print(f"corpus    {metadata['corpus']['source']}: {_describe_corpus(metadata)}")
     print(f"method    {_pairs(metadata['method'])}")
@@ -346,8 +446,38 @@ def _verify(args: argparse.Namespace) -> None:
     print(f"{args.file}: whole, and fits {args.model}")
 
 
+def _export(args: argparse.Namespace) -> None:
+    from plnd.checkpoint import export
+    from plnd.neurons import NeuronSet
+
+    neurons = NeuronSet.load(args.mask)
+    model, revision = args.model, args.revision
+    if model is None:
+        model, revision = neurons.model["name"], revision or neurons.model["revision"]
+        if model is None:
+            raise PLNDError(f"{args.mask}: does not name the model that it was made for: give --model")
+    record = export(model, neurons, args.output, revision=revision, overwrite=args.overwrite, progress=True)
+    mask, tensors = record["mask"], record["tensors"]
+    print(
+        f"{args.output}: zeroed {_describe_neurons(neurons)}, in {tensors['edited']} of {tensors['all']} tensors;"
+        f" mask sha256 {mask['sha256']}"
+    )
+    if record["left_out"]:
+        print(f"warning: left out, as they still hold the neurons: {', '.join(record['left_out'])}", file=sys.stderr)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from plnd.artifacts import check_writable
+    from plnd.legacy import convert
+
+    check_writable(args.output)
+    neurons = convert(args.old, args.model, revision=args.revision, language=args.language, index=args.index)
+    _save(neurons, args.output)
+
+
 def _overlap(args: argparse.Namespace) -> None:
     from plnd.analysis import STRUCTURES, overlap
+    from plnd.artifacts import write_csv
 
     sets = _load_named(args.files)
     matrices = {structure: overlap(sets, structure) for structure in STRUCTURES}
@@ -361,7 +491,7 @@ def _overlap(args: argparse.Namespace) -> None:
             print(f"{name:<{width}}" + "".join(f"{value:>{width}.3f}" for value in values))
             rows += [(structure, name, other, value) for other, value in zip(names, values, strict=True)]
     if args.csv:
-        _write_csv(args.csv, ("structure", "x", "y", "overlap"), rows)
+        write_csv(args.csv, ("structure", "x", "y", "overlap"), rows)
     if args.plot:
         from plnd.plots import plot_overlap
 
@@ -370,16 +500,20 @@ def _overlap(args: argparse.Namespace) -> None:
 
 def _layers(args: argparse.Namespace) -> None:
     from plnd.analysis import layers
+    from plnd.artifacts import write_csv
+    from plnd.families import block_names
 
-    counts = {name: layers(neurons) for name, neurons in _load_named(args.files).items()}
+    sets = _load_named(args.files)
+    counts = {name: layers(neurons) for name, neurons in sets.items()}
     rows = []
     for name, by_projection in counts.items():
         print(f"{name}\n{'block':>5}" + "".join(f"{p:>11}" for p in by_projection))
-        for block, values in enumerate(zip(*by_projection.values(), strict=True)):
+        by_block = zip(*by_projection.values(), strict=True)
+        for block, values in zip(block_names(sets[name].widths), by_block, strict=True):
             print(f"{block:>5}" + "".join(f"{value:>11,}" for value in values))
             rows += [(name, block, p, int(value)) for p, value in zip(by_projection, values, strict=True)]
     if args.csv:
-        _write_csv(args.csv, ("set", "block", "projection", "neurons"), rows)
+        write_csv(args.csv, ("set", "block", "projection", "neurons"), rows)
     if args.plot:
         from plnd.plots import plot_layers
 
@@ -390,11 +524,8 @@ def _families(args: argparse.Namespace) -> None:
     from plnd.families import FAMILIES
 
     for family in FAMILIES.values():
-        norms = [n for n in ("query_norm", "key_norm", "attention_norm", "feed_forward_norm") if getattr(family, n)]
-        notes = [f"{p.name} in {p.module}" for p in family.projections if p.part] + norms
-        print(f"{family.model_type:<14}{', '.join(p.name for p in family.projections)}")
-        if notes:
-            print(f"{'':<14}{'; '.join(notes)}")
+        others = [f"model_type {' or '.join(family.model_types)}"] if family.model_types != (family.name,) else []
+        print(f"{family.name:<14}{', '.join([*others, *family.description()])}")
 
 
 def _tasks(args: argparse.Namespace) -> None:
@@ -412,20 +543,10 @@ def _load_named(files: Sequence[str]) -> dict[str, NeuronSet]:
     return sets
 
 
-def _write_csv(path: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    import csv
-    import io
-
-    from plnd.artifacts import write_bytes
-
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
-    write_bytes(stream.getvalue().encode(), path)
-
-
 def _describe_corpus(metadata: dict[str, Any]) -> str:
     corpus = metadata["corpus"]
-    skipped = "".join(f", {len(numbers):,} skipped ({reason})" for reason, numbers in corpus["skipped"].items())
+    counts = {reason: len(numbers) for reason, numbers in corpus["skipped"].items()} | corpus.get("skipped_counts", {})
+    skipped = "".join(f", {count:,} skipped ({reason})" for reason, count in counts.items())
     return f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens{skipped}"
 
 

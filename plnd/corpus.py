@@ -15,7 +15,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 def read_documents(source: str | Path, text_field: str = "text") -> Iterator[str]:
-    """The documents of a corpus, in order.
+    """The documents of a corpus, in order, one in memory at a time (of a folder also the names of its files).
 
     Args:
         source: a `.jsonl` file (one JSON object with a `text_field` a line), any other text file (one document a line),
@@ -51,11 +51,12 @@ def _read(source: str | Path, text_field: str) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    for _, line in _numbered_lines(path):
+    for _, line in numbered_lines(path):
         yield line
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file that are not blank, stripped, with their numbers from 1."""
     number = 0
     try:
         with open(path, "rb") as stream:  # decoded line by line, so that the line that is not UTF-8 is known
@@ -70,7 +71,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_json_lines(path: Path, text_field: str) -> Iterator[str]:
-    for number, line in _numbered_lines(path):
+    for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -79,11 +80,14 @@ def _read_json_lines(path: Path, text_field: str) -> Iterator[str]:
 
 
 def _read_folder(path: Path) -> Iterator[str]:
-    files = sorted(path.glob("*.txt"))
-    if not files:
+    try:
+        names = sorted(name for name in os.listdir(path) if name.endswith(".txt"))
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror})") from None
+    if not names:
         raise CorpusError(f"{path}: a folder without .txt files, expected one document a file")
-    for file in files:
-        text = "\n".join(line for line in _lines(file))
+    for name in names:
+        text = "\n".join(line for line in _lines(path / name))
         if text:
             yield text
 

@@ -53,6 +53,50 @@ def plot_layers(counts: Mapping[str, Mapping[str, np.ndarray]], path: str | Path
     _save(figure, path)
 
 
+def plot_lines(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    path: str | Path,
+    label: str,
+    *,
+    stacked: bool = False,
+    places: Sequence[str] | None = None,
+) -> None:
+    """Curves over blocks, side by side in panels of one scale.
+
+    Args:
+        panels: title to name to one value per block.
+        path: the picture; its suffix sets the format.
+        label: of the vertical axis.
+        stacked: draw the values of a panel as columns on top of each other.
+        places: what the values stand for, where not for blocks.
+    """
+    plt = _pyplot()
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(1 + 3.6 * columns, 3.2 * lines), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        below: np.ndarray | float = 0
+        for name, values in curves.items():
+            if stacked:
+                axis.bar(range(len(values)), values, bottom=below, width=1, label=name)
+                below = below + values
+            else:
+                axis.plot(values, marker="o", markersize=3, label=name)
+        axis.set_title(title)
+        if places is None:
+            axis.set_xlabel("block")
+        else:
+            axis.set_xticks(range(len(places)), places)
+    for row in axes:
+        row[0].set_ylabel(label)
+    axes[0, 0].legend(frameon=stacked, fontsize=8)
+    _save(figure, path)
+
+
 def _pyplot() -> Any:
     try:
         import matplotlib

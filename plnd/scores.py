@@ -28,10 +28,15 @@ class Scores:
 
     Attributes:
         minimum: address to the smallest importance in any document, [width] float32.
-        mean: address to the mean importance, [width] float32.
+        mean: address to the mean importance, [width] float32: over documents, or, with `method="activation"` and
+            `"lape"`, over all tokens of the corpus.
         worst_rank: address to the largest rank in any document, [width] int32; 0 is the most important neuron of its
             projection, equal importances share the larger rank.
         metadata: what the artifact says of model, language, corpus and method.
+
+    Where detection knew its rule (`method.epsilon` in the metadata), rows of `q_proj` and `k_proj` whose importance was
+    below it in some document have minimum and mean 0, and all of them the last rank: `select` then takes no other rule
+    for them than an epsilon of at least that.
     """
 
     minimum: Mapping[str, np.ndarray]
@@ -57,7 +62,8 @@ class Scores:
                 fraction of the neurons chosen from.
 
         Raises:
-            PLNDError: if not exactly one rule is given, or its number makes no sense.
+            PLNDError: if not exactly one rule is given, its number makes no sense, or these scores do not tell (they
+                were detected for an epsilon, and another rule is asked for rows of `q_proj` and `k_proj`).
         """
         rules = {"epsilon": epsilon, "top_k": top_k, "fraction": fraction}
         given = {name: value for name, value in rules.items() if value is not None}
@@ -75,6 +81,7 @@ class Scores:
         if not chosen:
             scored = ", ".join(self.metadata["method"]["projections"])
             raise PLNDError(f"no neuron to select from: these scores cover {scored}")
+        self._check_known(name, value, chosen)
         rule: dict[str, Any] = {"name": name, "value": value, "projections": projections}
         rule["regions"] = regions.description() if regions else None
         if name == "epsilon":
@@ -89,6 +96,17 @@ class Scores:
         importance = {a: self.minimum[a][rows] for a, rows in indices.items()}
         metadata = {**self.metadata, "format": "plnd.neurons", "rule": rule, "scores_sha256": self.digest}
         return NeuronSet(indices, importance, metadata)
+
+    def _check_known(self, name: str, value: float, chosen: Iterable[str]) -> None:
+        """Refuses a rule that scores detected for an epsilon do not decide."""
+        known = self.metadata["method"].get("epsilon")
+        if known is None or not any(address.endswith((".q_proj", ".k_proj")) for address in chosen):
+            return
+        if name != "epsilon" or value < known:
+            raise PLNDError(
+                f"{name}={value}: these scores were detected with epsilon={known}, which leaves no ranks in q_proj and"
+                f" k_proj and nothing below it; select with an epsilon of {known} or more, or other projections"
+            )
 
     def save(self, path: str | Path) -> str:
         """Writes the scores artifact; returns its SHA-256. See `plnd.artifacts.save_scores`."""

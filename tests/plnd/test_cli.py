@@ -16,7 +16,14 @@ import torch
 from safetensors.numpy import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast, T5Config
+from transformers import (
+    CodeGenConfig,
+    CodeGenForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+)
 
 from handmade import MODEL, make_neurons, make_scores, neurons_metadata
 from plnd import NeuronSet, Regions, Scores, detect, load_model, read_documents
@@ -142,14 +149,14 @@ def test_detect_finds_the_tokenizer_of_the_model(here, model):
 
 def test_an_unlisted_family_is_one_warning(here, model, capsys):
     """A model that is taken as Llama says so once, in a line without a place in the code, and is detected."""
-    (here / "mistral").mkdir()
+    (here / "granite").mkdir()
     for file in model.iterdir():
-        text = file.read_bytes().replace(b'"llama"', b'"mistral"').replace(b"LlamaFor", b"MistralFor")
-        (here / "mistral" / file.name).write_bytes(text)
-    assert plnd(DETECT.replace("{model}", "mistral") + " --qk off") == 0
+        text = file.read_bytes().replace(b'"llama"', b'"granite"').replace(b"LlamaFor", b"GraniteFor")
+        (here / "granite" / file.name).write_bytes(text)
+    assert plnd(DETECT.replace("{model}", "granite") + " --qk off") == 0
     warned = [line for line in capsys.readouterr().err.splitlines() if "not in the table" in line]
-    assert warned == ["warning: model family 'mistral' is not in the table; its modules match Llama's layout"]
-    assert Scores.load("zh.scores").metadata["model"]["model_type"] == "mistral"
+    assert warned == ["warning: model family 'granite' is not in the table; its modules match Llama's layout"]
+    assert Scores.load("zh.scores").metadata["model"]["model_type"] == "granite"
 
 
 def test_text_field_and_text_files(here, model):
@@ -324,10 +331,10 @@ def bad(sets, model) -> Path:
     (sets / "newer").write_bytes(save(tensors, metadata={"plnd": json.dumps(neurons_metadata(version=2))}))
     make_neurons({}, model={**MODEL, "model_type": "gpt2"}).save("gpt2.safetensors")
     torch.manual_seed(0)
-    opt = OPTConfig(vocab_size=260, hidden_size=24, ffn_dim=40, num_hidden_layers=1, num_attention_heads=4)
-    OPTForCausalLM(opt).save_pretrained(sets / "opt")
-    T5Config().save_pretrained(sets / "t5")
-    save_tokenizer(sets / "opt")
+    codegen = CodeGenConfig(vocab_size=260, n_embd=24, n_layer=1, n_head=4, n_inner=40, rotary_dim=4)
+    CodeGenForCausalLM(codegen).save_pretrained(sets / "codegen")
+    ViTConfig().save_pretrained(sets / "vit")
+    save_tokenizer(sets / "codegen")
     (sets / "broken_model").mkdir()
     (sets / "broken_model" / "config.json").write_bytes((model / "config.json").read_bytes())
     (sets / "broken_model" / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:1000])
@@ -361,8 +368,8 @@ BAD_INPUT = [
         "verify gpt2.safetensors --model {model}",
         "gpt2.safetensors: made for gpt2 with 2 blocks (made/by-hand), but the model is llama with 2 blocks (",
     ),
-    ("verify zh.safetensors --model opt", "model family 'opt' is not in the families table ("),
-    ("verify zh.safetensors --model t5", "t5: not a causal language model (Unrecognized configuration class"),
+    ("verify zh.safetensors --model codegen", "model family 'codegen' is not in the families table ("),
+    ("verify zh.safetensors --model vit", "vit: not a causal language model (Unrecognized configuration class"),
     ("verify zh.safetensors --model nowhere", "nowhere: cannot be loaded ("),
     ("verify zh.safetensors --model folder", "folder: cannot be loaded ("),
     (
@@ -370,7 +377,7 @@ BAD_INPUT = [
         "gpt2.safetensors: made for gpt2 with 2 blocks (made/by-hand), but the model is llama with 2 blocks (made/by-",
     ),
     ("overlap zh.safetensors gpt2.safetensors", "gpt2: made for gpt2 with 2 blocks"),
-    ("{detect} --model opt", "model family 'opt' is not in the families table (llama, qwen2, "),
+    ("{detect} --model codegen", "model family 'codegen' is not in the families table (`plnd families` prints it)"),
     ("{detect} --model nowhere", "nowhere: cannot be loaded ("),
     ("{detect} --dtype int8", "unknown dtype 'int8': expected one of auto, float64, float32, bfloat16, float16"),
     # corpora
@@ -448,7 +455,10 @@ USAGE = [
     ("", "plnd: the following arguments are required: COMMAND (see plnd --help)"),
     ("nonsense", "plnd: argument COMMAND: invalid choice: 'nonsense'"),
     ("show", "plnd show: the following arguments are required: file (see plnd show --help)"),
-    ("select zh.scores --output out", "plnd select: one of the arguments --epsilon --top-k --fraction is required"),
+    (
+        "select zh.scores --output out",
+        "plnd select: one of the arguments --epsilon --top-k --fraction --top-rate is required",
+    ),
     (
         "select zh.scores --top-k 1 --fraction 1 --output out",
         "plnd select: argument --fraction: not allowed with argument",
@@ -505,7 +515,10 @@ def test_the_probe_would_notice():
     assert "numpy" in modules and "torch" not in modules
 
 
-@pytest.mark.parametrize("command", ["detect", "select", "combine", "show", "verify", "overlap", "layers", "families"])
+@pytest.mark.parametrize(
+    "command",
+    ["detect", "select", "combine", "show", "verify", "overlap", "layers", "export", "convert", "families"],
+)
 def test_each_help_has_an_example_that_parses(capsys, command):
     """Every subcommand's --help ends with an example, and the example is valid."""
     assert plnd(f"{command} --help") == 0

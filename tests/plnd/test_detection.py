@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,13 +17,15 @@ from safetensors.numpy import save
 
 import plnd
 from handmade import ranks
+from plnd.cli import main
 from plnd.corpus import read_documents
-from plnd.detection import DetectConfig, detect
-from plnd.errors import CorpusError, PLNDError
-from plnd.families import FAMILIES, Layout
+from plnd.detection import DetectConfig, detect, fingerprint
+from plnd.errors import CorpusError, FamilyError, PLNDError
+from plnd.families import Layout
+from plnd.importance import attention_importance
 from plnd.observe import SITES, Observer
 from plnd.scores import Scores
-from tiny import tiny_model
+from tiny import KeepFloat64, tiny_model
 
 BAD = 96
 """A token whose embedding some tests make infinite."""
@@ -45,8 +49,9 @@ def one_at_a_time(model, documents, qk: str) -> dict[str, np.ndarray]:
                 rows.setdefault(f"{block}.{projection}", []).append(importance[0].numpy())
 
     for document in documents:
+        ids = torch.tensor([document])
         with torch.no_grad(), Observer(layout, qk, sink, [(0, len(document))]).attached():
-            layout.body(torch.tensor([document]), use_cache=False)
+            layout.forward(ids, torch.ones_like(ids))
     return {name: np.stack(values) for name, values in rows.items()}
 
 
@@ -63,10 +68,11 @@ def selected(scores: Scores) -> list:
 def test_three_numbers_are_those_of_one_document_at_a_time(family, qk):
     """min, mean and worst rank equal those of a loop over documents, for every projection of every family."""
     model, documents = tiny_model(family), some_documents()
-    scores = detect(model, documents, replace(CONFIG, qk=qk))
-    expected = one_at_a_time(model, documents, qk)
-    names = {p.name for p in FAMILIES[family].projections} - ({"q_proj", "k_proj"} if qk == "off" else set())
-    assert scores.minimum.keys() == expected.keys() == {f"{block}.{name}" for block in (0, 1) for name in names}
+    with KeepFloat64():
+        scores = detect(model, documents, replace(CONFIG, qk=qk))
+        expected = one_at_a_time(model, documents, qk)
+    left_out = (".q_proj", ".k_proj") if qk == "off" else ()
+    assert scores.minimum.keys() == expected.keys() == {a for a in Layout(model).widths if not a.endswith(left_out)}
     for name, matrix in expected.items():
         np.testing.assert_allclose(scores.minimum[name], matrix.min(0), rtol=1e-4, atol=1e-5 * matrix.max())
         np.testing.assert_allclose(scores.mean[name], matrix.mean(0), rtol=1e-4, atol=1e-5 * matrix.max())
@@ -149,6 +155,43 @@ def test_non_finite_documents_are_skipped_and_named(value):
     for name, mean in alone.mean.items():
         np.testing.assert_allclose(scores.mean[name], mean, rtol=1e-5)
     scores.digest  # noqa: B018  an artifact can be written
+
+
+def test_many_skipped_documents_are_counted_and_the_first_are_named(monkeypatch, tmp_path, capsys):
+    """A long list of skipped documents does not grow the artifact: counts stay exact, and `show` prints them."""
+    monkeypatch.setattr("plnd.detection.NAMED", 2)
+    monkeypatch.setattr("plnd.detection.WINDOW", 2)
+    model, documents = tiny_model("llama"), some_documents([2, 9, 3, 5, 2, 12, 7, 9, 4, 8, 1])
+    for number in (3, 5, 7, 9):
+        documents[number][1] = BAD
+    with torch.no_grad():
+        model.get_input_embeddings().weight[BAD] = torch.inf
+    scores = detect(model, documents, replace(CONFIG, batch_size=2))
+    corpus = scores.metadata["corpus"]
+    assert corpus["skipped"] == {"shorter than 4 tokens": [0, 2], "non-finite importance": [3, 5]}
+    assert corpus["skipped_counts"] == {"shorter than 4 tokens": 4, "non-finite importance": 4}
+    scores.save(tmp_path / "scores")
+    assert main(["show", str(tmp_path / "scores")]) == 0
+    line = "3 documents, 20 tokens, 4 skipped (non-finite importance), 4 skipped (shorter than 4 tokens)"
+    assert line in capsys.readouterr().out
+
+
+def test_a_large_corpus_costs_no_more_memory_than_a_small_one():
+    """Documents stream: a hundred times as many leave nothing behind."""
+    model, good = tiny_model("llama"), some_documents([8])
+
+    def peak(documents: int) -> int:
+        stream = itertools.chain(good, ([5] for _ in range(documents)))
+        tracemalloc.start()
+        try:
+            corpus = detect(model, stream, replace(CONFIG, qk="off")).metadata["corpus"]
+            assert corpus["skipped_counts"] == {"shorter than 4 tokens": documents}
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1000)  # what is imported or cached once
+    assert peak(100_000) < peak(1000) + 20_000
 
 
 def test_padding_token_does_not_matter():
@@ -235,6 +278,8 @@ def test_texts_need_a_tokenizer():
         ({"max_documents": -1}, "max_documents=-1: expected 1 or more"),
         ({"min_length": 0}, "min_length=0: expected 1 or more"),
         ({"max_length": 0}, "max_length=0: expected 1 or more"),
+        ({"epsilon": 0}, "epsilon=0: expected a number above 0"),
+        ({"epsilon": float("nan")}, "epsilon=nan: expected a number above 0"),
         ({"min_length": 33, "max_length": 32}, "min_length=33 is above max_length=32: no document could be scored"),
     ],
 )
@@ -276,15 +321,19 @@ def test_metadata_says_what_was_done(tmp_path):
             "tokens": sum(LENGTHS),
             "max_length": 512,
             "skipped": {"shorter than 4 tokens": [0]},
+            "skipped_counts": {"shorter than 4 tokens": 1},
         },
         "method": {
             "name": "plnd",
+            "scoring": "paper",
             "projections": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
             "qk": "exact",
+            "epsilon": None,
             "min_length": 4,
             "batch_size": 3,
         },
         "dtype": "float32",
+        "quantisation": None,
     }
     scores.save(tmp_path / "scores")
     assert Scores.load(tmp_path / "scores").metadata == scores.metadata
@@ -445,6 +494,7 @@ def test_resume_with_a_corpus_that_grew(tmp_path, eager_checkpoints):
         {"qk": "exact"},
         {"language": "yy"},
         {"max_documents": 10},
+        {"epsilon": 0.1},
     ],
     ids=lambda settings: next(iter(settings)),
 )
@@ -458,18 +508,33 @@ def test_resume_with_other_settings_is_refused(tmp_path, eager_checkpoints, sett
     assert str(caught.value) == wording
 
 
-@pytest.mark.parametrize("change", ["family", "dtype", "name"])
+@pytest.mark.parametrize("change", ["family", "dtype", "name", "weights"])
 def test_resume_with_another_model_is_refused(tmp_path, eager_checkpoints, change):
-    """Another family, another dtype, or a model from another place cannot go on."""
+    """Another family, another dtype, a model from another place or with other weights cannot go on."""
     model, path = tiny_model("llama"), tmp_path / "checkpoint"
     leave_a_checkpoint(model, path)
-    other = tiny_model("qwen2" if change == "family" else "llama")
+    other = tiny_model("qwen2" if change == "family" else "llama", seed=int(change == "weights"))
     if change == "dtype":
         other = other.float()
     if change == "name":
         other.config._name_or_path = "elsewhere"
     with pytest.raises(PLNDError, match="made with another model or settings"):
         detect(other, MANY, SMALL, checkpoint=path, resume=True)
+
+
+def test_fingerprint_sees_a_neuron():
+    """Each row, each column and each entry of a vector counts; equal weights give one fingerprint."""
+    model = torch.nn.Linear(80, 70)
+    original = fingerprint(model)
+    assert fingerprint(copy.deepcopy(model)) == original
+    with torch.no_grad():
+        for part in (*model.weight, *model.weight.T, *model.bias.split(1)):
+            before = part.clone()
+            part.zero_()
+            assert fingerprint(model) != original
+            part.copy_(before)
+    assert fingerprint(model) == original
+    assert fingerprint(model.bfloat16()) != original
 
 
 def _without(field: str):
@@ -523,3 +588,114 @@ def test_texts_and_their_tokens_are_one_corpus(tmp_path):
     texts = detect(tiny_model("llama"), read_documents(tmp_path / "corpus.txt"), config, tokenizer=tokenizer)
     tokens = detect(tiny_model("llama"), itertools.chain([[5, 9, 4]], [[7, 7, 7, 7]]), config)
     assert texts.digest == tokens.digest
+
+
+# a rule that is known ahead
+
+
+def with_known_rule(family: str, qk: str, share: float = 0.5) -> tuple[Scores, Scores, float]:
+    """Scores without and with a known rule, which a share of the rows of q_proj in the first block does not pass."""
+    model, documents = tiny_model(family), some_documents([4 + n % 7 for n in range(11)])
+    config = replace(CONFIG, qk=qk, batch_size=2)
+    full = detect(model, documents, config)
+    epsilon = float(np.quantile(full.minimum["0.q_proj"], share))
+    return full, detect(model, documents, replace(config, epsilon=epsilon)), epsilon
+
+
+@pytest.mark.parametrize("qk", ["exact", "first_order"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_known_rule_selects_the_same_neurons(family, qk, eager_checkpoints):
+    """What is not measured again could not have passed; all other projections are scored as ever."""
+    full, known, epsilon = with_known_rule(family, qk)
+    for value in (epsilon, 1.5 * epsilon):
+        assert known.select(epsilon=value) == full.select(epsilon=value)
+        assert 0 < len(known.select(epsilon=value, projections=["q_proj", "k_proj"]))
+    for name, minimum in full.minimum.items():
+        passes = minimum >= epsilon
+        if not name.endswith(("q_proj", "k_proj")):
+            assert np.array_equal(known.mean[name], full.mean[name])
+            assert np.array_equal(known.worst_rank[name], full.worst_rank[name])
+            passes[:] = True
+        for part, found in ((full.minimum, known.minimum), (full.mean, known.mean)):
+            np.testing.assert_allclose(found[name], np.where(passes, part[name], 0), rtol=1e-4)
+
+
+def test_known_rule_saves_work(monkeypatch, eager_checkpoints):
+    """From the second window on, only rows that passed so far are asked for."""
+    asked = []
+
+    def spy(trace, algorithm, alive):
+        asked.append(None if alive is None else sum(int(rows.sum()) for rows in alive))
+        return attention_importance(trace, algorithm, alive)
+
+    model = tiny_model("llama")
+    rows = sum(Layout(model).widths[f"0.{name}"] for name in ("q_proj", "k_proj"))
+    full = detect(model, MANY, replace(CONFIG, batch_size=1))
+    monkeypatch.setattr("plnd.observe.attention_importance", spy)
+    epsilon = float(np.quantile(full.minimum["0.q_proj"], 0.5))
+    known = detect(model, MANY, replace(CONFIG, batch_size=1, epsilon=epsilon))
+    of_first_block = asked[::2]
+    assert of_first_block[:4] == [None] * 4
+    assert rows > of_first_block[4] >= of_first_block[8]
+    assert of_first_block[4:8] == of_first_block[4:5] * 4
+    assert of_first_block[8] >= sum((known.minimum[f"0.{name}"] >= epsilon).sum() for name in ("q_proj", "k_proj"))
+
+
+def test_known_rule_leaves_no_ranks_of_queries_and_keys():
+    """A rank among neurons that were not all measured means nothing: all have the last."""
+    _, known, epsilon = with_known_rule("llama", "exact")
+    assert known.metadata["method"]["epsilon"] == epsilon
+    for name, ranks_of in known.worst_rank.items():
+        assert (ranks_of == len(ranks_of) - 1).all() == name.endswith(("q_proj", "k_proj"))
+
+
+@pytest.mark.parametrize("after", [4, 7, 9])
+def test_known_rule_resumes(tmp_path, eager_checkpoints, after):
+    """What need not be measured again is known again after an interruption."""
+    model, path = tiny_model("llama", torch.float32), tmp_path / "checkpoint"
+    full = detect(model, MANY, replace(SMALL, qk="exact"))
+    config = replace(SMALL, qk="exact", epsilon=float(np.quantile(full.minimum["1.k_proj"], 0.5)))
+    expected = detect(model, MANY, config)
+    leave_a_checkpoint(model, path, after=after, config=config)
+    assert detect(model, MANY, config, checkpoint=path, resume=True).digest == expected.digest
+
+
+# weights that are elsewhere
+
+
+@pytest.mark.parametrize("offload", ["cpu", "disk"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_offloaded_weights_are_read(tmp_path, family, offload):
+    """Of a model whose weights come to the device for each pass only, every number is that of the model itself."""
+    from accelerate import cpu_offload, disk_offload
+
+    model = tiny_model(family, torch.float32)
+    expected = detect(model, some_documents(), CONFIG)
+    if offload == "cpu":
+        cpu_offload(model, torch.device("cpu"))
+    else:
+        disk_offload(model, str(tmp_path), torch.device("cpu"))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    found = detect(model, some_documents(), CONFIG, checkpoint=tmp_path / "checkpoint")
+    assert found.digest == expected.digest
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_a_model_in_several_places(tmp_path):
+    """Blocks that a device map puts elsewhere than the embedding give what they give beside it."""
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_model("llama", torch.float32)
+    model.save_pretrained(tmp_path)
+    places = {"model.embed_tokens": "disk", "model.layers.0": "disk", "model.layers.1": "cpu", "model.norm": "cpu"}
+    places |= {"model.rotary_emb": "cpu", "lm_head": "cpu"}
+    spread = AutoModelForCausalLM.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offload")
+    assert {p.device.type for p in spread.model.layers[0].parameters()} == {"meta"}
+    spread.config._name_or_path = model.config._name_or_path
+    assert detect(spread, some_documents(), CONFIG).digest == detect(model, some_documents(), CONFIG).digest
+
+
+def test_a_model_without_weights_is_refused():
+    """A skeleton has no importance."""
+    with pytest.raises(FamilyError, match="its weight is on the meta device: load the model with its weights"):
+        detect(tiny_model("llama").to("meta"), some_documents(), CONFIG)

@@ -192,6 +192,24 @@ def test_rules_that_make_no_sense(arguments, wording):
     assert str(caught.value).startswith(wording)
 
 
+@pytest.mark.parametrize("rule", [{"top_k": 3}, {"fraction": 0.5}, {"epsilon": 0.49}])
+def test_a_rule_that_was_not_known_ahead_is_refused(rule):
+    """Scores detected for one epsilon decide of queries and keys by that one or a larger one only."""
+    method = {"name": "plnd", "projections": ["q_proj", "up_proj"], "qk": "exact", "epsilon": 0.5}
+    scores = make_scores({name: np.ones((1, MODEL["widths"][name])) for name in ("0.q_proj", "0.up_proj")})
+    scores.metadata["method"] = method
+    ((name, value),) = rule.items()
+    with pytest.raises(PLNDError) as caught:
+        scores.select(**rule)
+    assert str(caught.value) == (
+        f"{name}={value}: these scores were detected with epsilon=0.5, which leaves no ranks in q_proj and k_proj and"
+        " nothing below it; select with an epsilon of 0.5 or more, or other projections"
+    )
+    scores.select(**rule, projections=["up_proj"])
+    for known in (0.5, 2):
+        scores.select(epsilon=known)
+
+
 def test_a_k_beyond_every_width_keeps_all():
     """A k larger than a projection, however large, is no error."""
     scores = make_scores({"0.q_proj": np.ones((1, 6))})
