@@ -1,0 +1,15 @@
+"""Neuron-select tuning: train only the detected rows and columns of a model, as a PEFT method.
+
+`import peft_plnd` registers the method; after that every part of PEFT, transformers and lm-evaluation-harness that
+loads adapters loads these too.
+"""
+
+from peft_plnd.config import NeuronSelectConfig
+from peft_plnd.conversion import save_as_lora, to_lora
+from peft_plnd.layer import NeuronSelectLinear
+from peft_plnd.model import NeuronSelectModel
+from peft_plnd.registration import register
+
+__all__ = ["NeuronSelectConfig", "NeuronSelectLinear", "NeuronSelectModel", "register", "save_as_lora", "to_lora"]
+
+register()

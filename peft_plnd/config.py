@@ -1,0 +1,154 @@
+"""What to tune: which rows and columns of which modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from peft.config import PeftConfig
+
+from peft_plnd.registration import NAME, add_peft_type
+from plnd.errors import PLNDError
+
+BIASES = ("none", "selected", "all", "neuron_select_only")
+CONTROLS = ("random",)
+AXES = ("out", "in")
+DEFAULT_FRACTION = 0.001
+
+
+class NeuronSelectError(PLNDError, ValueError):
+    """A config, or neurons, that do not fit the model; a `ValueError`, which is what PEFT's callers expect."""
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class NeuronSelectConfig(PeftConfig):
+    """Configuration of a `NeuronSelectModel`.
+
+    The neurons come from one of three sources: a neurons artifact (`mask`), a dictionary (`neurons`), or a reproducible
+    random draw (`fraction` with `seed`). `regions`, `projections`, `target_modules`, `exclude_modules` and
+    `layers_to_transform` each narrow them. What was chosen is in `indices` once the adapter exists, and in
+    `adapter_config.json`: a saved adapter needs neither its mask nor the families table again.
+
+    Raises:
+        NeuronSelectError: if the arguments contradict one another.
+
+    Example:
+        >>> import peft_plnd
+        >>> from peft import get_peft_model
+        >>> config = peft_plnd.NeuronSelectConfig(mask="zh.safetensors", task_type="CAUSAL_LM")
+        >>> model = get_peft_model(base, config)
+    """
+
+    papers: ClassVar[dict[str, str]] = {
+        "How do Large Language Models Handle Multilingualism?": "https://arxiv.org/abs/2402.18815",
+    }
+
+    mask: str | None = field(
+        default=None, metadata=_help("Neurons artifact, as written by `plnd select` or `plnd combine`.")
+    )
+    neurons: dict[str, dict[str, list[int]]] | None = field(
+        default=None,
+        metadata=_help(
+            "Neurons by hand: module name, or the end of one, to {'out': rows, 'in': columns}, either of which may be "
+            "left out. Rows are output features and columns input features, also of a Conv1D."
+        ),
+    )
+    fraction: float | None = field(
+        default=None,
+        metadata=_help(
+            "Draw this share of every target's neurons at random, at least one: of every projection of the families "
+            "table, or of the output rows of a module that is not in it."
+        ),
+    )
+    seed: int = field(default=0, metadata=_help("Seed of `fraction` and of `control`."))
+    control: str | None = field(
+        default=None,
+        metadata=_help("'random': as many neurons of each block and projection as the mask has, drawn at random."),
+    )
+    projections: list[str] | None = field(
+        default=None, metadata=_help("Only these projections, e.g. ['o_proj', 'down_proj'] (Llama's names).")
+    )
+    regions: str | None = field(
+        default=None, metadata=_help("Only these regions, e.g. 'under+gen': under, solve, solve_attn, solve_ffn, gen.")
+    )
+    under: int | None = field(default=None, metadata=_help("Number of understanding blocks, where `regions` needs it."))
+    gen: int | None = field(default=None, metadata=_help("Number of generation blocks, where `regions` needs it."))
+    bias: str = field(
+        default="none",
+        metadata=_help(
+            "'selected': a selected row's bias trains too, where its module has one; 'none'. As in LoRA, 'all' and "
+            "'neuron_select_only' train every bias, of the model or of the targeted modules, in place."
+        ),
+    )
+    target_modules: set[str] | list[str] | str | None = field(
+        default=None,
+        metadata=_help(
+            "Only these modules: names or ends of names, a regular expression, or 'all-linear'. By default all that "
+            "the neurons lie in; with `fraction`, all projections of the families table, else PEFT's default."
+        ),
+    )
+    exclude_modules: set[str] | list[str] | str | None = field(
+        default=None, metadata=_help("Not these modules: names, ends of names, or a regular expression.")
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata=_help("Only the blocks with these indices. Not with a regular expression as target.")
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None,
+        metadata=_help("Name of the list of blocks, if it is not a common one, for `layers_to_transform`."),
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata=_help("Further modules to train in full and to save with the adapter.")
+    )
+    init_weights: bool = field(
+        default=True, metadata=_help("Start at zero change. False starts at random values, for tests.")
+    )
+    indices: dict[str, dict[str, list[int]]] | None = field(
+        default=None, metadata=_help("The chosen neurons by full module name; filled in when the adapter is made.")
+    )
+    source: dict[str, Any] | None = field(
+        default=None, metadata=_help("What the mask was: SHA-256, language, number of neurons; filled in.")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = add_peft_type(NAME)
+        self.mask = None if self.mask is None else str(self.mask)
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
+        sources = [name for name in ("mask", "neurons", "fraction") if getattr(self, name) is not None]
+        if len(sources) > 1:
+            raise NeuronSelectError(f"{' and '.join(sources)} are given: name the neurons in one way")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise NeuronSelectError(f"fraction={self.fraction}: expected a share, more than 0 and at most 1")
+        _check_choice("bias", self.bias, BIASES)
+        if self.control is not None:
+            _check_choice("control", self.control, CONTROLS)
+            if self.mask is None:
+                raise NeuronSelectError(
+                    "control='random' draws as many neurons as a mask has: give mask=, or fraction="
+                )
+        if self.neurons is not None and (self.projections is not None or self.regions is not None):
+            raise NeuronSelectError("neurons= names modules: projections= and regions= narrow mask= or fraction= only")
+        if self.regions is None and (self.under is not None or self.gen is not None):
+            raise NeuronSelectError("under= and gen= say how large the regions are: name some with regions=")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise NeuronSelectError("layers_to_transform cannot be used when target_modules is a str")
+        if isinstance(self.target_modules, str) and self.layers_pattern is not None:
+            raise NeuronSelectError("layers_pattern cannot be used when target_modules is a str")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise NeuronSelectError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
+
+
+def _as_set(names: Iterable[str] | str | None) -> set[str] | str | None:
+    return set(names) if isinstance(names, (list, tuple, set)) else names  # type: ignore[return-value]
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise NeuronSelectError(f"{name}={value!r}: expected {', '.join(map(repr, choices))}")

@@ -1,0 +1,252 @@
+"""One linear layer of which some rows and columns are trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from peft_plnd.config import NeuronSelectError
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in) of a module that can be tuned: a linear layer, also quantised, or a `Conv1D`; else None."""
+    if isinstance(module, Conv1D):
+        return module.weight.shape[1], module.weight.shape[0]
+    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and _is_quantised(module)):
+        return module.out_features, module.in_features  # type: ignore[return-value]
+    return None
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    return resolve_quantization_backend(module, get_apply_tensor_subclass=lambda: None) is not None
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The columns, rows and biases of a base layer that one adapter changes."""
+
+    columns: Tensor | None  # [out, number of columns]
+    rows: Tensor | None  # [number of rows, in]
+    bias: Tensor | None  # [number of rows]
+
+
+class NeuronSelectLayer(BaseTunerLayer):
+    """The adapters of one linear layer.
+
+    With W the layer's logical weight [out, in], R an adapter's rows and C its columns, an adapter adds to the output
+    y[..., R] += x @ dR.T (+ db) and y += x[..., C] @ dC.T. An entry on both a selected row and a selected column
+    belongs to the row: those entries of dC are masked, so they neither count nor receive a gradient.
+
+    Attributes:
+        neuron_select_out: adapter to dR, [number of rows, in].
+        neuron_select_in: adapter to dC, [out, number of columns].
+        neuron_select_bias: adapter to db, [number of rows], where the config trains biases and the layer has one.
+        neuron_select_rows, neuron_select_columns: adapter to R and C, int64, ascending.
+    """
+
+    adapter_layer_names = ("neuron_select_out", "neuron_select_in", "neuron_select_bias")
+    other_param_names = ("neuron_select_rows", "neuron_select_columns")
+
+    def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+        self.base_layer = base_layer
+        self.neuron_select_out = nn.ParameterDict()
+        self.neuron_select_in = nn.ParameterDict()
+        self.neuron_select_bias = nn.ParameterDict()
+        self.neuron_select_rows = BufferDict(persistent=False)
+        self.neuron_select_columns = BufferDict(persistent=False)
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._overwritten: list[_Parts] = []
+        plain = self.get_base_layer()
+        shape = linear_shape(plain)
+        if shape is None:
+            raise NeuronSelectError(f"{type(plain).__name__} is not a linear layer")
+        self.out_features, self.in_features = shape
+        self.transposed = isinstance(plain, Conv1D)
+        self.quantization_backend = resolve_quantization_backend(
+            plain, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
+        )
+
+    def update_layer(
+        self,
+        adapter_name: str,
+        indices: Mapping[str, list[int]],
+        *,
+        bias: bool = False,
+        init_weights: bool = True,
+        inference_mode: bool = False,
+    ) -> None:
+        """Adds an adapter.
+
+        Args:
+            adapter_name: its name.
+            indices: `out` to the rows and `in` to the columns, each ascending; either may be missing.
+            bias: whether a selected row's bias trains, if the layer has one.
+            init_weights: zero deltas; otherwise standard normal ones.
+            inference_mode: do not train it.
+        """
+        initial = torch.zeros if init_weights else torch.randn
+        if rows := indices.get("out"):
+            self.neuron_select_rows[adapter_name] = torch.tensor(rows)
+            self.neuron_select_out[adapter_name] = nn.Parameter(initial(len(rows), self.in_features))
+            if bias and getattr(self.get_base_layer(), "bias", None) is not None:
+                self.neuron_select_bias[adapter_name] = nn.Parameter(initial(len(rows)))
+        if columns := indices.get("in"):
+            self.neuron_select_columns[adapter_name] = torch.tensor(columns)
+            self.neuron_select_in[adapter_name] = nn.Parameter(initial(self.out_features, len(columns)))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """True: the change of the weight has at most as many ranks as there are neurons (`peft_plnd.to_lora`)."""
+        return True
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The adapter's change of the weight, dense, in the shape in which the layer stores its weight."""
+        columns, rows = self._columns(adapter), self._rows(adapter)
+        like = next(part for part in (rows, columns) if part is not None)
+        delta = like.new_zeros(self.out_features, self.in_features)
+        if columns is not None:
+            delta = delta.index_copy(1, self.neuron_select_columns[adapter], columns)
+        if rows is not None:
+            delta = delta.index_copy(0, self.neuron_select_rows[adapter], rows)
+        return delta.T if self.transposed else delta
+
+    def _rows(self, adapter: str) -> Tensor | None:
+        """dR, [number of rows, in], or None."""
+        return self.neuron_select_out[adapter] if adapter in self.neuron_select_out else None
+
+    def _columns(self, adapter: str) -> Tensor | None:
+        """dC, [out, number of columns], zero on the adapter's rows, or None."""
+        if adapter not in self.neuron_select_in:
+            return None
+        columns = self.neuron_select_in[adapter]
+        if adapter in self.neuron_select_rows:
+            columns = columns.index_fill(0, self.neuron_select_rows[adapter], 0)
+        return columns
+
+
+class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
+    """A linear layer, a `Conv1D` or a quantised linear layer with neuron-select adapters."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, **kwargs: Any) -> None:
+        nn.Module.__init__(self)
+        NeuronSelectLayer.__init__(self, base_layer, **kwargs)
+        self._active_adapter = adapter_name
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer's output for `x` [..., in] plus what the active adapters add, in the base layer's dtype.
+
+        Deltas are cast to the dtype of `x` for the product, so float32 deltas over a bfloat16 base cost no float32 copy
+        of the activations.
+        """
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            return result
+        for adapter in self.active_adapters:
+            columns, rows = self._columns(adapter), self._rows(adapter)
+            if columns is not None:
+                inner = x.index_select(-1, self.neuron_select_columns[adapter])
+                result = result + F.linear(inner, columns.to(x.dtype)).to(result.dtype)
+            if rows is not None:
+                bias = self.neuron_select_bias[adapter].to(x.dtype) if adapter in self.neuron_select_bias else None
+                change = F.linear(x, rows.to(x.dtype), bias).to(result.dtype)
+                result = result.index_add(-1, self.neuron_select_rows[adapter], change)
+        return result
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Adds adapters to the base weight, in float32 (float64 for a float64 base), and casts back.
+
+        Args:
+            safe_merge: refuse to merge where a result is not finite; the weight is then as it was.
+            adapter_names: the adapters; by default the active ones.
+
+        Raises:
+            NeuronSelectError: if `safe_merge` finds a value that is not finite.
+        """
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter not in self._get_available_adapters():
+                continue
+            if self.quantization_backend is not None:
+                warnings.warn(
+                    f"Merging into {self.quantization_backend.backend_name} weights quantises them again: the merged "
+                    "layer, and the unmerged one, are the same up to quantisation error only.",
+                    stacklevel=2,
+                )
+            original, changed = self._merge_parts(adapter)
+            if safe_merge and not all(part is None or bool(part.isfinite().all()) for part in vars(changed).values()):
+                raise NeuronSelectError(  # PEFT's own words
+                    f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken"
+                )
+            self._write(adapter, changed)
+            self._overwritten.append(original)
+            self.merged_adapters.append(adapter)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Puts back what merging overwrote: bit for bit, except where quantised weights have to be quantised again."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        while self.merged_adapters:
+            self._write(self.merged_adapters.pop(), self._overwritten.pop())
+
+    def _merge_parts(self, adapter: str) -> tuple[_Parts, _Parts]:
+        """The adapter's columns, rows and biases as they are in the base layer, and as they would be merged."""
+        weight = self._logical(self.get_base_weight())
+        bias = getattr(self.get_base_layer(), "bias", None)
+        columns, rows = self._columns(adapter), self._rows(adapter)
+        change = _Parts(columns, rows, self.neuron_select_bias[adapter] if adapter in self.neuron_select_bias else None)
+        original = _Parts(
+            None if columns is None else weight.index_select(1, self.neuron_select_columns[adapter]),
+            None if rows is None else weight.index_select(0, self.neuron_select_rows[adapter]),
+            None if change.bias is None else bias.index_select(0, self.neuron_select_rows[adapter]),  # type: ignore
+        )
+        parts = zip(vars(original).values(), vars(change).values(), strict=True)
+        return original, _Parts(*(None if old is None else _sum(old, delta) for old, delta in parts))
+
+    def _write(self, adapter: str, parts: _Parts) -> None:
+        """Overwrites the adapter's columns and rows of the base weight, and its biases."""
+        weight = self.get_base_weight()
+        logical = self._logical(weight)
+        if parts.columns is not None:
+            logical.index_copy_(1, self.neuron_select_columns[adapter], parts.columns.to(weight))
+        if parts.rows is not None:
+            logical.index_copy_(0, self.neuron_select_rows[adapter], parts.rows.to(weight))
+        if parts.bias is not None:
+            bias: Tensor = self.get_base_layer().bias.data  # type: ignore[assignment,union-attr]
+            bias.index_copy_(0, self.neuron_select_rows[adapter], parts.bias.to(bias))
+        if self.quantization_backend is not None:
+            self.set_base_weight(weight)
+
+    def _logical(self, weight: Tensor) -> Tensor:
+        """A view of the stored weight as [out, in]."""
+        return weight.T if self.transposed else weight
+
+    def __repr__(self) -> str:
+        return "neuron_select." + super().__repr__()
+
+    def extra_repr(self) -> str:
+        """Names the quantisation backend, where there is one."""
+        return quantization_extra_repr(self)
+
+
+def _sum(weight: Tensor, delta: Tensor) -> Tensor:
+    """weight + delta, added at least in float32, in the weight's dtype and on its device."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return (weight.to(wide) + delta.to(device=weight.device, dtype=wide)).to(weight.dtype)

@@ -1,0 +1,102 @@
+"""The training script, on the demo's model and a few short documents."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+
+from plnd.errors import PLNDError
+from plnd.families import Layout
+from plnd.models import demo_corpus, demo_model, load_model
+from tuning import make_mask
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
+CORPUS = str(demo_corpus("detect") / "corpora" / "zh.jsonl")
+
+
+@pytest.fixture(scope="module")
+def finetune():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("finetune", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["finetune"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["finetune"]
+
+
+@pytest.fixture(scope="module")
+def mask(tmp_path_factory):
+    """A mask of the demo's model."""
+    path = tmp_path_factory.mktemp("mask") / "zh.safetensors"
+    make_mask(load_model(str(demo_model()), dtype="float32", device="cpu"), path, every=100)
+    return str(path)
+
+
+def settings(finetune, folder, **changes):
+    """A run of two steps on four documents of 16 tokens."""
+    few = {"documents": 4, "max_length": 16, "batch_size": 2, "dtype": "float32", "save_steps": 1}
+    return finetune.Settings(model=str(demo_model()), corpus=CORPUS, output=str(folder), **{**few, **changes})
+
+
+def test_a_run_leaves_an_adapter_and_its_results(finetune, mask, tmp_path):
+    """The adapter loads and has moved; the JSON says what was trained, on what, and what the evaluation found."""
+    evaluation = {"data_dir": str(demo_corpus("evaluate")), "limit": 1}
+    finetune.run(settings(finetune, tmp_path, mask=mask), ["plnd_text_zh"], **evaluation)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["training"]["steps"] == 2 and results["settings"]["learning_rate"] == finetune.RATES["neurons"]
+    assert results["mask"]["neurons"] > 0 and 0 < results["share"] < 0.05
+    before, after = (results[when]["plnd_text_zh"]["bits_per_byte"] for when in ("before", "after"))
+    assert 0.5 < before < 10 and before != after
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path)
+    deltas = [p for name, p in model.named_parameters() if ".neuron_select_" in name]
+    assert sum(p.numel() for p in deltas) == results["trained_parameters"]
+    assert max(p.abs().max() for p in deltas) > 1e-5
+
+
+def test_a_killed_run_goes_on(finetune, mask, tmp_path):
+    """With `resume`, from its last checkpoint to the weights of an uninterrupted run."""
+    whole = finetune.run(settings(finetune, tmp_path / "whole", mask=mask))
+    folder = tmp_path / "part"
+    finetune.run(settings(finetune, folder, mask=mask))
+    checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
+    assert [path.name for path in checkpoints] == ["checkpoint-2"]  # one is kept
+    (folder / "results.json").unlink()
+    resumed = finetune.run(settings(finetune, folder, mask=mask), resume=True)
+    assert resumed["training"]["steps"] == whole["training"]["steps"] == 2
+    from safetensors.torch import load_file
+
+    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "part"))
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_comparisons_train_what_they_say(finetune, method, tmp_path):
+    """LoRA on every projection of the table; every parameter."""
+    model = finetune.prepare(settings(finetune, tmp_path, method=method))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    projections = len(Layout(model).targets)
+    assert len(trained) == (2 * projections if method == "lora" else len(list(model.parameters())))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, "--method neurons needs --mask FILE"),
+        ({"mask": "a", "method": "lora"}, "no other method takes one"),
+        ({"method": "prompt"}, "--method prompt: expected one of neurons, lora, full"),
+        ({"mask": "MASK", "documents": 10**6}, "documents, but --documents asks for 1000000"),
+    ],
+)
+def test_bad_input_is_one_line(finetune, mask, changes, words, tmp_path):
+    """As everywhere in plnd."""
+    changes = {**changes, **({"mask": mask} if changes.get("mask") == "MASK" else {})}
+    with pytest.raises(PLNDError) as caught:
+        finetune.run(settings(finetune, tmp_path, **changes))
+    assert words in str(caught.value)
