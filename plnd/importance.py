@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -27,7 +27,8 @@ ROWS = 128
 ROWS_BUDGET = 2**22
 """Elements of one [heads, rows, seq] block of attention probabilities; five such blocks are alive at once."""
 CELLS_BUDGET = 2**18
-"""Elements of one [rows, channels, seq] block of `exact` on CPU (it stays in cache); two are alive at once."""
+"""Elements of one block of `exact`, [rows, channels, seq], or of column sums on CPU (it stays in cache); two are alive
+at once."""
 CELLS_BUDGET_ACCELERATOR = 2**25
 """The same on an accelerator, where launches cost more than memory traffic."""
 
@@ -54,7 +55,7 @@ class Readout:
         self.source = source
         self.eps = eps
         self.gain = None if gain is None else gain.to(dtype)
-        self.column_norm = weight.to(dtype).square().sum(0).sqrt()
+        self.column_norm = _square_sum(weight).sqrt()
         self.gained_norm = None if self.gain is None else torch.linalg.vector_norm(weight * self.gain[:, None], dim=0)
 
     def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
@@ -63,8 +64,7 @@ class Readout:
         weight = self.source().to(dtype)
         if gained and self.gain is not None:
             weight = weight * self.gain[:, None]
-        columns = weight.view(weight.shape[0], groups, -1, head_dim)
-        return torch.einsum("ogaj,ogbj->abgj", columns, columns)
+        return _between_heads(weight.view(len(weight), groups, -1, head_dim))
 
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], and every column w; [seq, width]."""
@@ -116,7 +116,7 @@ def column_importance(inner: Tensor, output: Tensor, readout: Readout) -> Tensor
     """
     dtype = readout.column_norm.dtype
     if readout.gain is None:
-        return inner.to(dtype).square().sum(0).sqrt() * readout.column_norm
+        return _square_sum(inner).sqrt() * readout.column_norm
     assert readout.gained_norm is not None
     total = torch.zeros_like(readout.column_norm)
     for rows in _chunks(inner.shape[0], ROWS_BUDGET // inner.shape[1]):
@@ -145,18 +145,17 @@ def attention_output_importance(
     """
     per_group, _, groups, head_dim = gram.shape
     shape = (-1, groups, per_group, head_dim)
+    if readout.gain is None:
+        products = _between_heads(context.view(shape))
+        norms = products.diagonal(dim1=0, dim2=1).permute(0, 2, 1).sqrt()  # [groups, per_group, head_dim]
+        changes = (products * gram).sum((0, 1)).clamp_min(0).sqrt()
+        return norms.flatten() * readout.column_norm, changes.flatten()
+    assert gained_gram is not None and readout.gained_norm is not None
     columns, rows = torch.zeros_like(readout.column_norm), gram.new_zeros(groups, head_dim)
     pairs = [(a, b, 1 if a == b else 2) for a in range(per_group) for b in range(a, per_group)]
     for chunk in _chunks(context.shape[0], ROWS_BUDGET // context.shape[1]):
         ctx = context[chunk].to(gram.dtype)
-        heads = ctx.view(shape)
-        if readout.gain is None:
-            columns += ctx.square().sum(0) * readout.column_norm.square()
-            for a, b, times in pairs:
-                rows += times * gram[a, b] * (heads[:, :, a] * heads[:, :, b]).sum(0)
-            continue
-        assert gained_gram is not None and readout.gained_norm is not None
-        f = output[chunk]
+        heads, f = ctx.view(shape), output[chunk]
         dot, dot_gained = (ctx * projected for projected in readout.projections(f))
         squares = ((ctx * norm).square() for norm in (readout.column_norm, readout.gained_norm))
         columns += readout.through_norm(f, dot, dot_gained, *squares)
@@ -168,6 +167,32 @@ def attention_output_importance(
         dot, dot_gained = (x.view(shape).sum(2) for x in (dot, dot_gained))
         rows += readout.through_norm(f, dot, dot_gained, square, square_gained)
     return columns.sqrt(), rows.clamp_min(0).sqrt().flatten()
+
+
+def _cells(device: torch.device) -> int:
+    """The budget of elements that are handled at once, see `CELLS_BUDGET`."""
+    return CELLS_BUDGET if device.type == "cpu" else CELLS_BUDGET_ACCELERATOR
+
+
+def _square_sum(x: Tensor) -> Tensor:
+    """Σ_i x[i]² of [rows, columns], in parts that stay in cache."""
+    total = torch.zeros(x.shape[1], dtype=accumulation_dtype(x.dtype), device=x.device)
+    for rows in _chunks(len(x), _cells(x.device) // x.shape[1]):
+        total += x[rows].to(total.dtype).square().sum(0)
+    return total
+
+
+def _between_heads(x: Tensor) -> Tensor:
+    """Σ_i x[i, g, a, j]·x[i, g, b, j], [per_group, per_group, groups, head_dim] of [rows, groups, per_group, head_dim].
+
+    In parts that stay in cache.
+    """
+    _, groups, per_group, head_dim = x.shape
+    total = torch.zeros(groups, per_group, per_group, head_dim, dtype=accumulation_dtype(x.dtype), device=x.device)
+    for rows in _chunks(len(x), _cells(x.device) // total.numel()):
+        part = x[rows].to(total.dtype)
+        total += (part[:, :, :, None] * part[:, :, None]).sum(0)
+    return total.permute(1, 2, 0, 3)
 
 
 @dataclass(frozen=True)
@@ -365,7 +390,7 @@ def attention_importance(
     Logits and probabilities are float32 also for half-precision queries and keys, whose products it holds exactly. A
     key whose probability float32 does not hold (below 1e-38) is taken to have none after the change either.
     On a CPU in float32 `exact` runs on `plnd.kernels` (see `engine`), on as many threads as PyTorch has; the result
-    does not depend on how many.
+    does not depend on how many. `first_order` uses it too, for rotated heads without a norm.
 
     Extra memory: five blocks of `ROWS_BUDGET`, a few copies of the queries and keys and, for `exact` in PyTorch, two
     blocks of `CELLS_BUDGET` elements, whatever the document's length (as long as one row of attention probabilities of
@@ -544,7 +569,8 @@ class _FirstOrder:
     """Σ_i ‖p_i∘(δ_i - Σ_j p_ij δ_ij)‖² for every channel of both sides, in matrix products.
 
     Expanding the square leaves sums over j, or for the keys' δ² over i, of p, p² times what belongs to j (or i) alone:
-    no [rows, seen, channels] tensor. What is multiplied by the same weights is multiplied together.
+    no [rows, seen, channels] tensor. What is multiplied by the same weights is multiplied together; without head norms
+    sums of keys need no product of their own. What follows the products takes one pass of `plnd.kernels` where it can.
     """
 
     rows = 64
@@ -554,22 +580,34 @@ class _FirstOrder:
         query_side, key_side = sides
         key, query = query_side.other[:, 0], key_side.other
         self.head_dim = key.shape[-1]
-        linear = [key, *(own[:, 0] for own, _ in key_side.factors())]
+        linear = [own[:, 0] for own, _ in key_side.factors()]
+        self.derived = query_side.rescale is None and key_side.rescale is None
+        if self.derived:
+            key = self._key(linear)
+        else:
+            linear.append(key)
         self.linear = len(linear) * self.head_dim
-        self.columns = torch.cat([*linear, self._squares(key)], dim=-1)
-        self.row_squares = self._squares(query)
+        self.kernels: Any = None
+        if self.derived and query_side.turned is not None and engine(key.dtype, key.device) == "numba":
+            self.kernels = _kernels()
+            self.arrays = [_contiguous(x) for x in (query_side.own, query_side.turned, query)]
+        self.columns = torch.cat([*linear, *self._squares(key)], dim=-1)
         self.queries = query.new_zeros(*query.shape[:2], self.head_dim)
         self.keys = key.new_zeros(len(key), 1, self.head_dim)
-        self.square = torch.zeros_like(key[..., :1].expand(*key.shape[:-1], self.row_squares.shape[-1]))
+        self.square = key.new_zeros(*key.shape[:-1], self.columns.shape[-1] - self.linear)
         self.with_logit = None if key_side.rescale is None else torch.zeros_like(key)
         self.logit_square = None if key_side.rescale is None else torch.zeros_like(key[..., :1])
 
-    def _squares(self, x: Tensor) -> Tensor:
+    def _key(self, own: Sequence[Tensor]) -> Tensor:
+        """Keys without a head norm, or sums of them, from own (and turned): the channels' own parts, put together."""
+        return -own[0] if len(own) == 1 else -own[0] - _partner(own[1])
+
+    def _squares(self, x: Tensor) -> list[Tensor]:
         """x_c², and x_c·x_c' once for each pair where channels turn."""
         if self.sides[0].turned is None:
-            return x.square()
-        half = self.head_dim // 2
-        return torch.cat((x.square(), x[..., :half] * x[..., half:]), dim=-1)
+            return [x.square()]
+        first, second = x.chunk(2, -1)
+        return [x.square(), first * second]
 
     def _square(self, side: _Side, squares: Tensor) -> Tensor:
         """Σ of some weights times (own·other + turned·other')², given those sums of `_squares(other)`."""
@@ -583,8 +621,9 @@ class _FirstOrder:
 
     def _along(self, products: Tensor, query_side: _Side, key_side: _Side) -> list[Tensor]:
         """Σ_j of some weights times both sides' δ without rescaled logits, given those sums of the linear columns."""
-        key, own, *turned = products[..., : self.linear].split(self.head_dim, dim=-1)
-        return [query_side.along(key), key_side.against(own, turned[0] if turned else None)]
+        linear = products[..., : self.linear].split(self.head_dim, dim=-1)
+        own, key = (linear, self._key(linear)) if self.derived else (linear[:-1], linear[-1])
+        return [query_side.along(key), key_side.against(own[0], own[1] if len(own) > 1 else None)]
 
     def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
         query_side, key_side = self.sides[0].cut(rows, seen), self.sides[1].cut(seen, rows)
@@ -605,13 +644,23 @@ class _FirstOrder:
             return weight.flatten(1, 2).mT @ x.flatten(1, 2)
 
         first = product(weights[0], columns[..., : self.linear])
-        second = product(weights[1], columns if self.softcap is None else columns[..., : self.linear])
-        squares = (
-            second[..., self.linear :] if self.softcap is None else product(weights[2], columns[..., self.linear :])
-        )
+        if self.softcap is None:
+            second = product(square, columns)
+            squares, offset = second, self.linear
+        else:
+            second = product(weights[1], columns[..., : self.linear])
+            squares, offset = product(weights[2], columns[..., self.linear :]), 0
+        self.square[:, seen] += transposed(weights[2], torch.cat(self._squares(key_side.other), dim=-1))
+        mass = square.sum(-1, keepdim=True)
+        if self.kernels is not None:
+            sums = (_contiguous(x) for x in (first, second, squares))
+            spreads = self.kernels.spreads(*sums, offset, _contiguous(mass[..., 0]), *self.arrays, rows.start)
+            queries, keys = map(torch.from_numpy, spreads)
+            self.queries += queries
+            self.keys += keys[:, None]
+            return
         means, crosses = (self._along(x, query_side, key_side) for x in (first, second))
-        query_square = self._square(query_side, squares)
-        self.square[:, seen] += transposed(weights[2], self.row_squares[:, :, rows])
+        query_square = self._square(query_side, squares[..., offset:])
         if query_side.rescale is not None or self.with_logit is not None:
             scaled = [weight * logits for weight in weights]
             totals = [x.sum(-1, keepdim=True) for x in (*scaled, scaled[2] * logits)]
@@ -627,7 +676,6 @@ class _FirstOrder:
             assert key_side.rescale is not None
             means[1] += product(scaled[0], key_side.rescale[:, 0])
             crosses[1] += product(scaled[1], key_side.rescale[:, 0])
-        mass = square.sum(-1, keepdim=True)
         rest = [mean * (mean * mass - 2 * cross) for mean, cross in zip(means, crosses, strict=True)]
         self.queries += (query_square + rest[0]).sum(2)
         self.keys += rest[1].sum((1, 2))[:, None]
@@ -670,7 +718,7 @@ class _Exact:
         """One head's Σ, [channels], from δ = Σ u[rows, channels]·v[seen, channels], the last times s `with_logit`."""
         rows, seen = p.shape
         columns = [v.mT.contiguous() for _, v in terms]
-        budget = CELLS_BUDGET if p.device.type == "cpu" else CELLS_BUDGET_ACCELERATOR
+        budget = _cells(p.device)
         result = p.new_zeros(len(columns[0]))
         for channels in _chunks(len(result), budget // seen):
             for chunk in _chunks(rows, budget // (seen * (channels.stop - channels.start))):

@@ -1,7 +1,8 @@
 """The change of attention probabilities, channel by channel, as compiled loops for CPUs in float32.
 
-Nothing of the size [queries, keys, channels] is stored: one row of keys at a time stays in the processor's first cache,
-and every loop over it is vectorised. Compiled by Numba at the first call, in seconds, and kept on disk.
+`changes` is for `exact`: nothing of the size [queries, keys, channels] is stored, one row of keys at a time stays in
+the processor's first cache, and every loop over it is vectorised. `spreads` is for `first_order`. Compiled by Numba at
+the first call, in seconds, and kept on disk.
 `plnd.importance` gives the same numbers without this module, in PyTorch.
 """
 
@@ -93,6 +94,13 @@ def _spread(p, d, mean):
             d[j] = mean
         spread = max(spread, abs(d[j] - mean))
     return spread
+
+
+@_inner
+def _means(own, own2, turned, turned2, a, b, a2, b2, x, y):
+    """Σ_j of weights times δ, for a pair of channels of the queries, then of the keys, from those sums of the keys'."""
+    key, key2 = -(own + turned2), -(own2 + turned)
+    return a * key + a2 * key2, b * key2 + b2 * key, x * own + y * turned, y * own2 + x * turned2
 
 
 @_inner
@@ -195,3 +203,49 @@ def changes(
                 total += square / (_ONE + zeta) ** 2
             result[h, c] = total
     return result
+
+
+@_jit
+def spreads(first, second, squares, offset, mass, own, turned, other, query):
+    """What `first_order` makes of its matrix products where channels turn and there is no head norm.
+
+    Σ_i Σ_j p²δ² - 2·m·Σ_j p²δ + m²·Σ_j p², m = Σ_j pδ, for the queries; without the first term for the keys. Arrays are
+    float32 and C-contiguous; channel c turns with c ± channels / 2.
+
+    Args:
+        first, second: sums over keys of p, and of p², times the keys' own and turned, [groups, heads, rows, 2·channels
+            or more].
+        squares: from column `offset` on, sums of p² times k_c² and k_c·k_c', [groups, heads, rows, ...].
+        mass: Σ_j p², [groups, heads, rows].
+        own, turned, other: the queries', [groups, heads, queries, channels]; row i of `mass` is query `query` + i here.
+    Returns:
+        For queries [groups, heads, channels], for keys [groups, channels].
+    """
+    groups, heads, rows = mass.shape
+    channels = own.shape[3]
+    half = np.uint64(channels // 2)  # unsigned, see `changes`
+    n, o, start = np.uint64(channels), np.uint64(offset), np.uint64(query)
+    queries, keys = np.zeros((groups, heads, channels), np.float32), np.zeros((groups, channels), np.float32)
+    for g in range(groups):
+        for h in range(heads):
+            for i in range(np.uint64(rows)):
+                weight, q = mass[g, h, i], start + i
+                for c in range(half):
+                    e = c + half
+                    a, b, a2, b2 = own[g, h, q, c], own[g, h, q, e], turned[g, h, q, c], turned[g, h, q, e]
+                    x, y = other[g, h, q, c], other[g, h, q, e]
+                    m, m2, n1, n2 = _means(
+                        first[g, h, i, c], first[g, h, i, e], first[g, h, i, n + c], first[g, h, i, n + e],
+                        a, b, a2, b2, x, y,
+                    )  # fmt: skip
+                    s, s2, t1, t2 = _means(
+                        second[g, h, i, c], second[g, h, i, e], second[g, h, i, n + c], second[g, h, i, n + e],
+                        a, b, a2, b2, x, y,
+                    )  # fmt: skip
+                    k, k2 = squares[g, h, i, o + c], squares[g, h, i, o + e]
+                    pair = _TWO * squares[g, h, i, o + n + c]
+                    queries[g, h, c] += a * (a * k + a2 * pair) + a2 * a2 * k2 + m * (m * weight - _TWO * s)
+                    queries[g, h, e] += b * (b * k2 + b2 * pair) + b2 * b2 * k + m2 * (m2 * weight - _TWO * s2)
+                    keys[g, c] += n1 * (n1 * weight - _TWO * t1)
+                    keys[g, e] += n2 * (n2 * weight - _TWO * t2)
+    return queries, keys

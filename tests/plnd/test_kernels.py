@@ -172,6 +172,18 @@ def test_pytorch_in_float32_agrees(case, monkeypatch):
     assert error(attention_importance(single(case), "exact"), attention_importance(case, "exact")) < rounding
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_first_order_in_float32_agrees(case, compiled, monkeypatch):
+    """With and without the kernel, `first_order` in float32 is the Jacobian to float32 rounding."""
+    if compiled:
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(importance, "_kernels", lambda: None)
+    rounding = 3e-6 * max(4.0, float((case.query_rotated @ case.key_rotated[:1].mT).abs().max()) * case.scaling)
+    found, expected = attention_importance(single(case), "first_order"), attention_importance(case, "first_order")
+    assert error(found, expected) < rounding
+
+
 @pytest.mark.parametrize("algorithm", ["exact", "first_order"])
 def test_half_precision_queries_are_measured_in_float32(algorithm):
     """For bfloat16 queries and keys the result is that of the same numbers held in float32."""
@@ -183,10 +195,11 @@ def test_half_precision_queries_are_measured_in_float32(algorithm):
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
 
 
-def test_threads_do_not_change_the_result():
+@pytest.mark.parametrize("norm", [True, False])
+def test_threads_do_not_change_the_result(norm):
     """The compiled kernel gives the same bits on one thread and on three."""
     pytest.importorskip("numba")
-    t, before, results = single(trace(norm=True)), torch.get_num_threads(), []
+    t, before, results = single(trace(norm=norm)), torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
