@@ -21,6 +21,11 @@ _HOMES = {
     "deactivated": "deactivation",
     "export": "checkpoint",
     "convert": "legacy",
+    "Parallel": "parallel",
+    "Roles": "roles",
+    "deactivated_rows": "by_example",
+    "find_roles": "roles",
+    "read_parallel": "parallel",
     "lape": "entropy",
     "overlap": "analysis",
     "read_documents": "corpus",
@@ -31,6 +36,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
     from plnd.analysis import overlap as overlap
+    from plnd.by_example import deactivated_rows as deactivated_rows
     from plnd.checkpoint import export as export
     from plnd.corpus import read_documents as read_documents
     from plnd.deactivation import deactivate as deactivate
@@ -42,8 +48,12 @@ if TYPE_CHECKING:
     from plnd.legacy import convert as convert
     from plnd.models import load_model as load_model
     from plnd.neurons import NeuronSet as NeuronSet
+    from plnd.parallel import Parallel as Parallel
+    from plnd.parallel import read_parallel as read_parallel
     from plnd.processes import Processes as Processes
     from plnd.regions import Regions as Regions
+    from plnd.roles import Roles as Roles
+    from plnd.roles import find_roles as find_roles
     from plnd.scores import Scores as Scores
 
 

@@ -507,10 +507,11 @@ def _layers(args: argparse.Namespace) -> None:
     counts = {name: layers(neurons) for name, neurons in sets.items()}
     rows = []
     for name, by_projection in counts.items():
-        print(f"{name}\n{'block':>5}" + "".join(f"{p:>11}" for p in by_projection))
-        by_block = zip(*by_projection.values(), strict=True)
-        for block, values in zip(block_names(sets[name].widths), by_block, strict=True):
-            print(f"{block:>5}" + "".join(f"{value:>11,}" for value in values))
+        blocks = block_names(sets[name].widths)
+        width = max(map(len, ("block", *blocks)))
+        print(f"{name}\n{'block':>{width}}" + "".join(f"{p:>11}" for p in by_projection))
+        for block, values in zip(blocks, zip(*by_projection.values(), strict=True), strict=True):
+            print(f"{block:>{width}}" + "".join(f"{value:>11,}" for value in values))
             rows += [(name, block, p, int(value)) for p, value in zip(by_projection, values, strict=True)]
     if args.csv:
         write_csv(args.csv, ("set", "block", "projection", "neurons"), rows)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -293,14 +295,15 @@ def as_assumed(trace: Attention, value: Tensor, context: Tensor) -> bool:
         rounding = 0.1 if value.dtype.itemsize < 4 else 1e-3  # far above it, and far below another form's difference
         return bool(((found - expected).abs() <= rounding * expected.abs().max()).all())
 
+    rows = slice(0, min(ROWS, trace.query.shape[1]))
+    rotary = trace.rotary and replace(trace.rotary, cos=trace.rotary.cos[rows], sin=trace.rotary.sin[rows])
     for x, entered, norm in (
         (trace.query, trace.query_rotated, trace.query_norm),
         (trace.key, trace.key_rotated, trace.key_norm),
     ):
-        if not close(entered, rotated(x, norm, trace.rotary)):
+        if not close(entered[:, rows], rotated(x[:, rows], norm, rotary)):
             return False
     groups, dtype = len(trace.key), accumulation_dtype(trace.query.dtype)
-    rows = slice(0, min(ROWS, trace.query.shape[1]))
     query = trace.query_rotated.to(dtype).unflatten(0, (groups, -1)) * trace.scaling
     _, p, seen = _logits(query[:, :, rows], trace.key_rotated.to(dtype), trace, rows)
     expected = (p @ value.to(dtype)[:, None, seen]).flatten(0, 1).transpose(0, 1).flatten(1)
@@ -497,17 +500,24 @@ def _sides(trace: Attention, dtype: torch.dtype) -> list[_Side]:
     """Changes by the queries, (ρ-1)s - ρ·q_c·⟨R_i e_c, k̃_j⟩, and by the keys, (ρ-1)s - ρ·k_c·⟨q̃_i, R_j e_c⟩."""
     groups = len(trace.key)
     rotation = [factor for factor, _ in _rotation(trace, dtype)]
-    query = trace.query_rotated.to(dtype).unflatten(0, (groups, -1)) * trace.scaling
-    key = trace.key_rotated.to(dtype).unflatten(0, (groups, -1))
+    query, key = (
+        _times(name, x.to(dtype), factor).unflatten(0, (groups, -1))
+        for name, x, factor in (("query", trace.query_rotated, trace.scaling), ("key", trace.key_rotated, 1.0))
+    )
     sides = []
-    for x, norm, scaling, other in (
-        (trace.query, trace.query_norm, trace.scaling, key),
-        (trace.key, trace.key_norm, 1.0, query),
+    for name, x, norm, scaling, other in (
+        ("queries", trace.query, trace.query_norm, trace.scaling, key),
+        ("keys", trace.key, trace.key_norm, 1.0, query),
     ):
-        channel, rho = (y.unflatten(0, (groups, -1)) for y in _normed(x, norm))
-        scaled = channel * -scaling if norm is None else channel * rho * -scaling
-        own, *turned = (scaled * factor for factor in rotation)
-        sides.append(_Side(own, other, turned[0] if turned else None, None if norm is None else rho - 1))
+        channel, rho = _normed(x, norm)
+        if norm is not None:
+            channel = channel * rho
+        own, *turned = (
+            _times(f"{name} {number}", channel, factor * -scaling).unflatten(0, (groups, -1))
+            for number, factor in enumerate(rotation)
+        )
+        rescale = None if norm is None else (rho - 1).unflatten(0, (groups, -1))
+        sides.append(_Side(own, other, turned[0] if turned else None, rescale))
     return sides
 
 
@@ -535,6 +545,28 @@ def _rotation(trace: Attention, dtype: torch.dtype) -> list[tuple[Tensor | float
     return [(trace.rotary.cos.to(dtype), None), (turned, partner)]
 
 
+def _times(name: str, x: Tensor, factor: Tensor | float) -> Tensor:
+    """x·factor in memory that is used again, contiguous whatever the order of x in memory."""
+    return torch.mul(x, factor, out=_SCRATCH(name, x.shape, x))
+
+
+class _Scratch(threading.local):
+    """Memory that is used again: fresh pages from the system cost more than much of what is computed in them."""
+
+    def __init__(self) -> None:
+        self.flat: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor, valid until the next one of this name."""
+        count, known = math.prod(shape), self.flat.get(name)
+        if known is None or len(known) < count or known.dtype != like.dtype or known.device != like.device:
+            self.flat[name] = known = like.new_empty(count)
+        return known[:count].view(shape)
+
+
+_SCRATCH = _Scratch()
+
+
 def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:
     """Logits before soft-cap and probabilities, both [groups, per_group, rows, seen], and which keys they see.
 
@@ -552,7 +584,9 @@ def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[
         seen = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else seen
         mask = mask[..., seen]
         mask = mask.unflatten(0, (groups, per_group)) if len(mask) > 1 else mask
-    logits = (query.flatten(1, 2) @ key[:, seen].mT).unflatten(1, (per_group, count))
+    shape = (groups, per_group, count, seen.stop - seen.start)
+    logits = _SCRATCH("logits", shape, query)
+    torch.bmm(query.flatten(1, 2), key[:, seen].mT, out=logits.flatten(1, 2))
     scores = logits
     if trace.softcap is not None:
         scores = trace.softcap * torch.tanh(logits / trace.softcap)
@@ -562,7 +596,7 @@ def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[
         scores[..., rows] += scores.new_full((count, count), -torch.inf).triu_(1)
     elif mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-    return logits, torch.softmax(scores, dim=-1), seen
+    return logits, torch.softmax(scores, dim=-1, out=_SCRATCH("p", shape, query)), seen
 
 
 class _FirstOrder:
@@ -573,7 +607,7 @@ class _FirstOrder:
     sums of keys need no product of their own. What follows the products takes one pass of `plnd.kernels` where it can.
     """
 
-    rows = 64
+    rows = 96
 
     def __init__(self, sides: list[_Side], wanted: list[Tensor], softcap: float | None) -> None:
         self.sides, self.softcap = sides, softcap
@@ -592,9 +626,12 @@ class _FirstOrder:
             self.kernels = _kernels()
             self.arrays = [_contiguous(x) for x in (query_side.own, query_side.turned, query)]
         self.columns = torch.cat([*linear, *self._squares(key)], dim=-1)
+        width = self.columns.shape[-1] - self.linear
+        self.row_squares = _SCRATCH("row_squares", (*query.shape[:3], width), query)
+        torch.cat(self._squares(query), dim=-1, out=self.row_squares)
         self.queries = query.new_zeros(*query.shape[:2], self.head_dim)
         self.keys = key.new_zeros(len(key), 1, self.head_dim)
-        self.square = key.new_zeros(*key.shape[:-1], self.columns.shape[-1] - self.linear)
+        self.square = key.new_zeros(*key.shape[:-1], width)
         self.with_logit = None if key_side.rescale is None else torch.zeros_like(key)
         self.logit_square = None if key_side.rescale is None else torch.zeros_like(key[..., :1])
 
@@ -628,29 +665,34 @@ class _FirstOrder:
     def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
         query_side, key_side = self.sides[0].cut(rows, seen), self.sides[1].cut(seen, rows)
         shape = p.shape[1:3]
-        square = p.square()
+        square = torch.mul(p, p, out=_SCRATCH("square", p.shape, p))
         weights = (p, square, square)
         if self.softcap is not None:
             slope = 1 - torch.tanh(logits / self.softcap).square()
             weights = (p * slope, square * slope, square * slope * slope)
         columns = self.columns[:, seen]
 
-        def product(weight: Tensor, columns: Tensor) -> Tensor:
+        def product(weight: Tensor, columns: Tensor, name: str = "") -> Tensor:
             """Σ_j weight_ij·columns_jc, [groups, per_group, rows, columns]."""
-            return (weight.flatten(1, 2) @ columns).unflatten(1, shape)
+            if not name:
+                return (weight.flatten(1, 2) @ columns).unflatten(1, shape)
+            result = _SCRATCH(name, (*weight.shape[:3], columns.shape[-1]), weight)
+            torch.bmm(weight.flatten(1, 2), columns, out=result.flatten(1, 2))
+            return result
 
         def transposed(weight: Tensor, x: Tensor) -> Tensor:
             """Σ_i weight_ij·x_ic over the rows of all heads of a group, [groups, seen, channels]."""
             return weight.flatten(1, 2).mT @ x.flatten(1, 2)
 
-        first = product(weights[0], columns[..., : self.linear])
+        first = product(weights[0], columns[..., : self.linear], "first")
         if self.softcap is None:
-            second = product(square, columns)
+            second = product(square, columns, "second")
             squares, offset = second, self.linear
         else:
             second = product(weights[1], columns[..., : self.linear])
             squares, offset = product(weights[2], columns[..., self.linear :]), 0
-        self.square[:, seen] += transposed(weights[2], torch.cat(self._squares(key_side.other), dim=-1))
+        row_squares = self.row_squares[:, :, rows].flatten(1, 2)
+        self.square[:, seen].baddbmm_(weights[2].flatten(1, 2).mT, row_squares)
         mass = square.sum(-1, keepdim=True)
         if self.kernels is not None:
             sums = (_contiguous(x) for x in (first, second, squares))

@@ -74,26 +74,30 @@ def plot_lines(
     columns = min(len(panels), 4)
     lines = -(-len(panels) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(1 + 3.6 * columns, 3.2 * lines), squeeze=False, sharey=True, layout="constrained"
+        lines, columns, figsize=(2.5 + 3.6 * columns, 3.2 * lines), squeeze=False, sharey=True, layout="constrained"
     )
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    shown: dict[str, Any] = {}
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         below: np.ndarray | float = 0
         for name, values in curves.items():
+            colour = f"C{names.index(name)}"
             if stacked:
-                axis.bar(range(len(values)), values, bottom=below, width=1, label=name)
+                shown[name] = axis.bar(range(len(values)), values, bottom=below, width=1, color=colour)
                 below = below + values
             else:
-                axis.plot(values, marker="o", markersize=3, label=name)
+                (shown[name],) = axis.plot(values, marker="o", markersize=3, color=colour)
         axis.set_title(title)
         if places is None:
             axis.set_xlabel("block")
+            axis.xaxis.get_major_locator().set_params(integer=True)
         else:
             axis.set_xticks(range(len(places)), places)
     for row in axes:
         row[0].set_ylabel(label)
-    axes[0, 0].legend(frameon=stacked, fontsize=8)
+    figure.legend(list(shown.values()), list(shown), loc="outside right upper", frameon=False)
     _save(figure, path)
 
 

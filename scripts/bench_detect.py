@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder or hub name; default: a random Llama of 8 blocks, hidden 1024")
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--dense-tokens", type=int, default=256)
-    parser.add_argument("--documents", type=int, default=8)
+    parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tables", choices=("both", "first", "second"), default="both")

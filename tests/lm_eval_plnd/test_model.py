@@ -13,13 +13,14 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lm_eval_plnd.model import PLNDLM
 from plnd.deactivation import deactivated
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.families import Layout
-from plnd.models import demo_model
+from plnd.models import demo_model, load_model
 from plnd.neurons import NeuronSet
 
 TEXTS = ["Ein kleiner Satz.", "Another sentence, a little longer than the first.", "短句。"]
@@ -186,3 +187,20 @@ def test_command_line_says_one_line_and_exits_with_2(tmp_path, command, argument
 
 
 TASKS = str(Path(__file__).resolve().parents[2] / "tasks")
+
+
+def test_an_adapter_without_a_mask(tmp_path):
+    """`peft=` alone evaluates a tuned adapter, also one of plnd's own method, on the base model that it names."""
+    import peft_plnd
+
+    config = peft_plnd.NeuronSelectConfig(fraction=0.05, init_weights=False, task_type="CAUSAL_LM")
+    tuned = get_peft_model(load_model(str(demo_model()), dtype="float32", device="cpu"), config)
+    tuned.save_pretrained(tmp_path)
+    found = PLNDLM(peft=str(tmp_path), dtype="float32", device="cpu")
+    ids = torch.arange(5, 25)[None]
+    torch.testing.assert_close(found.model(ids).logits, tuned(ids).logits)
+    assert found.get_model_info()["plnd"]["neurons"] == 0
+    with pytest.raises(PLNDError, match="go with mask="):
+        PLNDLM(peft=str(tmp_path), control="random", device="cpu")
+    with pytest.raises(PLNDError, match="absent: not a PEFT adapter"):
+        PLNDLM(peft=str(tmp_path / "absent"), device="cpu")

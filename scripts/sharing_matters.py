@@ -1,0 +1,344 @@
+"""Every table and figure of Sharing Matters (arXiv:2406.09265), each one command.
+
+    python scripts/sharing_matters.py figure3 xnli.roles.safetensors facts.roles.safetensors --output figure3
+    python scripts/sharing_matters.py table2 xnli.roles.safetensors --model MODEL --output table2
+
+prints the numbers and writes `figure3.csv` and `figure3.png`. `plnd roles` makes what they read: roles artifacts, and
+with `--attribution` the CSV of scores. Figures cost a read, Table 2 an evaluation for each of its rows (its results are
+kept in `table2.json`, from which a run that was stopped goes on). docs/sharing-matters.md has the command of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plnd.artifacts import write_bytes, write_csv
+from plnd.errors import PLNDError
+from plnd.plots import plot_lines
+from plnd.roles import ROLES, Roles
+
+Panels = Mapping[str, Mapping[str, np.ndarray]]
+LABELS = [role.replace("_", "-") for role in ROLES]
+SHARES = "0.05,0.15,0.25,0.75"
+
+
+def by_role(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of [blocks, roles] by the roles' names."""
+    return {label: values[:, code] for code, label in enumerate(LABELS)}
+
+
+def opened(paths: Sequence[str]) -> dict[str, Roles]:
+    """Roles artifacts by their files' names."""
+    return {Path(path).name.partition(".")[0]: Roles.load(path) for path in paths}
+
+
+def parts(roles: Roles, values: Mapping[str, np.ndarray], title: str) -> Panels:
+    """One panel, or of an encoder and a decoder one each (Figures 13 and 14)."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    names = np.array([name.rpartition(".")[0] for name in roles.widths])
+    for part in dict.fromkeys(names):
+        panel = f"{title}, {part}" if part else title
+        found[panel] = {label: column[names == part] for label, column in values.items()}
+    return found
+
+
+def figure3(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Ratio of each role by block (eq. 8), a panel per artifact: Figures 3, 4, 12, 13, 14, 18 and 19."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for name, roles in opened(args.inputs).items():
+        panels |= parts(roles, by_role(roles.ratios()), name)
+    return panels, "% of neurons"
+
+
+def figure5(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Neurons that keep their role in every example, beside the average: Figures 5, 15 and 16."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for name, roles in opened(args.inputs).items():
+        panels |= parts(roles, by_role(roles.kept()), f"{name}: overlap")
+        panels |= parts(roles, by_role(roles.ratios()), f"{name}: average")
+    return panels, "% of neurons"
+
+
+def figure6(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Neurons that stay inactive at every token of an input, by language: Figure 6 (artifacts of `--tokens all`)."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for name, roles in opened(args.inputs).items():
+        if roles.metadata["method"]["tokens"] != "all":
+            raise PLNDError(f"{name}: roles of the last token; Figure 6 needs those of `plnd roles --tokens all`")
+        inactive = 100 - roles.active()
+        values = {language: inactive[:, p] for p, language in enumerate(roles.languages)}
+        values["all languages"] = roles.ratios()[:, ROLES.index("non_activated")]
+        panels |= parts(roles, values, name)
+    return panels, "% of neurons"
+
+
+def figure7(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Partial-shared neurons that a language shares with each other, and whose specific ones are: Figures 7 and 17."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for name, roles in opened(args.inputs).items():
+        shared, specific = roles.shared_with(args.language), roles.specific_to()
+        others = [(p, x) for p, x in enumerate(roles.languages) if x != args.language]
+        panels |= parts(roles, {x: shared[:, p] for p, x in others}, f"{name}: shared with {args.language}")
+        panels |= parts(roles, {x: specific[:, p] for p, x in enumerate(roles.languages)}, f"{name}: specific")
+    return panels, "% of the role's neurons"
+
+
+def figure8(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Ratio of each role with more and more languages, the artifact's first 3, 5, 7, …: Figure 8."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for name, roles in opened(args.inputs).items():
+        for count in map(int, args.counts.split(",")):
+            values = by_role(roles.ratios(roles.languages[:count]))
+            panels |= parts(roles, values, f"{name}, {count} languages")
+    return panels, "% of neurons"
+
+
+def figure20(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Ratio of each role under each threshold: Figure 20 (an artifact of `--thresholds 0,0.1,…`)."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for name, roles in opened(args.inputs).items():
+        for threshold in roles.thresholds:
+            panels |= parts(roles, by_role(roles.ratios(threshold=threshold)), f"{name}, above {threshold:g}")
+    return panels, "% of neurons"
+
+
+Scores = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+def scores(path: str) -> Scores:
+    """Rows of an attribution CSV by language and role, a row per block."""
+    found: Scores = defaultdict(list)
+    with open(path, newline="") as stream:
+        for row in csv.DictReader(stream):
+            values = {
+                k: float(v) if v else float("nan") for k, v in row.items() if k not in ("language", "role", "block")
+            }
+            found[row["language"], row["role"]].append({**values, "block": row["block"]})
+    if not found:
+        raise PLNDError(f"{path}: no scores in it; `plnd roles --attribution` writes them")
+    return found
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """One value per block."""
+    return np.array([row[name] for row in rows])
+
+
+def figure9(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Each role's share of the 5 % of neurons that contribute most, by language: Figures 9, 21, 22 and 23."""
+    found = scores(args.inputs[0])
+    languages = dict.fromkeys(language for language, _ in found)
+    panels = {
+        language: {label: column(found[language, role], "top_share") for role, label in zip(ROLES, LABELS, strict=True)}
+        for language in languages
+    }
+    return panels, "% of the top 5 %"
+
+
+def figure10(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Mean and total contribution (eq. 9) of each role, mean over languages: Figures 10 and 24."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for path in args.inputs:
+        found = scores(path)
+        languages = list(dict.fromkeys(language for language, _ in found))
+        for kind in ("total", "mean"):
+            values = {}
+            for role, label in zip(ROLES, LABELS, strict=True):
+                rows = [column(found[language, role], f"contribution_{kind}") for language in languages]
+                values[label] = np.nanmean(rows, axis=0) * (100 if kind == "total" else 1e4)
+            unit = "%" if kind == "total" else "1e-4"
+            panels[f"{Path(path).name.partition('.')[0]}: {kind} ({unit})"] = values
+    return panels, "contribution score"
+
+
+def figure11(args: argparse.Namespace) -> tuple[Panels, str]:
+    """Highest effective score (eq. 10) by block, over all languages: Figures 11, 25, 26 and 27."""
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for path in args.inputs:
+        found = scores(path)
+        languages = list(dict.fromkeys(language for language, _ in found))
+        panels[Path(path).name.partition(".")[0]] = {
+            label: np.nanmax([column(found[language, role], f"{args.answer}_max") for language in languages], axis=0)
+            for role, label in zip(ROLES, LABELS, strict=True)
+        }
+    return panels, "highest effective score"
+
+
+def table1(args: argparse.Namespace) -> None:
+    """Maximum, minimum, mean and variance of effective scores by language and role: Tables 1 and 3."""
+    found = scores(args.inputs[0])
+    rows = []
+    for (language, role), blocks in found.items():
+        neurons = column(blocks, "neurons")
+        share = neurons / neurons.sum()
+        means, variances = column(blocks, f"{args.answer}_mean"), column(blocks, f"{args.answer}_variance")
+        mean = float(np.nansum(share * means))
+        variance = float(np.nansum(share * (variances + means**2))) - mean**2
+        extremes = [float(f(column(blocks, f"{args.answer}_{x}"))) for f, x in ((np.nanmax, "max"), (np.nanmin, "min"))]
+        rows.append((language, role, *extremes, mean, variance))
+    write_csv(f"{args.output}.csv", ("language", "role", "max", "min", "mean", "variance"), rows)
+    print(f"{'':<6}{'role':<16}{'max':>9}{'min':>9}{'mean':>11}{'variance':>11}")
+    for language, role, *values in rows:
+        most, least, mean, variance = values
+        print(f"{language:<6}{role.replace('_', '-'):<16}{most:>9.3f}{least:>9.3f}{mean:>11.1e}{variance:>11.1e}")
+    panels = {
+        name: {
+            label: np.array([row[place] for row in rows if row[1] == role])
+            for role, label in zip(ROLES, LABELS, strict=True)
+        }
+        for name, place in (("maximum", 2), ("minimum", 3))
+    }
+    languages = list(dict.fromkeys(row[0] for row in rows))
+    plot_lines(panels, f"{args.output}.png", "effective score", places=languages)
+
+
+def table2(args: argparse.Namespace) -> None:
+    """Accuracy in each language without each role's neurons, document by document, and without random ones.
+
+    Tables 2 and 4. Beside each role stands its control, as many random neurons of each block and document.
+    """
+    shares = [float(share) for share in args.shares.split(",")]
+    settings: list[tuple[str, dict[str, Any]]] = [("baseline", {"deactivate": "random", "share": 0.0})]
+    settings += [(f"w/o {label}", {"deactivate": role}) for role, label in zip(ROLES, LABELS, strict=True)]
+    settings += [(f"w/o random {share:.0%}", {"deactivate": "random", "share": share}) for share in shares]
+    settings += [
+        (f"w/o random, as many as {label}", {"deactivate": role, "control": "random"})
+        for role, label in zip(ROLES, LABELS, strict=True)
+    ]
+    roles = Roles.load(args.inputs[0])
+    store = Path(f"{args.output}.json")
+    done = json.loads(store.read_text()) if store.exists() else {}
+    missing = [(name, options) for name, options in settings if name not in done]
+    evaluate = evaluator(args, roles) if missing else None
+    for name, options in missing:
+        assert evaluate is not None
+        done[name] = evaluate(options)
+        write_bytes((json.dumps(done, indent=2) + "\n").encode(), store)
+        print(row_of(name, done[name]), flush=True)
+    header = f"{'':<40}{'pct.':>7}" + "".join(f"{language:>7}" for language in roles.languages)
+    print("\n".join([header, *(row_of(name, done[name]) for name, _ in settings)]))
+    rows = [(name, done[name]["share"], *done[name]["score"]) for name, _ in settings]
+    write_csv(f"{args.output}.csv", ("setting", "share", *roles.languages), rows)
+    panels = {
+        title: {name: 100 * np.array(done[name]["score"]) for name, _ in settings[:1] + settings[low:high]}
+        for title, low, high in (("by role", 1, 5), ("random", 5, 5 + len(shares)))
+    }
+    plot_lines(panels, f"{args.output}.png", f"{args.metric} (%)", places=roles.languages)
+
+
+def row_of(name: str, found: Mapping[str, Any]) -> str:
+    """One line of the table."""
+    return f"{name:<40}{found['share']:>7.2%}" + "".join(f"{100 * score:>7.1f}" for score in found["score"])
+
+
+def evaluator(args: argparse.Namespace, roles: Roles) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What evaluates one setting on the artifact's own documents, with one copy of the model for all."""
+    import lm_eval.models  # noqa: F401  before anything is registered
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from lm_eval_plnd.model import PLNDLM
+    from plnd.models import load_model, load_tokenizer
+    from plnd.tasks import tasks_folder
+
+    tasks = roles.tasks
+    if tasks is None:
+        raise PLNDError(f"{args.inputs[0]}: its examples are not those of lm-eval tasks")
+    name = args.model or roles.model["name"]
+    model, tokenizer = load_model(name, dtype=args.dtype, device=args.device), load_tokenizer(name)
+    manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=args.metadata)
+    numbers = list(zip(*roles.metadata["documents"], strict=True))
+    samples = {task: sorted(set(documents)) for task, documents in zip(tasks, numbers, strict=True)}
+
+    def evaluate(options: Mapping[str, Any]) -> dict[str, Any]:
+        given = {"roles": roles, "seed": args.seed, **options}
+        lm = PLNDLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size, **given)
+        found = simple_evaluate(
+            lm,
+            tasks=list(tasks),
+            samples=samples,
+            task_manager=manager,
+            num_fewshot=roles.metadata["corpus"]["fewshot"] or None,
+            bootstrap_iters=0,
+            log_samples=False,
+        )["results"]
+        return {
+            "share": lm.record()["share"],
+            "score": [found[task][f"{args.metric},none"] for task in tasks],
+            "stderr": [found[task][f"{args.metric}_stderr,none"] for task in tasks],
+            "seed": args.seed,
+        }
+
+    return evaluate
+
+
+def drawn(make: Callable[[argparse.Namespace], tuple[Panels, str]]) -> Callable[[argparse.Namespace], None]:
+    """A figure printed, written as CSV and drawn."""
+
+    def run(args: argparse.Namespace) -> None:
+        panels, label = make(args)
+        rows = [
+            (title, name, block, float(value))
+            for title, curves in panels.items()
+            for name, values in curves.items()
+            for block, value in enumerate(values)
+        ]
+        for title, curves in panels.items():
+            print(f"{title} ({label})\n{'block':<6}" + "".join(f"{name:>16}" for name in curves))
+            for block, values in enumerate(zip(*curves.values(), strict=True)):
+                print(f"{block:<6}" + "".join(f"{value:>16.3f}" for value in values))
+        write_csv(f"{args.output}.csv", ("panel", "curve", "block", "value"), rows)
+        plot_lines(panels, f"{args.output}.png", label, stacked=make is figure9)
+
+    return run
+
+
+def main() -> None:
+    """Draws one figure or makes one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    figures = (figure3, figure5, figure6, figure7, figure8, figure9, figure10, figure11, figure20)
+    for make in (*figures, table1, table2):
+        command = commands.add_parser(
+            make.__name__, help=str(make.__doc__).partition("\n")[0].replace("%", "%%"), description=make.__doc__
+        )
+        command.add_argument("inputs", nargs="+", help="what `plnd roles` wrote: --output, for scores --attribution")
+        command.add_argument("--output", required=True, help="beginning of the names of the files to write")
+        command.set_defaults(run=drawn(make) if make in figures else make)
+        if make is figure7:
+            command.add_argument("--language", default="de", help="whose shared neurons are counted (default: de)")
+        if make is figure8:
+            command.add_argument("--counts", default="3,5,7,9", help="numbers of languages (default: 3,5,7,9)")
+        if make in (figure11, table1):
+            command.add_argument(
+                "--answer",
+                choices=("first", "mean"),
+                default="first",
+                help="answers of several tokens: which embedding",
+            )
+        if make is table2:
+            command.add_argument("--model", help="folder or hub name (default: the artifact's)")
+            command.add_argument("--shares", default=SHARES, help=f"shares of random neurons (default: {SHARES})")
+            command.add_argument("--metric", default="acc", help="of the tasks (default: acc)")
+            command.add_argument("--metadata", type=json.loads, help="as lm-eval's")
+            command.add_argument("--batch-size", type=int, default=16)
+            command.add_argument("--dtype", default="auto")
+            command.add_argument("--device")
+            command.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        args.run(args)
+    except PLNDError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""scripts/sharing_matters.py draws every figure and makes every table from what `plnd roles` writes."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm_eval_plnd.parallel import parallel_tasks
+from plnd.artifacts import write_csv
+from plnd.attribution import COLUMNS, Attribution
+from plnd.models import demo_model, load_model, load_tokenizer
+from plnd.roles import ROLES, Roles, find_roles
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sharing_matters.py"
+LANGUAGES = ("en", "de", "zh")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Roles of two XNLI pairs in three languages on the demo's model, at the last and at all tokens, and scores."""
+    path = tmp_path_factory.mktemp("sharing")
+    (path / "xnli").mkdir()
+    for language in LANGUAGES:
+        rows = [{"premise": f"{language} {n}", "hypothesis": "no", "label": "neutral"} for n in range(2)]
+        for split in ("dev", "test"):
+            (path / "xnli" / f"xnli_{split}_{language}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    tasks = {language: f"plnd_ranked_xnli_{language}" for language in LANGUAGES}
+    parallel = parallel_tasks(tasks, metadata={"data_dir": str(path)})
+    model, tokenizer = load_model(str(demo_model()), dtype="float32", device="cpu"), load_tokenizer(str(demo_model()))
+    inputs = parallel.token_ids(tokenizer)
+    attribution = Attribution(model, 3, parallel.answer_ids(tokenizer))
+    options = {"output": path / "x.roles.safetensors", "thresholds": (0.0, 0.1)}
+    find_roles(model, parallel, inputs, listener=attribution, **options)
+    find_roles(model, parallel, inputs, output=path / "all.roles.safetensors", tokens="all")
+    write_csv(path / "x.scores.csv", COLUMNS, attribution.rows(LANGUAGES))
+    return path
+
+
+def run(monkeypatch, *arguments: str) -> None:
+    """The script, as its command line runs it."""
+    spec = importlib.util.spec_from_file_location("sharing_matters", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    module.main()
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "panels", "curves"),
+    [
+        ("figure3", "x.roles.safetensors", 1, 4),
+        ("figure5", "x.roles.safetensors", 2, 4),
+        ("figure6", "all.roles.safetensors", 1, 4),
+        ("figure7", "x.roles.safetensors", 2, 2.5),
+        ("figure8", "x.roles.safetensors", 2, 4),
+        ("figure9", "x.scores.csv", 3, 4),
+        ("figure10", "x.scores.csv", 2, 4),
+        ("figure11", "x.scores.csv", 1, 4),
+        ("figure20", "x.roles.safetensors", 2, 4),
+    ],
+)
+def test_figures(folder, tmp_path, monkeypatch, capsys, name, source, panels, curves):
+    """Each figure is printed, a CSV with a value per panel, curve and block, and a picture."""
+    options = ["--counts", "2,3"] if name == "figure8" else []
+    run(monkeypatch, name, str(folder / source), "--output", str(tmp_path / name), *options)
+    rows = table(tmp_path / f"{name}.csv")
+    assert len(rows) == panels * curves * 8
+    assert len({row["panel"] for row in rows}) == panels
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert rows[0]["panel"] in capsys.readouterr().out
+
+
+def test_figures_show_the_artifact(folder, tmp_path, monkeypatch):
+    """Figure 3 is eq. 8; the columns of Figure 9 sum to 100; Figure 6 is what no token activates."""
+    roles, every = (Roles.load(folder / f"{name}.roles.safetensors") for name in ("x", "all"))
+    for name, source in (
+        ("figure3", "x.roles.safetensors"),
+        ("figure6", "all.roles.safetensors"),
+        ("figure9", "x.scores.csv"),
+    ):
+        run(monkeypatch, name, str(folder / source), "--output", str(tmp_path / name))
+    found = np.array([float(row["value"]) for row in table(tmp_path / "figure3.csv")]).reshape(4, 8)
+    np.testing.assert_allclose(found.T, roles.ratios())
+    inactive = np.array([float(row["value"]) for row in table(tmp_path / "figure6.csv")]).reshape(4, 8)
+    np.testing.assert_allclose(inactive[:3].T, 100 - every.active())
+    assert (inactive[3] <= inactive[:3].min(0)).all()
+    columns = np.array([float(row["value"]) for row in table(tmp_path / "figure9.csv")]).reshape(3, 4, 8)
+    np.testing.assert_allclose(columns.sum(1), 100)
+
+
+def test_table1(folder, tmp_path, monkeypatch):
+    """Scores over all blocks: extremes of the blocks' extremes, mean and variance over all neurons."""
+    run(monkeypatch, "table1", str(folder / "x.scores.csv"), "--output", str(tmp_path / "t"), "--answer", "mean")
+    source = table(folder / "x.scores.csv")
+    for row in table(tmp_path / "t.csv"):
+        blocks = [
+            r for r in source if (r["language"], r["role"]) == (row["language"], row["role"]) and r["neurons"] != "0"
+        ]
+        n, mean, variance = (np.array([float(r[k]) for r in blocks]) for k in ("neurons", "mean_mean", "mean_variance"))
+        assert float(row["max"]) == max(float(r["mean_max"]) for r in blocks)
+        assert float(row["min"]) == min(float(r["mean_min"]) for r in blocks)
+        whole = (n * mean).sum() / n.sum()
+        assert float(row["mean"]) == pytest.approx(whole)
+        assert float(row["variance"]) == pytest.approx((n * (variance + mean**2)).sum() / n.sum() - whole**2)
+
+
+def test_table2(folder, tmp_path, monkeypatch, capsys):
+    """Every setting is evaluated, but for those that an earlier run evaluated; nothing is evaluated twice."""
+    arguments = ["table2", str(folder / "x.roles.safetensors"), "--output", str(tmp_path / "t"), "--shares", "0.5"]
+    metadata = json.dumps({"data_dir": str(folder)})
+    shares = {role: share / 100 for role, share in Roles.load(folder / "x.roles.safetensors").shares().items()}
+    earlier = {
+        f"w/o {kind}{role.replace('_', '-')}": {"share": shares[role], "score": [0.25] * 3}
+        for kind in ("", "random, as many as ")
+        for role in ROLES
+        if kind or role in ("partial_shared", "non_activated")
+    }
+    (tmp_path / "t.json").write_text(json.dumps(earlier))
+    run(monkeypatch, *arguments, "--metadata", metadata, "--device", "cpu", "--dtype", "float32")
+    rows = table(tmp_path / "t.csv")
+    names = ["baseline", "w/o all-shared", "w/o partial-shared", "w/o specific", "w/o non-activated", "w/o random 50%"]
+    assert [row["setting"] for row in rows[:6]] == names and len(rows) == 10
+    assert [float(row["share"]) for row in rows] == pytest.approx([0, *shares.values(), 0.5, *shares.values()])
+    assert {row["setting"] for row in rows if row["en"] == "0.25"} == earlier.keys()
+    assert all(0 <= float(row[language]) <= 1 for row in rows for language in LANGUAGES)
+    first = (tmp_path / "t.json").read_bytes()
+    capsys.readouterr()
+    run(monkeypatch, *arguments, "--model", "absent")
+    assert (tmp_path / "t.json").read_bytes() == first and "w/o all-shared" in capsys.readouterr().out
+
+
+def test_wrong_inputs(folder, tmp_path, monkeypatch, capsys):
+    """Roles of the last token draw no Figure 6: one line, status 2."""
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, "figure6", str(folder / "x.roles.safetensors"), "--output", str(tmp_path / "f"))
+    assert end.value.code == 2 and "needs those of `plnd roles --tokens all`" in capsys.readouterr().err
