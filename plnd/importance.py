@@ -567,6 +567,12 @@ class _Scratch(threading.local):
 _SCRATCH = _Scratch()
 
 
+@functools.lru_cache(maxsize=8)
+def _triangle(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to the logits of `count` tokens among themselves so that none sees a later one."""
+    return torch.full((count, count), -torch.inf, dtype=dtype, device=device).triu_(1)
+
+
 def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:
     """Logits before soft-cap and probabilities, both [groups, per_group, rows, seen], and which keys they see.
 
@@ -593,7 +599,7 @@ def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[
     elif trace.query_norm is not None or trace.key_norm is not None:
         scores = logits.clone()
     if causal:
-        scores[..., rows] += scores.new_full((count, count), -torch.inf).triu_(1)
+        scores[..., rows] += _triangle(count, scores.dtype, scores.device)
     elif mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
     return logits, torch.softmax(scores, dim=-1, out=_SCRATCH("p", shape, query)), seen
