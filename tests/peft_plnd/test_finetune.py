@@ -45,6 +45,7 @@ def settings(finetune, folder, **changes):
     return finetune.Settings(model=str(demo_model()), corpus=CORPUS, output=str(folder), **{**few, **changes})
 
 
+@pytest.mark.slow
 def test_a_run_leaves_an_adapter_and_its_results(finetune, mask, tmp_path):
     """The adapter loads and has moved; the JSON says what was trained, on what, and what the evaluation found."""
     evaluation = {"data_dir": str(demo_corpus("evaluate")), "limit": 1}
