@@ -8,6 +8,7 @@ activate its neurons. Attention is not measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,16 +19,13 @@ from plnd.observe import BlockWatch
 
 
 class ActivationWatch(BlockWatch):
-    """The hook of one block that measures activations: the mean of `_value` over each document's tokens."""
+    """The hook of one block that measures activations: the mean of a `value` of them over each document's tokens."""
+
+    value: Callable[[Tensor], Tensor]
 
     def _prepare(self) -> None:
         if self.stack.activation:
             self.activation = attribute(self.block, self.stack.activation)
-
-    @staticmethod
-    def _value(activation: Tensor) -> Tensor:
-        """What is averaged."""
-        raise NotImplementedError
 
     @property
     def _watched(self) -> str:
@@ -38,14 +36,14 @@ class ActivationWatch(BlockWatch):
         return ()
 
     def _feed_forward(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        values = self._value(self.activation(self._target(self._watched).select(output)))
+        values = self.value(self.activation(self._target(self._watched).select(output)))
         self._emit("ffn", [x.mean(0, dtype=accumulation_dtype(output.dtype)) for (x,) in self._documents(values)])
 
     def _experts(self, tokens: int) -> Any:
         lengths = [[stop - start] for start, stop in self.observer.spans]
 
         def term(fused: Tensor, *_: Tensor) -> Tensor:
-            return self._value(self.activation(self._target("gate_proj").select(fused))).to(
+            return self.value(self.activation(self._target("gate_proj").select(fused))).to(
                 accumulation_dtype(fused.dtype)
             )
 
@@ -56,7 +54,8 @@ class MeanActivation(ActivationWatch):
     """Mean size of the activation, |act| (as Wang et al. weigh neurons in «Sharing Matters»)."""
 
     @staticmethod
-    def _value(activation: Tensor) -> Tensor:
+    def value(activation: Tensor) -> Tensor:
+        """|act|."""
         return activation.abs()
 
 
@@ -64,5 +63,6 @@ class ActivationProbability(ActivationWatch):
     """Share of tokens with act > 0: the activation probability of Tang et al. (arXiv:2402.16438)."""
 
     @staticmethod
-    def _value(activation: Tensor) -> Tensor:
+    def value(activation: Tensor) -> Tensor:
+        """1 where act > 0, else 0."""
         return (activation > 0).to(accumulation_dtype(activation.dtype))

@@ -192,6 +192,31 @@ _LLAMA = Stack(
     activation="mlp.act_fn",
     rotation=Rotation(),
 )
+_FUSED_BY_HEAD = Stack(  # BLOOM's names, which Falcon shares
+    blocks="h",
+    attention="self_attention",
+    feed_forward="mlp",
+    projections=_projections(
+        *["self_attention.query_key_value"] * 3,
+        "self_attention.dense",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+        qkv="by_group",
+    ),
+    head_dim="self_attention.head_dim",
+    activation="mlp.gelu_impl",
+    interface=False,
+)
+_FAIRSEQ = Stack(  # OPT's names, which XGLM shares
+    blocks="decoder.layers",
+    attention="self_attn",
+    feed_forward="fc2",
+    projections=_projections(
+        *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")), "fc1", "fc2"
+    ),
+    head_dim="self_attn.head_dim",
+    activation="activation_fn",
+)
 _HEAD_NORMS: dict[str, Any] = {"query_norm": Norm("self_attn.q_norm"), "key_norm": Norm("self_attn.k_norm")}
 _GEMMA_POST_NORMS: dict[str, Any] = {
     "attention_norm": Norm("post_attention_layernorm", eps="eps", offset=1.0),
@@ -340,83 +365,20 @@ FAMILIES: dict[str, Family] = {
         Family(
             "falcon",
             ("falcon",),
-            (
-                Stack(
-                    blocks="h",
-                    attention="self_attention",
-                    feed_forward="mlp",
-                    projections=_projections(
-                        *["self_attention.query_key_value"] * 3,
-                        "self_attention.dense",
-                        "mlp.dense_h_to_4h",
-                        "mlp.dense_4h_to_h",
-                        qkv="by_group",
-                    ),
-                    head_dim="self_attention.head_dim",
-                    activation="mlp.act",
-                    rotation=Rotation(),
-                    interface=False,
-                ),
-            ),
+            (replace(_FUSED_BY_HEAD, activation="mlp.act", rotation=Rotation()),),
             requires={"alibi": False},
         ),
-        Family(
-            "bloom",
-            ("bloom",),
-            (
-                Stack(
-                    blocks="h",
-                    attention="self_attention",
-                    feed_forward="mlp",
-                    projections=_projections(
-                        *["self_attention.query_key_value"] * 3,
-                        "self_attention.dense",
-                        "mlp.dense_h_to_4h",
-                        "mlp.dense_4h_to_h",
-                        qkv="by_group",
-                    ),
-                    head_dim="self_attention.head_dim",
-                    activation="mlp.gelu_impl",
-                    interface=False,
-                    alibi=True,
-                ),
-            ),
-            requires={"slow_but_exact": False},
-        ),
+        Family("bloom", ("bloom",), (replace(_FUSED_BY_HEAD, alibi=True),), requires={"slow_but_exact": False}),
         Family(
             "xglm",
             ("xglm",),
-            (
-                Stack(
-                    blocks="layers",
-                    attention="self_attn",
-                    feed_forward="fc2",
-                    projections=_projections(
-                        *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")), "fc1", "fc2"
-                    ),
-                    head_dim="self_attn.head_dim",
-                    activation="activation_fn",
-                    interface=False,
-                ),
-            ),
+            (replace(_FAIRSEQ, blocks="layers", interface=False),),
             requires={"add_cross_attention": False},
         ),
         Family(
             "opt",
             ("opt",),
-            (
-                Stack(
-                    blocks="decoder.layers",
-                    attention="self_attn",
-                    feed_forward="fc2",
-                    projections=_projections(
-                        *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")), "fc1", "fc2"
-                    ),
-                    head_dim="self_attn.head_dim",
-                    activation="activation_fn",
-                    scaled_queries=True,
-                ),
-            ),
+            (replace(_FAIRSEQ, scaled_queries=True),),
             requires={"do_layer_norm_before": True},
         ),
         _t5("t5", ("t5", "mt5", "umt5"), "wi", "wo"),

@@ -32,6 +32,7 @@ from plnd.importance import (
     attention_importance,
     attention_output_importance,
     column_importance,
+    release_memory,
     rotated,
 )
 from plnd.quantised import dequantised
@@ -85,6 +86,7 @@ class Observer:
         model = self.layout.model
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.callback(release_memory)
             for block in self.layout.blocks:
                 watch = (self.watch or BlockWatch)(self, block)
                 for handle in watch.hooks():
@@ -333,13 +335,16 @@ class BlockWatch:
         """Holds the first document's attention, as it was put together here, against what the model computed."""
         if self.first_trace is None or self.first_context is None:
             return
+        trace, context, self.first_trace, self.first_context = self.first_trace, self.first_context, None, None
+        if not torch.isfinite(context).all():
+            return  # this document says nothing; the first one of the next batch may
         value = self._heads("v_proj", 0, slice(*self.observer.spans[0]))
-        if torch.isfinite(self.first_context).all() and not as_assumed(self.first_trace, value, self.first_context):
+        if not as_assumed(trace, value, context):
             raise FamilyError(
                 f"block {self.name}: attention is not what the families table says of"
                 f" {self.observer.layout.family.name}, so eq. 10 cannot be evaluated: detect with --qk off"
             )
-        self.unproven, self.first_trace, self.first_context = False, None, None
+        self.unproven = False
 
 
 @dataclass

@@ -150,7 +150,7 @@ def test_one_and_two_processes_train_to_the_same_weights(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         debug_launcher(train_with_accelerate, args=(tmp_path / "two.pt",), num_processes=2)
-    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     assert one.keys() == two.keys() and max(v.abs().max() for v in one.values()) > 1e-3
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
