@@ -200,6 +200,8 @@ def test_an_adapter_without_a_mask(tmp_path):
     ids = torch.arange(5, 25)[None]
     torch.testing.assert_close(found.model(ids).logits, tuned(ids).logits)
     assert found.get_model_info()["plnd"]["neurons"] == 0
+    code = f"from lm_eval_plnd.model import PLNDLM; PLNDLM(peft={str(tmp_path)!r}, device='cpu')"
+    subprocess.run([sys.executable, "-c", code], check=True)  # where nobody else has imported peft_plnd
     with pytest.raises(PLNDError, match="go with mask="):
         PLNDLM(peft=str(tmp_path), control="random", device="cpu")
     with pytest.raises(PLNDError, match="absent: not a PEFT adapter"):
