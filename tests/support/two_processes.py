@@ -86,7 +86,6 @@ def main(folder: Path) -> None:
     fail("other corpora", lambda: run("no", documents()[not first :]))
     fail("fewer documents", lambda: run("no", documents()[: None if first else -3]))
     fail("damaged", lambda: run("no", checkpoint=folder / "damaged", resume=True))
-    processes.close()
     with (
         open(own / "cli", "w") as stream,
         contextlib.redirect_stderr(stream),
