@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from plnd.families import attribute
-from plnd.importance import accumulation_dtype
+from plnd.memory import accumulation_dtype
 from plnd.observe import BlockWatch
 
 

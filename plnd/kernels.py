@@ -3,7 +3,7 @@
 `changes` is for `exact`: nothing of the size [queries, keys, channels] is stored, one row of keys at a time stays in
 the processor's first cache, and every loop over it is vectorised. `spreads` is for `first_order`. Compiled by Numba at
 the first call, in seconds, and kept on disk.
-`plnd.importance` gives the same numbers without this module, in PyTorch.
+`plnd.softmax` gives the same numbers without this module, in PyTorch.
 """
 
 from __future__ import annotations
@@ -126,17 +126,17 @@ def changes(
     arrays are not read. Arrays are float32 and C-contiguous.
 
     Args:
-        p: probabilities, [heads, rows, seen]; `seen` a multiple of `LANES`.
+        p: probabilities, [rows, heads, seen]; `seen` a multiple of `LANES`.
         u, u2, r: [heads or 1, queries, channels]; row i of `p` is query `query` + i here.
         v, v2, w: [channels, keys]; column j of `p` is key `key` + j here.
         v_top, v2_top, w_top: the largest |v|, |v2| and |w| of each channel, [channels].
-        s: logits before the soft-cap, [heads, rows, seen], finite.
-        t, cap: tanh(s / cap), [heads, rows, seen], and the soft-cap.
+        s: logits before the soft-cap, [rows, heads, seen], finite.
+        t, cap: tanh(s / cap), [rows, heads, seen], and the soft-cap.
         wanted: boolean, [heads or 1, channels]; the others are 0.
     Returns:
         [heads, channels], float64; inside a row sums are float32.
     """
-    heads, rows, seen = p.shape
+    rows, heads, seen = p.shape
     channels = len(v_top)
     # unsigned, so that indices need no check for counting from the end, which would keep loops from being vectorised
     first, last = np.zeros(rows, np.uint64), np.zeros(rows, np.uint64)
@@ -145,13 +145,13 @@ def changes(
     row = np.empty(seen, np.float32)
     result = np.zeros((heads, channels), np.float64)
     for h in range(heads):
-        _visible(p[h, start:stop], first[start:stop], last[start:stop])
+        _visible(p[start:stop, h], first[start:stop], last[start:stop])
         if logit is not None:
             for i in range(start, stop):
                 s_top[i] = _ZERO
                 for j in range(first[i], last[i]):
-                    if p[h, i, j] > 0:
-                        s_top[i] = max(s_top[i], abs(s[h, i, j]))
+                    if p[i, h, j] > 0:
+                        s_top[i] = max(s_top[i], abs(s[i, h, j]))
         hu, hu2, hr, hw = min(h, len(u) - 1), min(h, len(u2) - 1), min(h, len(r) - 1), min(h, len(wanted) - 1)
         for c in range(channels):
             if not wanted[hw, c]:
@@ -170,10 +170,10 @@ def changes(
                 zeta = _ZERO
                 if reach <= _SMALL:
                     for j in range(begin, end):
-                        e = p[h, i, j] * _expm1_small(
+                        e = p[i, h, j] * _expm1_small(
                             _delta(
-                                a, v[c, o + j], second, b, v2[c, o + j], logit, k, w[c, o + j], s[h, i, j],
-                                capped, t[h, i, j], cap,
+                                a, v[c, o + j], second, b, v2[c, o + j], logit, k, w[c, o + j], s[i, h, j],
+                                capped, t[i, h, j], cap,
                             )
                         )  # fmt: skip
                         row[j] = e
@@ -182,23 +182,23 @@ def changes(
                     mean = _ZERO
                     for j in range(begin, end):
                         d = _delta(
-                            a, v[c, o + j], second, b, v2[c, o + j], logit, k, w[c, o + j], s[h, i, j],
-                            capped, t[h, i, j], cap,
+                            a, v[c, o + j], second, b, v2[c, o + j], logit, k, w[c, o + j], s[i, h, j],
+                            capped, t[i, h, j], cap,
                         )  # fmt: skip
                         row[j] = d
-                        mean += p[h, i, j] * d
+                        mean += p[i, h, j] * d
                     if not reach + abs(mean) <= _MODERATE:
-                        q, d = p[h, i, begin:end], row[begin:end]
+                        q, d = p[i, h, begin:end], row[begin:end]
                         if not _spread(q, d, mean) <= _MODERATE:
                             total += _literal(q, d)
                             continue
                     for j in range(begin, end):  # what all logits share changes nothing; without it Σpe^δ >= 1
-                        e = p[h, i, j] * _expm1(row[j] - mean)
+                        e = p[i, h, j] * _expm1(row[j] - mean)
                         row[j] = e
                         zeta += e
                 square = _ZERO
                 for j in range(begin, end):
-                    d = row[j] - zeta * p[h, i, j]
+                    d = row[j] - zeta * p[i, h, j]
                     square += d * d
                 total += square / (_ONE + zeta) ** 2
             result[h, c] = total
@@ -206,44 +206,45 @@ def changes(
 
 
 @_jit
-def spreads(first, second, squares, offset, mass, own, turned, other, query):
+def spreads(first, second, mass, channel, cos, sin, other, query):
     """What `first_order` makes of its matrix products where channels turn and there is no head norm.
 
     Σ_i Σ_j p²δ² - 2·m·Σ_j p²δ + m²·Σ_j p², m = Σ_j pδ, for the queries; without the first term for the keys. Arrays are
     float32 and C-contiguous; channel c turns with c ± channels / 2.
 
     Args:
-        first, second: sums over keys of p, and of p², times the keys' own and turned, [groups, heads, rows, 2·channels
-            or more].
-        squares: from column `offset` on, sums of p² times k_c² and k_c·k_c', [groups, heads, rows, ...].
-        mass: Σ_j p², [groups, heads, rows].
-        own, turned, other: the queries', [groups, heads, queries, channels]; row i of `mass` is query `query` + i here.
+        first, second: sums over keys of p, and of p², times the keys' own and turned; in `second` then those of p²
+            times k_c² and k_c·k_c', [groups, rows * heads, columns].
+        mass: Σ_j p², [groups, rows * heads].
+        channel, other: the queries' own channels and what the keys meet, [queries, groups, heads, channels]; row i here
+            is query `query` + i.
+        cos, sin: the factors of own and turned, [queries, channels].
     Returns:
         For queries [groups, heads, channels], for keys [groups, channels].
     """
-    groups, heads, rows = mass.shape
-    channels = own.shape[3]
+    _, groups, heads, channels = channel.shape
+    rows = np.uint64(mass.shape[1] // heads)
     half = np.uint64(channels // 2)  # unsigned, see `changes`
-    n, o, start = np.uint64(channels), np.uint64(offset), np.uint64(query)
+    n, s_, start, per_row = np.uint64(channels), np.uint64(2 * channels), np.uint64(query), np.uint64(heads)
     queries, keys = np.zeros((groups, heads, channels), np.float32), np.zeros((groups, channels), np.float32)
     for g in range(groups):
-        for h in range(heads):
-            for i in range(np.uint64(rows)):
-                weight, q = mass[g, h, i], start + i
+        for i in range(rows):
+            q = start + i
+            for h in range(per_row):
+                r = i * per_row + h
+                weight = mass[g, r]
                 for c in range(half):
                     e = c + half
-                    a, b, a2, b2 = own[g, h, q, c], own[g, h, q, e], turned[g, h, q, c], turned[g, h, q, e]
-                    x, y = other[g, h, q, c], other[g, h, q, e]
+                    x, y = channel[q, g, h, c], channel[q, g, h, e]
+                    a, b, a2, b2 = x * cos[q, c], y * cos[q, e], x * sin[q, c], y * sin[q, e]
+                    x, y = other[q, g, h, c], other[q, g, h, e]
                     m, m2, n1, n2 = _means(
-                        first[g, h, i, c], first[g, h, i, e], first[g, h, i, n + c], first[g, h, i, n + e],
-                        a, b, a2, b2, x, y,
-                    )  # fmt: skip
+                        first[g, r, c], first[g, r, e], first[g, r, n + c], first[g, r, n + e], a, b, a2, b2, x, y
+                    )
                     s, s2, t1, t2 = _means(
-                        second[g, h, i, c], second[g, h, i, e], second[g, h, i, n + c], second[g, h, i, n + e],
-                        a, b, a2, b2, x, y,
-                    )  # fmt: skip
-                    k, k2 = squares[g, h, i, o + c], squares[g, h, i, o + e]
-                    pair = _TWO * squares[g, h, i, o + n + c]
+                        second[g, r, c], second[g, r, e], second[g, r, n + c], second[g, r, n + e], a, b, a2, b2, x, y
+                    )
+                    k, k2, pair = second[g, r, s_ + c], second[g, r, s_ + e], _TWO * second[g, r, s_ + n + c]
                     queries[g, h, c] += a * (a * k + a2 * pair) + a2 * a2 * k2 + m * (m * weight - _TWO * s)
                     queries[g, h, e] += b * (b * k2 + b2 * pair) + b2 * b2 * k + m2 * (m2 * weight - _TWO * s2)
                     keys[g, c] += n1 * (n1 * weight - _TWO * t1)

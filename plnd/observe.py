@@ -21,20 +21,11 @@ from transformers.integrations.moe import ExpertsInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from plnd.attention import Attention, HeadNorm, Rotary, as_assumed, attention_importance, rotated
 from plnd.errors import FamilyError
 from plnd.families import Block, Layout, Norm, Target, attribute
-from plnd.importance import (
-    Attention,
-    HeadNorm,
-    Readout,
-    Rotary,
-    as_assumed,
-    attention_importance,
-    attention_output_importance,
-    column_importance,
-    release_memory,
-    rotated,
-)
+from plnd.importance import Readout, attention_output_importance, column_importance
+from plnd.memory import release_memory
 from plnd.quantised import dequantised
 
 QK = Literal["exact", "first_order", "off"]

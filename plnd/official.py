@@ -28,9 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plnd import memory
+from plnd.attention import Attention, attention_importance
 from plnd.errors import FamilyError, PLNDError
 from plnd.families import Layout
-from plnd.importance import ROWS_BUDGET, Attention, accumulation_dtype, attention_importance
+from plnd.memory import accumulation_dtype
 from plnd.observe import BlockWatch
 
 SEES_ALL = ("mistral",)
@@ -79,7 +81,7 @@ def squared_change(trace: Attention) -> Tensor:
     """Σ(softmax(S - Δ_c) - softmax(S))² over queries and keys, for every channel c of every query head.
 
     Δ_c[i, j] = q̃_i[c]·k̃_j[c], unscaled, of queries and keys as they enter the scalar product. Memory is that of
-    `plnd.importance.attention_importance`; with a soft-cap also one more block of `ROWS_BUDGET` elements.
+    `plnd.attention.attention_importance`; with a soft-cap also one more block of `ROWS_BUDGET` elements.
 
     Args:
         trace: the document's queries, keys and mask.
@@ -106,7 +108,7 @@ def _capped(trace: Attention) -> Iterator[Attention]:
     mask = trace.mask
     if mask is None:
         mask = torch.ones(1, queries, keys.shape[1], dtype=torch.bool, device=keys.device).tril_()
-    size = max(1, ROWS_BUDGET // (heads * keys.shape[1]))
+    size = max(1, memory.ROWS_BUDGET // (heads * keys.shape[1]))
     for start in range(0, queries, size):
         rows = slice(start, start + size)
         query = trace.query_rotated[:, rows]

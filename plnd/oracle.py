@@ -1,6 +1,6 @@
 """The slow, literal way: deactivate one neuron at a time and measure what changes (eq. 1 as it is written).
 
-The closed forms of `plnd.importance` are held to this; it is also what their speed is measured against.
+The closed forms of `plnd.importance` and `plnd.attention` are held to this; their speed is measured against it too.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from plnd import DetectConfig, detect, load_model
 from plnd.families import Layout, attribute, split_address
-from plnd.importance import engine
 from plnd.oracle import sequential
+from plnd.softmax import engine
 
 SETTINGS = {"FFN + V + O": "off", "with first_order Q, K": "first_order", "with exact Q, K": "exact"}
 FFN_SAMPLE = 32

@@ -122,8 +122,8 @@ def test_chunks_do_not_change_the_result(family, qk, monkeypatch):
     """Memory budgets cut the work into pieces; the sums stay the same."""
     model, ids = tiny_model(family), document()
     whole = observe(model, ids[None], [(0, LENGTH)], qk)
-    monkeypatch.setattr("plnd.importance.ROWS_BUDGET", 80)
-    monkeypatch.setattr("plnd.importance.CELLS_BUDGET", 40)
+    monkeypatch.setattr("plnd.memory.ROWS_BUDGET", 80)
+    monkeypatch.setattr("plnd.memory.CELLS_BUDGET", 40)
     pieces = observe(model, ids[None], [(0, LENGTH)], qk)
     for address, importance in whole.items():
         assert relative_error(pieces[address], importance) < 1e-9, address

@@ -10,8 +10,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from plnd import importance
-from plnd.importance import Attention, HeadNorm, Rotary, attention_importance, engine
+from plnd import attention, memory, softmax
+from plnd.attention import Attention, HeadNorm, Rotary, attention_importance
+from plnd.softmax import engine
 
 QUERIES, HEAD_DIM = 70, 8  # more than two tasks of rows, and keys that do not fill the last lanes
 
@@ -43,7 +44,7 @@ def trace(
         rotary = Rotary.of(angle.cos(), angle.sin(), HEAD_DIM, pairs)
     if norm:
         norms = [HeadNorm(size * (1 + 0.1 * normal(HEAD_DIM)), 1e-6) for _ in norms]
-    entered = [importance.rotated(x, n, rotary) for x, n in zip((query, key), norms, strict=True)]
+    entered = [attention.rotated(x, n, rotary) for x, n in zip((query, key), norms, strict=True)]
     i, j = torch.arange(QUERIES)[:, None], torch.arange(keys)
     masks = {
         "window": ((j <= i) & (j > i - 20))[None],
@@ -58,7 +59,7 @@ def written_out(t: Attention, algorithm: str) -> tuple[torch.Tensor, torch.Tenso
     """Eq. 10 channel by channel: zero it before norm and rotation, compute all logits again."""
 
     def logits(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        entered = importance.rotated(query, t.query_norm, t.rotary), importance.rotated(key, t.key_norm, t.rotary)
+        entered = attention.rotated(query, t.query_norm, t.rotary), attention.rotated(key, t.key_norm, t.rotary)
         key = entered[1].repeat_interleave(len(query) // len(key), 0)
         s = entered[0] @ key.mT * t.scaling
         return s if t.softcap is None else t.softcap * torch.tanh(s / t.softcap)
@@ -93,7 +94,7 @@ def written_out(t: Attention, algorithm: str) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _uncapped(t: Attention, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    query, key = importance.rotated(query, t.query_norm, t.rotary), importance.rotated(key, t.key_norm, t.rotary)
+    query, key = attention.rotated(query, t.query_norm, t.rotary), attention.rotated(key, t.key_norm, t.rotary)
     return query @ key.repeat_interleave(len(query) // len(key), 0).mT * t.scaling
 
 
@@ -166,7 +167,7 @@ def test_the_kernel_takes_small_changes_exactly():
 
 def test_pytorch_in_float32_agrees(case, monkeypatch):
     """Without the kernel, `exact` in float32 is eq. 10 to float32 rounding too."""
-    monkeypatch.setattr(importance, "_kernels", lambda: None)
+    monkeypatch.setattr(softmax, "_kernels", lambda: None)
     assert engine(torch.float32, torch.device("cpu")) == "torch"
     rounding = 1e-6 * max(10.0, float((case.query_rotated @ case.key_rotated[:1].mT).abs().max()) * case.scaling)
     assert error(attention_importance(single(case), "exact"), attention_importance(case, "exact")) < rounding
@@ -178,7 +179,7 @@ def test_first_order_in_float32_agrees(case, compiled, monkeypatch):
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(importance, "_kernels", lambda: None)
+        monkeypatch.setattr(softmax, "_kernels", lambda: None)
     rounding = 3e-6 * max(4.0, float((case.query_rotated @ case.key_rotated[:1].mT).abs().max()) * case.scaling)
     found, expected = attention_importance(single(case), "first_order"), attention_importance(case, "first_order")
     assert error(found, expected) < rounding
@@ -228,13 +229,13 @@ def test_rows_that_are_not_wanted_are_zero_and_change_nothing(algorithm, dtype):
 
 def test_dead_heads_cost_nothing(monkeypatch):
     """A group without a row that is wanted is not even multiplied."""
-    t, shapes, logits = single(trace()), [], importance._logits
+    t, shapes, logits = single(trace()), [], attention._logits
 
     def watched(query, *args):
         shapes.append(query.shape)
         return logits(query, *args)
 
-    monkeypatch.setattr(importance, "_logits", watched)
+    monkeypatch.setattr(attention, "_logits", watched)
     alive = torch.zeros(4 * HEAD_DIM, dtype=torch.bool), torch.zeros(2 * HEAD_DIM, dtype=torch.bool)
     alive[1][-1] = True
     attention_importance(t, "exact", alive)
@@ -247,8 +248,8 @@ def test_nothing_of_the_size_of_all_channels_is_kept(monkeypatch):
         for algorithm in ("exact", "first_order"):
             whole = attention_importance(t, algorithm)
             with monkeypatch.context() as context:
-                context.setattr(importance, "ROWS_BUDGET", 5 * 4 * QUERIES)
-                context.setattr(importance, "CELLS_BUDGET", 200)
+                context.setattr(memory, "ROWS_BUDGET", 5 * 4 * QUERIES)
+                context.setattr(memory, "CELLS_BUDGET", 200)
                 assert error(attention_importance(t, algorithm), whole) < bound
 
 
@@ -257,7 +258,8 @@ import sys
 if {blocked}:
     sys.modules["numba"] = None  # what importing a missing module meets
 import torch
-from plnd.importance import Attention, attention_importance, engine
+from plnd.attention import Attention, attention_importance
+from plnd.softmax import engine
 generator = torch.Generator().manual_seed(0)
 query, key = (torch.randn(2, 9, 4, generator=generator) for _ in range(2))
 print(engine(torch.float32, torch.device("cpu")), "numba" in sys.modules and sys.modules["numba"] is not None)
@@ -283,6 +285,6 @@ def test_without_numba_pytorch_does_it(blocked):
 
 
 def test_importing_the_module_loads_no_numba():
-    """`plnd.importance` imports Numba at the first `exact` on a CPU, not before."""
-    code = "import sys, plnd.importance; print('numba' in sys.modules)"
+    """`plnd.attention` imports Numba at the first `exact` on a CPU, not before."""
+    code = "import sys, plnd.attention; print('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

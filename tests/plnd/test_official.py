@@ -16,7 +16,7 @@ from torch import nn
 from plnd.detection import DetectConfig, detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.families import Layout
-from plnd.importance import Attention
+from plnd.attention import Attention
 from plnd.observe import SITES, Observer
 from plnd.official import OfficialWatch, mask_of_all, squared_change
 from tiny import KeepFloat64, tiny_model
@@ -167,9 +167,8 @@ def test_squared_change_is_the_dense_formula(kind, softcap, monkeypatch):
     expected = change.square().sum((-2, -1)).flatten()
     trace = Attention(q * 3, k * 5, q, k, scaling, mask=mask, softcap=softcap)  # unrotated ones are not read
     assert close(squared_change(trace), expected)
-    monkeypatch.setattr("plnd.importance.ROWS_BUDGET", 60)
-    monkeypatch.setattr("plnd.official.ROWS_BUDGET", 110)
-    monkeypatch.setattr("plnd.importance.CELLS_BUDGET", 20)
+    monkeypatch.setattr("plnd.memory.ROWS_BUDGET", 60)
+    monkeypatch.setattr("plnd.memory.CELLS_BUDGET", 20)
     assert close(squared_change(trace), expected)
 
 

@@ -119,6 +119,7 @@ def test_table1(folder, tmp_path, monkeypatch):
 def test_table2(folder, tmp_path, monkeypatch, capsys):
     """Every setting is evaluated, but for those that an earlier run evaluated; nothing is evaluated twice."""
     arguments = ["table2", str(folder / "x.roles.safetensors"), "--output", str(tmp_path / "t"), "--shares", "0.5"]
+    arguments.append("--controls")
     metadata = json.dumps({"data_dir": str(folder)})
     shares = {role: share / 100 for role, share in Roles.load(folder / "x.roles.safetensors").shares().items()}
     earlier = {
