@@ -5,7 +5,8 @@
 
 A Llama shape of 110 M parameters with random weights, one document of 512 random tokens, AdamW, no weight decay. All
 adapters are on all seven projections of every block. Masked full training is what the papers' code does: the gradient
-of every parameter, clipped, then zeroed outside the neurons, and optimizer state for all of them.
+of every parameter, clipped, then zeroed outside the neurons, and optimizer state for all of them. Nothing trained: the
+gradient flows from the loss to the embeddings and is dropped, which is the least that training any block can cost.
 
 Machines are noisy, so every figure is a ratio taken in one run: rounds of one step of each method in turn, and the
 median over rounds of each round's own ratio. Memory is the peak of a process of its own per method, above what the
@@ -33,7 +34,7 @@ from peft_plnd import NeuronSelectConfig
 from plnd.families import PROJECTIONS
 
 SELECT = "neuron-select {:.1%}"
-LORA, MASKED = "LoRA r=8", "masked full"
+LORA, MASKED, NOTHING = "LoRA r=8", "masked full", "nothing trained"
 SHARES = (0.001, 0.01)
 
 
@@ -94,6 +95,9 @@ def build(method: str, model: LlamaForCausalLM, rank: int) -> tuple[nn.Module, C
     targets = list(PROJECTIONS)
     if method == MASKED:
         return masked(model, SHARES[0])
+    if method == NOTHING:
+        model.requires_grad_(False).enable_input_require_grads()
+        return model, lambda: None
     if method == LORA:
         config = LoraConfig(r=8, target_modules=targets)
     elif method.startswith("SHiRA"):
@@ -109,13 +113,15 @@ def build(method: str, model: LlamaForCausalLM, rank: int) -> tuple[nn.Module, C
 def trainer(method: str, model: LlamaForCausalLM, tokens: Tensor, rank: int) -> tuple[Callable[[], None], int]:
     """One training step as a function, and the number of trained parameters."""
     tuned, between = build(method, model, rank)
-    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.0)
+    parameters = [p for p in tuned.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0) if parameters else None
 
     def step() -> None:
         tuned(input_ids=tokens, labels=tokens).loss.backward()
         between()
-        optimizer.step()
-        optimizer.zero_grad()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
 
     return step, trainable(tuned)
 
@@ -157,7 +163,7 @@ def main() -> None:
     if args.peak:
         print(peak(args.peak, dtype, args.tokens, rank))
         return
-    methods = [*map(SELECT.format, SHARES), LORA, f"SHiRA r={rank}", MASKED]
+    methods = [*map(SELECT.format, SHARES), LORA, f"SHiRA r={rank}", MASKED, NOTHING]
     tokens = torch.randint(3, 32000, (1, args.tokens))
     steps = {method: trainer(method, llama_shape(dtype), tokens, rank) for method in methods}
     times: dict[str, list[float]] = {method: [] for method in methods}
