@@ -27,6 +27,7 @@ _HOMES = {
     "find_roles": "roles",
     "read_parallel": "parallel",
     "lape": "entropy",
+    "lens": "logit_lens",
     "overlap": "analysis",
     "read_documents": "corpus",
     "load_model": "models",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from plnd.entropy import lape as lape
     from plnd.errors import PLNDError as PLNDError
     from plnd.legacy import convert as convert
+    from plnd.logit_lens import lens as lens
     from plnd.models import load_model as load_model
     from plnd.neurons import NeuronSet as NeuronSet
     from plnd.parallel import Parallel as Parallel

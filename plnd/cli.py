@@ -217,6 +217,37 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", help="also draw them (.png, .svg, .pdf)")
 
     sub = command(
+        "lens",
+        "decode the hidden states of every block to tokens, and count their languages (figures 1 and 7)",
+        "plnd lens --model google/gemma-3-270m --corpus zh.jsonl ru.jsonl --language zh ru --max-documents 50"
+        " --csv lens.csv --plot lens.png",
+        _lens,
+    )
+    sub.add_argument("--model", required=True, help="folder or hub name of a language model")
+    sub.add_argument("--revision", help="hub branch, tag or commit")
+    sub.add_argument(
+        "--corpus", nargs="+", required=True, metavar="CORPUS",
+        help="one a language: .jsonl, text file (a document a line), folder of .txt, or data set NAME[:CONFIG[:SPLIT]]",
+    )  # fmt: skip
+    sub.add_argument("--text-field", default="text", help="field of a JSON line or data set row (default: text)")
+    sub.add_argument("--language", nargs="+", required=True, help="language code of each corpus, in the same order")
+    sub.add_argument("--max-documents", type=int, help="stop after this many of each corpus (default: all)")
+    sub.add_argument("--max-length", type=int, default=128, help="tokens kept of each document (default: 128)")
+    sub.add_argument("--top-k", type=int, default=10, help="tokens decoded at each position (default: 10)")
+    sub.add_argument("--batch-size", type=int, default=8, help="documents in one forward pass (default: 8)")
+    sub.add_argument(
+        "--identifier", choices=("cld3", "script", "both"), default="cld3",
+        help="what tells the languages: cld3 (default), the letters' script, or both, one after the other",
+    )  # fmt: skip
+    sub.add_argument("--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16, float16 or float64")
+    sub.add_argument(
+        "--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any"
+    )
+    sub.add_argument("--quantize", choices=("8bit", "4bit"), help="pack the weights with bitsandbytes while loading")
+    sub.add_argument("--csv", help="also write the counts as CSV")
+    sub.add_argument("--plot", help="also draw the shares (.png, .svg, .pdf)")
+
+    sub = command(
         "export",
         "write an ordinary checkpoint with neurons zeroed, for vLLM, SGLang and everything else that loads one",
         "plnd export --model google/gemma-3-270m --mask zh.safetensors --output gemma-3-270m-without-zh",
@@ -519,6 +550,47 @@ def _layers(args: argparse.Namespace) -> None:
         from plnd.plots import plot_layers
 
         plot_layers(counts, args.plot)
+
+
+def _lens(args: argparse.Namespace) -> None:
+    from plnd.artifacts import check_writable
+    from plnd.corpus import read_documents
+    from plnd.families import Layout
+    from plnd.language_id import find_identifier
+    from plnd.logit_lens import LensConfig, decode_tokens, lens_panels, save_lens
+    from plnd.models import load_model, load_skeleton, load_tokenizer
+
+    if len(args.corpus) != len(args.language):
+        raise PLNDError(f"{len(args.corpus)} corpora and {len(args.language)} languages: expected one for each")
+    if len(set(args.language)) < len(args.language):
+        raise PLNDError(f"languages {', '.join(args.language)}: expected each once")
+    config = LensConfig(**{field.name: getattr(args, field.name) for field in fields(LensConfig)})
+    for path in filter(None, (args.csv, args.plot)):
+        check_writable(path)
+    chosen = ("cld3", "script") if args.identifier == "both" else (args.identifier,)
+    identifiers = [find_identifier(name) for name in chosen]
+    corpora = [read_documents(corpus, args.text_field) for corpus in args.corpus]
+    corpora = [chain([next(documents)], documents) for documents in corpora]  # what cannot be read is refused now
+    Layout(load_skeleton(args.model, revision=args.revision))
+    tokenizer = load_tokenizer(args.model, args.revision)
+    model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=args.device, quantize=args.quantize)
+    counts = []
+    for language, documents in zip(args.language, corpora, strict=True):
+        decoded = decode_tokens(model, tokenizer, documents, config, progress=True)
+        counts += [decoded.labelled(tokenizer, identifier, language) for identifier in identifiers]
+        print(f"{language}: {decoded.documents:,} documents, {decoded.positions:,} tokens, top {decoded.top_k} decoded")
+    panels = lens_panels(counts)
+    for title, curves in panels.items():
+        print(f"{title}, %\n{'block':>10}" + "".join(f"{name:>{max(10, len(name) + 2)}}" for name in curves))
+        for block, values in zip(counts[0].blocks, zip(*curves.values(), strict=True), strict=True):
+            cells = zip(curves, values, strict=True)
+            print(f"{block:>10}" + "".join(f"{value:>{max(10, len(name) + 2)}.1f}" for name, value in cells))
+    if args.csv:
+        save_lens(counts, args.csv)
+    if args.plot:
+        from plnd.plots import plot_lines
+
+        plot_lines(panels, args.plot, "share (%)", along="blocks passed")
 
 
 def _families(args: argparse.Namespace) -> None:

@@ -121,7 +121,7 @@ def detect(
     `config.method` and `config.scoring` measure something else, for comparison.
 
     Beyond the model's own forward pass this keeps three vectors per projection, the current batch's importances (one
-    number per neuron and document) and the blocks stated in `plnd.importance.attention_importance`.
+    number per neuron and document) and the blocks stated in `plnd.attention.attention_importance`.
 
     Args:
         model: a transformers model of a known family.
@@ -271,7 +271,7 @@ class _State:
         self.tokens = 0
         self.bad = _Skipped()
         self.window_bad: list[int] = []
-        self.input_device = _input_device(layout)
+        self.input_device = layout.input_device
         self.device = processes.device or self.input_device
         self.widths: dict[str, int] = {}  # of each site
         self.values = torch.empty(3, 0)
@@ -504,13 +504,6 @@ class _State:
             "quantisation": quantisation(self.layout.model),
         }
         return Scores(*parts, metadata)
-
-
-def _input_device(layout: Layout) -> torch.device:
-    """Where token ids go in: where the embedding runs. (In an offloaded model, parameters themselves are nowhere.)"""
-    embedding: Any = layout.body.get_input_embeddings()
-    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-    return torch.device(embedding.weight.device if device is None else device)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -138,12 +138,15 @@ class Family:
         model_types: `config.model_type` of the models this row describes.
         stacks: the kinds of blocks.
         requires: values that these fields of the configuration must have for the row to be exact, where they exist.
+        final: what the last block's output goes through before the unembedding, in order, relative to the model's body;
+            a module may be None.
     """
 
     name: str
     model_types: tuple[str, ...]
     stacks: tuple[Stack, ...]
     requires: Mapping[str, Any] = field(default_factory=dict)
+    final: tuple[str, ...] = ("norm",)
 
     def description(self) -> Iterator[str]:
         """What sets the row apart, in words."""
@@ -260,7 +263,7 @@ def _t5(name: str, model_types: tuple[str, ...], *ffn: str) -> Family:
         stack("decoder", "layer.0.SelfAttention", "layer.2.DenseReluDense", "decoder.{n}"),
         stack("decoder", "layer.1.EncDecAttention", None, "decoder.{n}.cross"),
     )
-    return Family(name, model_types, stacks)
+    return Family(name, model_types, stacks, final=("decoder.final_layer_norm",))
 
 
 FAMILIES: dict[str, Family] = {
@@ -320,6 +323,7 @@ FAMILIES: dict[str, Family] = {
                 ),
             ),
             requires={"add_cross_attention": False},
+            final=("ln_f",),
         ),
         Family(
             "gptj",
@@ -340,6 +344,7 @@ FAMILIES: dict[str, Family] = {
                     interface=False,
                 ),
             ),
+            final=("ln_f",),
         ),
         Family(
             "gpt_neox",
@@ -361,25 +366,35 @@ FAMILIES: dict[str, Family] = {
                     rotation=Rotation(),
                 ),
             ),
+            final=("final_layer_norm",),
         ),
         Family(
             "falcon",
             ("falcon",),
             (replace(_FUSED_BY_HEAD, activation="mlp.act", rotation=Rotation()),),
             requires={"alibi": False},
+            final=("ln_f",),
         ),
-        Family("bloom", ("bloom",), (replace(_FUSED_BY_HEAD, alibi=True),), requires={"slow_but_exact": False}),
+        Family(
+            "bloom",
+            ("bloom",),
+            (replace(_FUSED_BY_HEAD, alibi=True),),
+            requires={"slow_but_exact": False},
+            final=("ln_f",),
+        ),
         Family(
             "xglm",
             ("xglm",),
             (replace(_FAIRSEQ, blocks="layers", interface=False),),
             requires={"add_cross_attention": False},
+            final=("layer_norm",),
         ),
         Family(
             "opt",
             ("opt",),
             (replace(_FAIRSEQ, scaled_queries=True),),
             requires={"do_layer_norm_before": True},
+            final=("decoder.final_layer_norm", "decoder.project_out"),
         ),
         _t5("t5", ("t5", "mt5", "umt5"), "wi", "wo"),
         _t5("t5_gated", ("t5", "mt5", "umt5"), "wi_0", "wi_1", "wo"),
@@ -601,6 +616,15 @@ class Layout:
     def body(self) -> PreTrainedModel:
         """The model without its language-model head."""
         return _body(self.model)
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids go in: where the embedding runs. (In an offloaded model, parameters are nowhere.)"""
+        import torch
+
+        embedding: Any = self.body.get_input_embeddings()
+        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+        return torch.device(embedding.weight.device if device is None else device)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> None:
         """One pass of the body, without its head; a decoder with an encoder reads the same document, shifted by one.

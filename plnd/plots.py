@@ -60,6 +60,7 @@ def plot_lines(
     *,
     stacked: bool = False,
     places: Sequence[str] | None = None,
+    along: str | None = None,
 ) -> None:
     """Curves over blocks, side by side in panels of one scale.
 
@@ -69,6 +70,7 @@ def plot_lines(
         label: of the vertical axis.
         stacked: draw the values of a panel as columns on top of each other.
         places: what the values stand for, where not for blocks.
+        along: label of the horizontal axis (default: block, or none with `places`).
     """
     plt = _pyplot()
     columns = min(len(panels), 4)
@@ -90,14 +92,50 @@ def plot_lines(
             else:
                 (shown[name],) = axis.plot(values, marker="o", markersize=3, color=colour)
         axis.set_title(title)
+        axis.set_xlabel(along or ("block" if places is None else ""))
         if places is None:
-            axis.set_xlabel("block")
             axis.xaxis.get_major_locator().set_params(integer=True)
         else:
             axis.set_xticks(range(len(places)), places)
     for row in axes:
         row[0].set_ylabel(label)
     figure.legend(list(shown.values()), list(shown), loc="outside right upper", frameon=False)
+    _save(figure, path)
+
+
+def plot_bars(
+    values: Mapping[str, np.ndarray],
+    places: Sequence[str],
+    path: str | Path,
+    label: str,
+    *,
+    intervals: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Bars side by side at each place, one colour for each name.
+
+    Args:
+        values: name to one value per place, [places]; nan leaves a gap.
+        places: what stands under the bars.
+        path: the picture; its suffix sets the format.
+        label: of the vertical axis.
+        intervals: name to the two ends of each value's interval, [2, places].
+    """
+    plt = _pyplot()
+    width = 0.8 / len(values)
+    figure, axis = plt.subplots(
+        figsize=(max(5.0, 1.5 + 0.35 * len(places) * len(values)), 4), squeeze=True, layout="constrained"
+    )
+    for n, (name, heights) in enumerate(values.items()):
+        x = np.arange(len(places)) + (n - (len(values) - 1) / 2) * width
+        axis.bar(x, heights, width, label=name, color=f"C{n}")
+        if intervals is not None:
+            axis.vlines(x, *intervals[name], color="0.25", linewidth=1)
+    axis.axhline(0, color="0.25", linewidth=0.8)
+    axis.set_xticks(range(len(places)), places, rotation=30 if max(map(len, places)) > 8 else 0)
+    for text in axis.get_xticklabels():
+        text.set_horizontalalignment("right" if text.get_rotation() else "center")
+    axis.set_ylabel(label)
+    figure.legend(loc="outside upper center", ncols=min(len(values), 3), frameon=False)
     _save(figure, path)
 
 

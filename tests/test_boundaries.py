@@ -75,7 +75,7 @@ def test_the_core_is_found():
     assert "lm_eval_plnd" in PLUGINS
 
 
-@pytest.mark.parametrize("package", ["lm_eval", "matplotlib", "datasets", "cld3", "peft_plnd"])
+@pytest.mark.parametrize("package", ["lm_eval", "matplotlib", "datasets", "cld3", "gcld3", "peft_plnd"])
 def test_importing_the_core_loads_no_host(loaded_by_the_core, package):
     """Importing every core module leaves the hosts, the plugins and what only some users need unloaded."""
     assert {"torch", "transformers", "plnd"} <= loaded_by_the_core

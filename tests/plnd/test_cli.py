@@ -26,10 +26,11 @@ from transformers import (
 )
 
 from handmade import MODEL, make_neurons, make_scores, neurons_metadata
-from plnd import NeuronSet, Regions, Scores, detect, load_model, read_documents
+from plnd import NeuronSet, Regions, Scores, detect, lens, load_model, read_documents
 from plnd.cli import main
 from plnd.detection import DetectConfig
 from plnd.families import FAMILIES
+from plnd.logit_lens import LensConfig, load_lens
 from plnd.models import load_tokenizer
 
 SHAPE = dict(vocab_size=260, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6)
@@ -302,6 +303,40 @@ def test_show_in_words(sets, capsys):
     assert "plnd.scores version 1" in capsys.readouterr().out
 
 
+LENS = "lens --model {model} --corpus zh.jsonl en.jsonl --language zh en --max-length 9 --max-documents 4 --device cpu"
+
+
+def test_lens_is_the_python_call(here, model, capsys):
+    """Both languages are printed, written and drawn as `plnd.lens` counts them."""
+    command = LENS + " --identifier script --top-k 3 --batch-size 3 --dtype float64 --csv lens.csv --plot lens.png"
+    assert plnd(command, model=model) == 0
+    loaded, tokenizer = load_model(str(model), dtype="float64", device="cpu"), load_tokenizer(str(model))
+    found = load_lens("lens.csv")
+    assert [one.language for one in found] == ["zh", "en"]
+    for one in found:
+        documents = read_documents(f"{one.language}.jsonl")
+        config = LensConfig(top_k=3, max_documents=4, max_length=9)
+        same = lens(loaded, tokenizer, documents, one.language, config, identifier="script")
+        assert one.positions == same.positions == 36 and one.blocks == ("input", "0", "1")
+        for label, tokens in zip(same.decoded, same.tokens.T, strict=True):
+            assert np.array_equal(one.tokens[:, one.decoded.index(label)], tokens)
+    out = capsys.readouterr().out
+    assert "zh: 4 documents, 36 tokens, top 3 decoded" in out and "en (by script), %" in out
+    latin = found[0].shares()["Latin script"]
+    assert f"{100 * latin[0]:.1f}" in next(line for line in out.splitlines() if line.split()[:1] == ["input"])
+    assert (here / "lens.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lens_by_both(here, model, capsys):
+    """The two identifiers count the same tokens."""
+    pytest.importorskip("gcld3")
+    assert plnd(LENS + " --identifier both --csv lens.csv", model=model) == 0
+    found = load_lens("lens.csv")
+    assert [(x.language, x.identifier) for x in found] == [(x, y) for x in ("zh", "en") for y in ("cld3", "script")]
+    assert all((one.tokens.sum(1) == 36 * 10).all() for one in found)
+    assert "zh (by cld3), %" in capsys.readouterr().out
+
+
 def test_families_and_tasks(capsys):
     """The table is printed with a line a family; the tasks' folder exists and holds tasks."""
     assert plnd("families") == 0
@@ -344,6 +379,8 @@ def bad(sets, model) -> Path:
 
 DETECT_GOOD = "detect --model {model} --corpus good.txt --language xx --output out"
 """What `{detect}` stands for below; the last one of a repeated flag counts."""
+LENS_GOOD = "lens --model {model} --corpus good.txt --language xx --identifier script"
+"""What `{lens}` stands for."""
 BAD_INPUT = [
     # artifacts
     ("show nothing", "nothing: no such file, expected a plnd artifact"),
@@ -403,6 +440,14 @@ BAD_INPUT = [
     ("select zh.scores --epsilon nan --output out", "epsilon=nan: expected a number above 0"),
     ("combine zh.safetensors --top 0 --output out", "--top 0: expected 1 or more"),
     ("overlap zh.safetensors ./zh.safetensors", "two of the files have the same name"),
+    # lens
+    ("{lens} --language xx yy", "1 corpora and 2 languages: expected one for each"),
+    ("{lens} --corpus good.txt good.txt --language xx xx", "languages xx, xx: expected each once"),
+    ("{lens} --top-k 0", "top_k=0: expected 1 or more"),
+    ("{lens} --corpus empty.txt", "empty.txt: no document in it"),
+    ("{lens} --model codegen", "model family 'codegen' is not in the families table ("),
+    ("{lens} --csv missing/out.csv", "missing/out.csv: cannot be written ("),
+    ("{lens} --plot folder", "folder: is a folder, expected the name of a file"),
     # targets
     ("select zh.scores --top-k 1 --output missing/out", "missing/out: cannot be written (No such file"),
     ("select zh.scores --top-k 1 --output folder", "folder: is a folder, expected the name of a file"),
@@ -420,7 +465,7 @@ BAD_INPUT = [
 def test_bad_input_is_one_line_and_status_2(bad, model, capsys, command, line):
     """Whatever is wrong: one line on stderr that begins like this, status 2, and nothing written."""
     before = sorted(bad.iterdir())
-    command = command.replace("{detect}", DETECT_GOOD)
+    command = command.replace("{detect}", DETECT_GOOD).replace("{lens}", LENS_GOOD)
     capsys.readouterr()
     assert plnd(command, model=model) == 2
     err = capsys.readouterr().err
@@ -517,7 +562,7 @@ def test_the_probe_would_notice():
 
 @pytest.mark.parametrize(
     "command",
-    ["detect", "select", "combine", "show", "verify", "overlap", "layers", "export", "convert", "families"],
+    ["detect", "select", "combine", "show", "verify", "overlap", "layers", "lens", "export", "convert", "families"],
 )
 def test_each_help_has_an_example_that_parses(capsys, command):
     """Every subcommand's --help ends with an example, and the example is valid."""

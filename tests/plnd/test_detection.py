@@ -17,12 +17,12 @@ from safetensors.numpy import save
 
 import plnd
 from handmade import ranks
+from plnd.attention import attention_importance
 from plnd.cli import main
 from plnd.corpus import read_documents
 from plnd.detection import DetectConfig, detect, fingerprint
 from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.families import Layout
-from plnd.attention import attention_importance
 from plnd.observe import SITES, Observer
 from plnd.scores import Scores
 from tiny import KeepFloat64, tiny_model

@@ -1,0 +1,598 @@
+"""`plnd experiment`: the tables of the PLND paper (arXiv:2402.18815) on one loaded model, resumable.
+
+Detects each language's neurons, makes the sets that the tables switch off, and evaluates one setting after the other;
+the model is loaded once, since deactivation leaves no trace. What it leaves in its folder is in docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import math
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from functools import cache
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lm_eval_plnd.results import BITS, COLUMNS, ENVIRONMENT, NEURONS, RESULTS, SAMPLES, SETTINGS, TEXT
+from lm_eval_plnd.settings import Settings, expand, load_settings
+from plnd.errors import PLNDError
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.models.huggingface import HFLM
+
+    from plnd.neurons import NeuronSet
+    from plnd.regions import Regions
+    from plnd.scores import Scores
+
+REGIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "table2": {"random": ("under", ""), "own": ("solve", "gen", "under")},
+    "table3": {"random": ("solve_attn", "solve", ""), "own": ("solve", "under+gen", "under+solve_ffn+gen")},
+    "table4": {"random": ("solve_ffn", "solve", ""), "own": ("solve_attn", "solve_ffn")},
+    "table5": {"random": ("gen", ""), "own": ("gen",)},
+}
+"""What Tables 2 to 5 switch off: random neurons of these regions (`""`: of all blocks), then the language's own."""
+OVERLAPPING = {"table8": "without_english", "table9": "without_shared"}
+"""The sets of the later appendix, compared with `all`, in the region that did best in Table 3."""
+BEST = "under+solve_ffn+gen"
+SEED = 1234
+"""Of few-shot examples and sampled generation, lm-eval's own."""
+Values = dict[str, dict[str, list[float]]]
+"""Task to metric to one value per document, in document order."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One state of the model, and the items that it is evaluated on.
+
+    Attributes:
+        items: names among the settings' `tasks`.
+        neurons: `none`, `all` of a language, `specific` (minus every other language's), `without_english` (minus those
+            of English), `without_shared` (minus those that all languages share).
+        language: whose.
+        region: only there, as `plnd.Regions.parse` reads it with the experiment's N1 and N2, or `under=8` and `gen=2`
+            with their own; the whole model if empty.
+        seed: of as many random neurons of each block and projection instead; None for the neurons themselves.
+        sample: number of the sample of documents that they were detected on.
+    """
+
+    items: tuple[str, ...]
+    neurons: str = "none"
+    language: str = ""
+    region: str = ""
+    seed: int | None = None
+    sample: int = 0
+
+    @property
+    def name(self) -> str:
+        """A readable name, unique in an experiment."""
+        if self.neurons == "none":
+            return "original"
+        parts = [self.language, self.neurons, self.region, "" if self.seed is None else f"random{self.seed}"]
+        return ".".join(filter(None, [*parts, f"s{self.sample}" if self.sample else ""]))
+
+    def tasks(self, settings: Settings) -> dict[str, dict[str, str]]:
+        """Item to language to task."""
+        found = {}
+        for item in self.items:
+            languages = settings.languages_of(item)
+            if self.neurons != "none" and self.language not in languages:
+                continue
+            if self.neurons != "none" and settings.task_languages == "own":
+                languages = [x for x in languages if x in (settings.english, self.language)]
+            found[item] = {language: settings.tasks[item].task_of(language) for language in languages}
+        return found
+
+
+def plan(settings: Settings) -> list[Setting]:
+    """All settings of an experiment, in the order in which they are run; those of several tables once."""
+    wanted: dict[Setting, list[str]] = {}
+    for table, items in settings.experiments.items():
+        for setting in _of_table(settings, table):
+            known = wanted.setdefault(setting, [])
+            known += [item for item in items if item not in known]
+    original = wanted.setdefault(Setting(()), [])
+    original += [item for items in settings.experiments.values() for item in items]
+    if TEXT in settings.tasks:
+        for items in wanted.values():
+            items.append(TEXT)
+    settled = [
+        replace(setting, items=tuple(x for x in settings.tasks if x in items)) for setting, items in wanted.items()
+    ]
+    settled.sort(key=lambda setting: setting.neurons != "none")  # the original first
+    return [setting for setting in settled if setting.tasks(settings)]
+
+
+def _of_table(settings: Settings, table: str) -> Iterator[Setting]:
+    """What one table switches off, the random controls of the first sample only."""
+    if table == "table1":
+        for language in settings.languages:
+            for neurons in ("specific", "all"):
+                yield from _with_samples(settings, Setting((), neurons, language))
+                yield from _with_seeds(settings, Setting((), neurons, language))
+    elif table == "table10":
+        search = settings.search
+        assert search is not None, "the settings were checked"
+        for neurons in settings.neurons:
+            for region in [f"under={n}" for n in search.under] + [f"gen={n}" for n in search.gen]:
+                yield from _with_samples(settings, Setting((), neurons, search.language, region))
+    elif table in OVERLAPPING:
+        for language in settings.others:
+            for neurons in ("all", OVERLAPPING[table]):
+                yield from _with_samples(settings, Setting((), neurons, language, BEST))
+    else:
+        for language in settings.others:
+            for neurons in settings.neurons:
+                for region in REGIONS[table]["random"]:
+                    yield from _with_seeds(settings, Setting((), neurons, language, region))
+                for region in REGIONS[table]["own"]:
+                    yield from _with_samples(settings, Setting((), neurons, language, region))
+
+
+def _with_samples(settings: Settings, setting: Setting) -> Iterator[Setting]:
+    return (replace(setting, sample=sample) for sample in range(settings.samples))
+
+
+def _with_seeds(settings: Settings, setting: Setting) -> Iterator[Setting]:
+    return (replace(setting, seed=seed) for seed in settings.seeds)
+
+
+def region_of(setting: Setting, settings: Settings) -> Regions | None:
+    """The blocks and structures of a setting; None for the whole model."""
+    from plnd.regions import Regions
+
+    if not setting.region:
+        return None
+    name, _, number = setting.region.partition("=")
+    if number:
+        return Regions.parse(name, **{"under": None, "gen": None, name: int(number)})
+    assert settings.regions is not None, "the settings were checked"
+    return Regions.parse(name, settings.regions.under, settings.regions.gen)
+
+
+# neurons
+
+
+def neuron_sets(scores: Mapping[str, Scores], settings: Settings) -> dict[tuple[str, str], NeuronSet]:
+    """(language, kind) to neurons, of one sample: each of `plnd.settings.NEURONS` of every language.
+
+    For English, `without_english` is left out.
+    """
+    rule = settings.rule
+    chosen = {
+        x: s.select(epsilon=rule.epsilon, top_k=rule.top_k, fraction=rule.fraction, projections=rule.projections)
+        for x, s in scores.items()
+    }
+    sets = {}
+    for language, own in chosen.items():
+        specific = own
+        others = [chosen[other] for other in settings.languages if other != language]
+        for other in others:
+            specific = specific - other
+        sets[language, "all"], sets[language, "specific"] = own, specific
+        sets[language, "without_shared"] = own.minus_shared(others)
+        if language != settings.english:
+            sets[language, "without_english"] = own - chosen[settings.english]
+    return sets
+
+
+def switched_off(setting: Setting, settings: Settings, sets: Mapping[tuple[str, str], NeuronSet]) -> NeuronSet | None:
+    """The neurons of a setting, out of those of its sample; None for the original model."""
+    if setting.neurons == "none":
+        return None
+    neurons = sets[setting.language, setting.neurons]
+    if region := region_of(setting, settings):
+        neurons = neurons.restrict(regions=region)
+    return neurons if setting.seed is None else neurons.random_like(setting.seed)
+
+
+def detect_all(
+    settings: Settings, model: Callable[[], HFLM], folder: Path, log: Callable[..., None]
+) -> list[dict[tuple[str, str], NeuronSet]]:
+    """The sets of each sample, whose scores and neurons are in `folder`; what is missing there is detected."""
+    from plnd.corpus import read_documents
+    from plnd.detection import DetectConfig, detect
+    from plnd.scores import Scores
+
+    found = []
+    read = dict.fromkeys(settings.languages, 0)  # documents that earlier samples took from the corpus
+    for sample in range(settings.samples):
+        scores = {}
+        for language in settings.languages:
+            path = folder / f"{_file(language, sample)}.scores.safetensors"
+            if not path.exists():
+                source = expand(settings.corpus_of(language))
+                begin = read[language]
+                checkpoint = path.with_suffix(".checkpoint")
+                lm, elapsed = model(), _clock()
+                result = detect(
+                    lm.model,
+                    islice(read_documents(source), begin, None),
+                    DetectConfig(language=language, **settings.detection_of(language)),
+                    tokenizer=lm.tokenizer,
+                    source=f"{Path(source).name} from document {begin}" if begin else Path(source).name,
+                    checkpoint=checkpoint,
+                    resume=True,
+                    progress=True,
+                )
+                result.save(path)
+                checkpoint.unlink(missing_ok=True)
+                log(step="detect", language=language, sample=sample, **elapsed())
+            scores[language] = Scores.load(path)
+            corpus, written_in = scores[language].metadata["corpus"], scores[language].metadata["language"]
+            if written_in != language:
+                raise PLNDError(f"{path}: scores of {written_in}, expected {language}; put the right file there")
+            read[language] += corpus["documents"] + sum(corpus.get("skipped_counts", {}).values())
+        sets = neuron_sets(scores, settings)
+        for (language, kind), neurons in sets.items():
+            path = folder / f"{_file(language, sample)}.{kind}.safetensors"
+            if not path.exists():
+                neurons.save(path)
+        found.append(sets)
+    return found
+
+
+def _file(language: str, sample: int) -> str:
+    return f"{language}.s{sample}" if sample else language
+
+
+# evaluation
+
+
+class Evaluator:
+    """Evaluates settings on one loaded model: values per document, by task and metric."""
+
+    def __init__(self, settings: Settings, lm: HFLM, tasks: Mapping[str, Task]) -> None:
+        """Takes the model that all items share; an item with model arguments of its own gets its own `hf` around it."""
+        self.settings, self.tasks = settings, tasks
+        self.model = lm.model
+        self.lms: dict[str, HFLM] = {}
+        for name, item in settings.tasks.items():
+            self.lms[name] = lm if not item.model else _hf({**settings.model, **item.model, "pretrained": lm.model})
+
+    def __call__(self, item: str, tasks: Sequence[str]) -> Values:
+        """What the model as it is answers on the tasks of one item."""
+        from lm_eval import evaluate
+        from lm_eval.utils import set_torch_seed
+
+        options = self.settings.tasks[item]
+        loaded = {name: self.tasks[name] for name in tasks}
+        set_torch_seed(SEED)
+        for task in loaded.values():
+            task.set_fewshot_seed(SEED)
+        with redirect_stderr(io.StringIO()):  # a bar for every batch of every task
+            found = evaluate(
+                self.lms[item],
+                {"tasks": loaded},
+                limit=options.limit or self.settings.limit,
+                apply_chat_template=options.apply_chat_template,
+                bootstrap_iters=0,
+            )
+        return {name: _values(name, found) for name in tasks}
+
+
+def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Metric to one value per document of a task, of those metrics whose mean over documents is lm-eval's own result.
+
+    Bits per byte come with the documents' `bytes`, by which that mean is weighted. The name of a metric has its filter
+    in it where the task has several.
+    """
+    filters = list(dict.fromkeys(sample["filter"] for sample in found["samples"][task]))
+    values: dict[str, list[float]] = {}
+    for name in filters:
+        samples = [sample for sample in found["samples"][task] if sample["filter"] == name]
+        samples.sort(key=lambda sample: sample["doc_id"])
+        for metric in samples[0]["metrics"]:
+            raw, weights = [sample[metric] for sample in samples], {}
+            if metric == BITS:
+                weights = {"bytes": [float(count) for _, count in raw]}
+                raw = [-likelihood / count / math.log(2) for likelihood, count in raw]
+            if not all(isinstance(value, (bool, int, float)) or hasattr(value, "item") for value in raw):
+                continue
+            raw = [float(value) for value in raw]
+            theirs = found["results"][task].get(f"{metric},{name}")
+            if isinstance(theirs, (int, float)) and math.isclose(
+                mean(raw, weights.get("bytes"))[0], theirs, rel_tol=1e-6
+            ):
+                values[metric if len(filters) == 1 else f"{metric},{name}"] = raw
+                values |= weights
+    if not values:
+        raise PLNDError(f"{task}: none of its metrics is a mean over documents")
+    return values
+
+
+def mean(values: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float | None]:
+    """Σ w·v / Σ w, and its standard error (None for one document).
+
+    With equal weights that is the standard deviation over √documents; otherwise that of a ratio of two means, to first
+    order.
+    """
+    weights = weights or [1.0] * len(values)
+    total, count = math.fsum(weights), len(values)
+    middle = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / total
+    if count < 2:
+        return middle, None
+    squares = math.fsum((w * (v - middle)) ** 2 for w, v in zip(weights, values, strict=True))
+    return middle, math.sqrt(squares * count / (count - 1)) / total
+
+
+def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values: Values) -> list[list[Any]]:
+    """The rows of `results.csv` for one setting, in the order of `COLUMNS`."""
+    from plnd.neurons import NeuronSet
+
+    off = [0, 0.0, ""]
+    if isinstance(neurons, NeuronSet):
+        off = [len(neurons), len(neurons) / neurons.total, neurons.digest]
+    control, seed = ("", "") if setting.seed is None else ("random", setting.seed)
+    state = [setting.name, setting.neurons, setting.language, setting.region, control, seed, setting.sample, *off]
+    found = []
+    for item, tasks in setting.tasks(settings).items():
+        for language, task in tasks.items():
+            weights = values[task].get("bytes")
+            for metric, numbers in values[task].items():
+                if metric != "bytes":
+                    value, stderr = mean(numbers, weights)
+                    shown = "" if stderr is None else repr(stderr)
+                    found.append([item, *state, task, language, metric, repr(value), shown, len(numbers)])
+    return found
+
+
+def load_tasks(settings: Settings) -> dict[str, Task]:
+    """Every task of an experiment by name, its rows read.
+
+    Raises:
+        PLNDError: if a task does not exist, is a group, or its rows cannot be read.
+    """
+    from lm_eval.tasks import TaskManager
+
+    from plnd.tasks import tasks_folder
+
+    paths = [str(tasks_folder()), *([settings.include_path] if settings.include_path else [])]
+    wanted = {name: [item.task_of(x) for x in settings.languages_of(name)] for name, item in settings.tasks.items()}
+    known = TaskManager(include_path=paths, include_defaults=False)
+    defaults = any(name not in known.all_tasks for names in wanted.values() for name in names)
+    known = TaskManager(include_path=paths) if defaults else known  # lm-eval's own, which take a while
+    for item, names in wanted.items():
+        for name in names:
+            if name not in known.all_tasks:
+                raise PLNDError(f"tasks.{item}: no lm-eval task {name}; `lm_eval ls tasks` lists them")
+            if name not in known.all_subtasks:
+                raise PLNDError(f"tasks.{item}: {name} is a group: name its task in one language")
+    found: dict[str, Task] = {}
+    for item, names in wanted.items():
+        options = settings.tasks[item]
+        given = expand({**settings.metadata, **options.metadata})
+        manager = TaskManager(include_path=paths, include_defaults=defaults, metadata=given)
+        for name in names:
+            if name in found:
+                raise PLNDError(f"tasks.{item}: another item has the task {name} already")
+            try:
+                (task,) = manager.load([name])["tasks"].values()
+            except PLNDError:
+                raise
+            except Exception as error:  # a data set's builder, the hub and YAML files each raise their own
+                reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                raise PLNDError(f"tasks.{item}: {name} cannot be loaded ({reason.strip()})") from None
+            if options.gen_kwargs and task.get_config("output_type") != "generate_until":
+                raise PLNDError(f"tasks.{item}.gen_kwargs: {name} generates nothing")
+            if options.gen_kwargs:
+                task.set_config(key="generation_kwargs", value=options.gen_kwargs, update=True)
+            if task.get_config("num_fewshot") is None or options.num_fewshot:
+                task.set_config(key="num_fewshot", value=options.num_fewshot)
+            found[name] = task
+    return found
+
+
+def _hf(arguments: Mapping[str, Any]) -> HFLM:
+    """lm-eval's `hf` model."""
+    from lm_eval.models.huggingface import HFLM
+
+    if arguments.get("peft"):
+        import peft_plnd  # noqa: F401  PEFT then knows neuron-select adapters
+    try:
+        return HFLM(**expand(dict(arguments)))
+    except Exception as error:  # whatever the hub, the builders and the file formats raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise PLNDError(f"model: cannot be loaded ({reason.strip()})") from None
+
+
+# the run
+
+
+def experiment(settings: Settings, output: str | Path) -> Path:
+    """Runs an experiment, or the rest of one that was stopped; returns the path of its `results.csv`.
+
+    Raises:
+        PLNDError: before anything is computed, if a task, a corpus, the model or a region does not fit, or the folder
+            holds another experiment.
+    """
+    from tqdm import tqdm
+
+    from plnd.artifacts import write_bytes, write_csv
+    from plnd.deactivation import deactivated
+
+    output, tasks = Path(output), prepared(settings)
+    _open_folder(settings, output)
+
+    @cache
+    def model() -> HFLM:
+        return _hf(settings.model)
+
+    @cache
+    def evaluator() -> Evaluator:
+        return Evaluator(settings, model(), tasks)
+
+    def log(**event: Any) -> None:
+        line = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event}
+        with open(output / "log.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    samples = detect_all(settings, model, output / NEURONS, log)
+    settings_in_order = plan(settings)
+    table: list[list[Any]] = []
+    total = sum(len(setting.tasks(settings)) for setting in settings_in_order)
+    with tqdm(total=total, desc="experiment", unit=" evaluations", file=sys.stderr) as bar:
+        for setting in settings_in_order:
+            path = output / SAMPLES / f"{setting.name}.json"
+            neurons = switched_off(setting, settings, samples[setting.sample])
+            evaluations = setting.tasks(settings)
+            if path.exists():
+                bar.update(len(evaluations))
+                table += rows(setting, settings, neurons, _read_values(path))
+                continue
+            bar.set_postfix_str(setting.name)
+            values: Values = {}
+            with deactivated(model().model, neurons) if neurons else nullcontext():
+                for item, named in evaluations.items():
+                    elapsed = _clock()
+                    values |= evaluator()(item, list(named.values()))
+                    log(step="evaluate", setting=setting.name, item=item, **elapsed())
+                    bar.update()
+            write_bytes((json.dumps(values) + "\n").encode(), path)
+            table += rows(setting, settings, neurons, values)
+            write_csv(output / RESULTS, COLUMNS, table)
+    write_csv(output / RESULTS, COLUMNS, table)
+    return output / RESULTS
+
+
+def prepared(settings: Settings) -> dict[str, Task]:
+    """The tasks of an experiment, after all that can be checked without loading the model was checked.
+
+    Raises:
+        PLNDError: if a task, a corpus, the model or a region does not fit.
+    """
+    from plnd.corpus import read_documents
+    from plnd.families import Layout
+    from plnd.models import load_skeleton
+
+    tasks = load_tasks(settings)
+    for language in settings.languages:
+        next(read_documents(expand(settings.corpus_of(language))))
+    name = expand(settings.model["pretrained"])
+    skeleton = load_skeleton(name, revision=settings.model.get("revision"))
+    blocks = Layout(skeleton).description()["blocks"]
+    for setting in plan(settings):
+        if region := region_of(setting, settings):
+            region.check(blocks)
+    return tasks
+
+
+def _open_folder(settings: Settings, output: Path) -> None:
+    """Makes the folder, or takes up one that holds the same experiment.
+
+    Raises:
+        PLNDError: if it holds another one, or cannot be written.
+    """
+    from plnd.artifacts import write_bytes
+
+    try:
+        for folder in (output, output / NEURONS, output / SAMPLES):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PLNDError(f"{output}: cannot be made ({error.strerror}); choose another folder with --output") from None
+    for partial in output.rglob(".*.partial"):  # of a run that was killed while it wrote
+        partial.unlink(missing_ok=True)
+    path = output / SETTINGS
+    if path.exists():
+        here = asdict(load_settings(path))
+        for name, value in asdict(settings).items():
+            if here[name] != value:
+                raise PLNDError(
+                    f"{output}: holds another experiment, whose {name} is {here[name]!r:.60} and not {value!r:.60};"
+                    " choose another folder with --output"
+                )
+    environment = json.dumps(_environment(), indent=2) + "\n"
+    written = output / ENVIRONMENT
+    if written.exists() and written.read_text() != environment:
+        warnings.warn(f"{written}: begun with other versions, whose numbers may differ", stacklevel=3)
+    write_bytes(settings.text().encode(), path)
+    write_bytes(environment.encode(), written)
+
+
+def _environment() -> dict[str, str]:
+    """Versions of what computes."""
+    names = ("plnd", "lm_eval", "torch", "transformers", "datasets", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _clock() -> Callable[[], dict[str, float]]:
+    """What tells the seconds since now, by the clock and of this process's CPU time."""
+    began, used = time.monotonic(), time.process_time()
+    return lambda: {
+        "seconds": round(time.monotonic() - began, 2),
+        "cpu_seconds": round(time.process_time() - used, 2),
+    }
+
+
+def _read_values(path: Path) -> Values:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise PLNDError(f"{path}: damaged; delete it, and this setting is evaluated again") from None
+
+
+class Experiment:
+    """The subcommand (entry point `plnd.commands: experiment`)."""
+
+    help = "run the PLND paper's tables on one loaded model, from a settings file; continues a run that was stopped"
+    example = "plnd experiment scripts/settings/demo.yaml --output demo-experiment"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the subcommand's options."""
+        add = parser.add_argument
+        add("settings", help="YAML file (docs/experiments.md)")
+        add("--output", help="folder for neurons, samples and results.csv")
+        add("--limit", type=int, help="at most so many documents of each task")
+        add(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="another value for a field of the file, such as model.pretrained=FOLDER or metadata.data_dir=FOLDER",
+        )
+        add("--dry-run", action="store_true", help="print settings, evaluations, tokens and an estimate of the cost")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Runs the experiment, or prints what it would do."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        settings = load_settings(args.settings, dict(map(_change, args.set)))
+        if args.limit is not None:
+            if args.limit < 1:
+                raise PLNDError(f"--limit {args.limit}: expected 1 or more")
+            settings = settings.limited(args.limit)
+        if args.dry_run:
+            from lm_eval_plnd.cost import estimate
+
+            print(estimate(settings))
+        elif args.output is None:
+            raise PLNDError("--output is missing: name the folder for the results (or ask for --dry-run)")
+        else:
+            print(experiment(settings, args.output))
+
+
+def _change(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    try:
+        if sign:
+            return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise PLNDError(f"--set {text}: expected NAME=VALUE, the value as in YAML")

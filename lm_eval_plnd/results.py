@@ -1,0 +1,268 @@
+"""Reads what evaluations leave behind: the folder of `plnd experiment`, and lm-eval's results files.
+
+Every reader refuses what it cannot make sense of in one line that names the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lm_eval_plnd.settings import Settings, expand
+from plnd.errors import PLNDError
+
+RESULTS, SETTINGS, ENVIRONMENT = "results.csv", "settings.yaml", "environment.json"
+SAMPLES, NEURONS = "samples", "neurons"
+TEXT, BITS = "text", "bits_per_byte"
+MODEL_OPTIONS = ("batch_size", "device")
+"""Of the model's arguments, those that lm-eval's command line has options for."""
+
+Samples = dict[str, dict[str, list[Any]]]
+"""Task to metric to one value per document, in the documents' order."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of results.csv: a setting's score in one metric of one task.
+
+    Attributes:
+        item: what the task stands for: text, understanding, reasoning, …
+        setting: readable name, one for everything that was switched off together.
+        neurons: none, all, specific, …: which of the language's neurons.
+        language: whose neurons; empty for the model as it is.
+        region: part of the model they are in; empty for the whole.
+        control: empty, or random.
+        seed, sample: of the control and of the documents of detection; empty where there is none.
+        deactivated, share: neurons switched off, and their share of all.
+        mask_sha256: of the neurons artifact that holds them.
+        task, task_language, metric, value, stderr, documents: the score; stderr is nan where lm-eval gives none.
+    """
+
+    item: str
+    setting: str
+    neurons: str
+    language: str
+    region: str
+    control: str
+    seed: str
+    sample: str
+    deactivated: int
+    share: float
+    mask_sha256: str
+    task: str
+    task_language: str
+    metric: str
+    value: float
+    stderr: float
+    documents: int
+
+    @property
+    def original(self) -> bool:
+        """Whether nothing was switched off."""
+        return self.neurons == "none"
+
+
+COLUMNS = tuple(column.name for column in fields(Row))
+
+
+def read_results(folder: Path) -> list[Row]:
+    """The rows of an experiment's results.csv, in its order.
+
+    Raises:
+        PLNDError: if the file is missing, has other columns, or a value that is not what its column holds.
+    """
+    path = folder / RESULTS
+    lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header = next(lines, [])
+        if tuple(header) != COLUMNS:
+            raise PLNDError(f"{path}: columns {','.join(header) or 'none'}; expected {','.join(COLUMNS)}")
+        rows = [_row(path, lines.line_num, line) for line in lines]
+    except csv.Error as error:
+        raise PLNDError(f"{path}: not a CSV file ({error})") from None
+    if not rows:
+        raise PLNDError(f"{path}: no results in it yet; run `plnd experiment` on")
+    seen: set[tuple[str, ...]] = set()
+    for row in rows:
+        key = (row.setting, row.task, row.metric)
+        if key in seen:
+            raise PLNDError(f"{path}: {row.setting}, {row.task}, {row.metric} stands there twice")
+        seen.add(key)
+    return rows
+
+
+def _row(path: Path, number: int, line: list[str]) -> Row:
+    if len(line) != len(COLUMNS):
+        raise PLNDError(f"{path}: line {number} has {len(line)} values, expected {len(COLUMNS)}")
+    found: dict[str, Any] = dict(zip(COLUMNS, line, strict=True))
+    kinds = {"deactivated": int, "share": float, "value": float, "stderr": float, "documents": int}
+    for name, kind in kinds.items():
+        text = found[name]
+        try:
+            found[name] = kind(text) if text or kind is int else math.nan
+        except ValueError:
+            raise PLNDError(f"{path}: line {number}: {name} is {text!r:.40}, expected a number") from None
+    return Row(**found)
+
+
+def first_of_each(rows: Iterable[Row]) -> list[Row]:
+    """One row of every setting, the first."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row.setting, row)
+    return list(found.values())
+
+
+def read_samples(folder: Path, setting: str) -> Samples:
+    """A setting's values document by document; empty where none were kept.
+
+    Raises:
+        PLNDError: if the file is not a mapping of tasks to metrics to lists.
+    """
+    path = folder / SAMPLES / f"{setting}.json"
+    if Path(setting).name != setting or not path.is_file():
+        return {}
+    found = read_json(path)
+    good = all(
+        isinstance(metrics, dict) and all(isinstance(values, list) for values in metrics.values())
+        for metrics in found.values()
+    )
+    if not good:
+        raise PLNDError(f"{path}: expected {{task: {{metric: [value per document]}}}}")
+    return found
+
+
+def mask_file(folder: Path, row: Row) -> Path:
+    """The neurons artifact that a setting takes its neurons from."""
+    sample = f".s{row.sample}" if row.sample not in ("", "0") else ""
+    return folder / NEURONS / f"{row.language}{sample}.{row.neurons}.safetensors"
+
+
+def regions_of(row: Row, settings: Settings) -> dict[str, str]:
+    """The model arguments that choose a setting's part of the model."""
+    name, _, number = row.region.partition("=")
+    if number:
+        return {"regions": name, name: number}
+    if name and settings.regions:
+        return {"regions": name, "under": str(settings.regions.under), "gen": str(settings.regions.gen)}
+    return {}
+
+
+def arguments(row: Row, settings: Settings, folder: str, path: Callable[[Any], Any] = expand) -> str:
+    """`--model` and `--model_args` of lm-eval that evaluate a setting of an experiment in `folder`.
+
+    Args:
+        row: any of the setting's.
+        settings: of the experiment.
+        folder: its folder, as the command should name it.
+        path: what to write for a value that may be a path.
+    """
+    given = {key: path(value) for key, value in settings.model.items() if key not in MODEL_OPTIONS}
+    if row.original:
+        return f"--model hf --model_args {_joined(given)}"
+    chosen = {"mask": mask_file(Path(folder), row).as_posix(), **regions_of(row, settings)}
+    if row.control:
+        chosen |= {"control": row.control, "seed": row.seed}
+    return f"--model plnd --model_args {_joined({**chosen, **given})}"
+
+
+def commands(settings: Settings, items: Iterable[str], path: Callable[[Any], Any] = expand) -> dict[str, str]:
+    """Item of an experiment to the lm-eval command that evaluates it, with `$MODEL` for what `arguments` returns."""
+    found = {}
+    for name in items:
+        if name not in settings.tasks:
+            continue
+        item = settings.tasks[name]
+        tasks = ",".join(item.task_of(language) for language in settings.languages_of(name))
+        words = ["lm_eval", "$MODEL" + (f",{_joined(item.model)}" if item.model else "")]
+        words += [f"--{key} {shlex.quote(str(settings.model[key]))}" for key in MODEL_OPTIONS if key in settings.model]
+        words += ['--include_path "$(plnd tasks)"', f"--tasks {shlex.quote(tasks)}"]
+        limit = item.limit or settings.limit
+        words += [f"--num_fewshot {item.num_fewshot}"] if item.num_fewshot else []
+        words += [f"--limit {limit}"] if limit else []
+        words += [f"--gen_kwargs {_joined(item.gen_kwargs)}"] if item.gen_kwargs else []
+        words += ["--apply_chat_template"] if item.apply_chat_template else []
+        if metadata := {key: path(value) for key, value in {**settings.metadata, **item.metadata}.items()}:
+            words.append(f"--metadata {shlex.quote(json.dumps(metadata, ensure_ascii=False, sort_keys=True))}")
+        found[name] = " ".join(words)
+    return found
+
+
+def portable(value: Any) -> Any:
+    """A file or folder of this machine by its last name; anything else as it is."""
+    value = expand(value)
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _joined(values: Mapping[str, Any]) -> str:
+    return shlex.quote(",".join(f"{key}={value}" for key, value in values.items()))
+
+
+def read_text(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        PLNDError: if it is missing, cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PLNDError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise PLNDError(f"{path}: not UTF-8 text") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds a JSON object.
+
+    Raises:
+        PLNDError: if it holds something else.
+    """
+    try:
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        raise PLNDError(f"{path}: not JSON; the file is damaged") from None
+    if not isinstance(found, dict):
+        raise PLNDError(f"{path}: a JSON {type(found).__name__}, expected an object")
+    return found
+
+
+def rule_in_words(metadata: Mapping[str, Any]) -> str:
+    """The rule of a neurons artifact and the set algebra after it, in words."""
+    rule = metadata["rule"]
+    words = [_words([rule["name"], rule.get("value")])]
+    words += [f"of {_words(rule['projections'], ', ')}"] if rule.get("projections") else []
+    for operand in metadata.get("operands", ()):
+        details = [operand.get(name) for name in ("language", "regions", "projections")]
+        words.append(_words([operand["operation"].replace("_", " "), *details]))
+    if "control" in metadata:
+        words.append(_words(metadata["control"]))
+    return ", ".join(words)
+
+
+def _words(value: Any, between: str = " ") -> str:
+    """A value of an artifact's metadata, whatever it is, without quotes and brackets."""
+    if isinstance(value, list):
+        return between.join(_words(inner) for inner in value if inner not in (None, [], ""))
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_words(inner, '+')}" for key, inner in value.items() if inner is not None)
+    return plain(value)
+
+
+def plain(value: Any) -> str:
+    """A value as text: strings as they are, all others as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def in_order(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sorts figure3 before figure10."""
+    parts = re.findall(r"\d+|\D+", name)
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts)

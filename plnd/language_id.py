@@ -1,0 +1,201 @@
+"""The language of a piece of text as short as one token, by two classifiers that know nothing of each other.
+
+`cld3` names a language, as appendix A of arXiv:2402.18815 does. `script` names the script of the letters, which is
+never in doubt but cannot tell languages of one script apart: the cross-check.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol
+
+from plnd.errors import PLNDError
+
+NON_WORD = "non-word"
+MAX_BYTES = 1024
+"""Of a text, what cld3 reads."""
+
+_CLD3_CODES = {"he": "iw", "nb": "no", "tl": "fil"}
+"""Languages for which cld3 has another code."""
+
+_SCRIPTS = {
+    **dict.fromkeys(("zh", "yue"), ("Han",)),
+    "ja": ("Han", "Hiragana", "Katakana"),
+    "ko": ("Hangul", "Han"),
+    **dict.fromkeys(("ar", "fa", "ur", "ps", "sd", "ug"), ("Arabic",)),
+    **dict.fromkeys(("be", "bg", "kk", "ky", "mk", "mn", "ru", "sr", "tg", "tt", "uk"), ("Cyrillic",)),
+    **dict.fromkeys(("hi", "mr", "ne", "sa"), ("Devanagari",)),
+    **dict.fromkeys(("bn", "as"), ("Bengali",)),
+    **dict.fromkeys(("he", "yi"), ("Hebrew",)),
+    **dict.fromkeys(("am", "ti"), ("Ethiopic",)),
+    "el": ("Greek",),
+    "gu": ("Gujarati",),
+    "hy": ("Armenian",),
+    "ka": ("Georgian",),
+    "km": ("Khmer",),
+    "kn": ("Kannada",),
+    "lo": ("Lao",),
+    "ml": ("Malayalam",),
+    "my": ("Myanmar",),
+    "or": ("Oriya",),
+    "pa": ("Gurmukhi",),
+    "si": ("Sinhala",),
+    "ta": ("Tamil",),
+    "te": ("Telugu",),
+    "th": ("Thai",),
+}
+"""The scripts that languages are written in; a language that is not here is taken as written in Latin letters."""
+SCRIPTS = ("Latin", *sorted({script for scripts in _SCRIPTS.values() for script in scripts}))
+"""The scripts that are told apart, by their names in Unicode."""
+
+
+class Identifier(Protocol):
+    """What puts a label on a text.
+
+    Attributes:
+        name: of the classifier.
+    """
+
+    name: str
+
+    def identify(self, text: str) -> str:
+        """The label of a text, or `NON_WORD`."""
+
+    @staticmethod
+    def labels(language: str) -> tuple[str, ...]:
+        """The labels that text of a language gets."""
+
+
+class _Answer(Protocol):
+    """What cld3 says of a text."""
+
+    language: str
+    probability: float
+    is_reliable: bool
+
+
+class Cld3:
+    """Compact Language Detector 3: an answer that it calls reliable, else `NON_WORD`.
+
+    It calls digits, signs and emoji reliable Japanese, which is its answer to an empty text, and finds languages in
+    `aaaa`: what has no word in it (`has_word`), and what it sees nothing in, is `NON_WORD` too.
+
+    Raises:
+        PLNDError: if neither package that has cld3 is installed.
+    """
+
+    name = "cld3"
+
+    def __init__(self) -> None:
+        self._ask = _cld3()
+        nothing = self._ask("")
+        self._nothing = nothing and (nothing.language, nothing.probability)
+
+    def identify(self, text: str) -> str:
+        """A language code as cld3 writes it (`zh`, `ru-Latn`, `iw`), or `NON_WORD`."""
+        if not has_word(text):
+            return NON_WORD
+        answer = self._ask(text)
+        if answer is None or not answer.is_reliable or (answer.language, answer.probability) == self._nothing:
+            return NON_WORD
+        return answer.language
+
+    @staticmethod
+    def labels(language: str) -> tuple[str, ...]:
+        """Its code for a language, also where that is written in Latin letters."""
+        base = language.replace("_", "-").partition("-")[0].lower()
+        code = _CLD3_CODES.get(base, base)
+        return code, f"{code}-Latn"
+
+
+class Script:
+    """The script of most letters of a text; of equally many, of the first ones."""
+
+    name = "script"
+
+    def identify(self, text: str) -> str:
+        """One of `SCRIPTS`, `other` for the letters of another script, or `NON_WORD`."""
+        found = Counter(filter(None, map(_script, text))) if has_word(text) else None
+        return found.most_common(1)[0][0] if found else NON_WORD
+
+    @staticmethod
+    def labels(language: str) -> tuple[str, ...]:
+        """The scripts that a language is written in."""
+        return _SCRIPTS.get(language.replace("_", "-").partition("-")[0].lower(), ("Latin",))
+
+
+IDENTIFIERS: dict[str, type[Cld3] | type[Script]] = {"cld3": Cld3, "script": Script}
+
+
+def find_identifier(name: str) -> Identifier:
+    """The classifier of a name, `cld3` or `script`.
+
+    Raises:
+        PLNDError: if there is none of that name, or it is not installed.
+    """
+    return _class(name)()
+
+
+def labels(identifier: str, language: str) -> tuple[str, ...]:
+    """The labels that a classifier, which need not be installed, has for the text of a language.
+
+    Raises:
+        PLNDError: if there is no classifier of that name.
+    """
+    return _class(identifier).labels(language)
+
+
+def _class(name: str) -> type[Cld3] | type[Script]:
+    if name not in IDENTIFIERS:
+        raise PLNDError(f"unknown identifier {name!r}: expected one of {', '.join(IDENTIFIERS)}")
+    return IDENTIFIERS[name]
+
+
+def has_word(text: str) -> bool:
+    """Whether a text can be a word or a piece of one.
+
+    It is not: what has no letter, a letter or up to three of them again and again (`aaaa`, `hahaha`), what is no UTF-8
+    (the replacement character stands for it), and a name in brackets (`<unused1>`, `</div>`, `[multimodal]`).
+    """
+    text = text.strip()
+    letters = "".join(letter for letter in text if letter.isalpha()).casefold()
+    return bool(letters) and "\ufffd" not in text and not _is_marker(text) and not _is_repeat(letters)
+
+
+def _is_marker(text: str) -> bool:
+    return (text[0], text[-1]) in (("<", ">"), ("[", "]"))
+
+
+def _is_repeat(letters: str) -> bool:
+    """Whether letters are one, two or three of them at least three times."""
+    counts = (len(letters) // unit for unit in (1, 2, 3) if len(letters) % unit == 0)
+    return any(times >= 3 and letters == letters[: len(letters) // times] * times for times in counts)
+
+
+@cache
+def _script(letter: str) -> str | None:
+    """The script of a letter; None for what is no letter or belongs to no script."""
+    import regex
+
+    if not unicodedata.category(letter).startswith("L") or regex.match(r"[\p{Common}\p{Inherited}]", letter):
+        return None
+    return next((script for script in SCRIPTS if regex.match(rf"\p{{Script={script}}}", letter)), "other")
+
+
+def _cld3() -> Callable[[str], _Answer | None]:
+    """What asks whichever package of cld3 is there."""
+    try:
+        import cld3
+
+        return cld3.get_language
+    except ImportError:
+        pass
+    try:
+        import gcld3
+    except ImportError:
+        raise PLNDError("language identification by cld3 needs cld3-py: pip install 'plnd[langid]'") from None
+    found = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=MAX_BYTES)
+    return lambda text: found.FindLanguage(text=text)

@@ -1,0 +1,100 @@
+"""How sure a mean over documents is: bootstrap intervals and paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from plnd.errors import PLNDError
+
+CONFIDENCE = 0.95
+AT_ONCE = 4_000_000
+"""Values drawn anew at one time, which bounds memory."""
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 9999
+) -> tuple[float, float]:
+    """The 95 % interval of the mean over documents (bias-corrected and accelerated bootstrap; Efron 1987).
+
+    Args:
+        values: one per document, [documents].
+        seed: of the resamples; the same values and seed give the same interval.
+        resamples: how many.
+
+    Returns:
+        Its two ends: equal where all values are; nan where there are fewer than two values or one is not finite.
+
+    Raises:
+        PLNDError: if there is more than one value per document.
+    """
+    sample = _sample(values)
+    if len(sample) < 2 or not np.isfinite(sample).all():
+        return np.nan, np.nan
+    if (sample == sample[0]).all():
+        return float(sample[0]), float(sample[0])
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (sample,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=resamples,
+        batch=max(1, AT_ONCE // len(sample)),
+        rng=seed,
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def paired_p_value(
+    values: Sequence[float] | np.ndarray,
+    baseline: Sequence[float] | np.ndarray,
+    seed: int = 0,
+    resamples: int = 9999,
+) -> float:
+    """How often a mean difference of the same documents is this large where the two settings differ by chance only.
+
+    The two-sided permutation test of paired samples: each document's difference keeps or changes its sign. With few
+    documents (2 ** documents at most `resamples`) all signs are tried and the value is exact; otherwise as many are
+    drawn, and it is at least 2 / (resamples + 1).
+
+    Args:
+        values: one per document, [documents].
+        baseline: of the same documents in the same order, [documents].
+        seed: of the signs.
+        resamples: how many.
+
+    Returns:
+        The p-value; 1 for one document and where none differs; nan where there is no document or a value is not finite.
+
+    Raises:
+        PLNDError: if the two are not of the same documents.
+    """
+    sample, other = _sample(values), _sample(baseline)
+    if len(sample) != len(other):
+        raise PLNDError(f"a paired test of {len(sample)} and {len(other)} documents: expected the same documents")
+    difference = sample - other
+    if not len(difference) or not np.isfinite(difference).all():
+        return np.nan
+    if len(difference) == 1 or not difference.any():
+        return 1.0
+    from scipy.stats import permutation_test
+
+    found = permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, AT_ONCE // len(difference)),
+        rng=seed,
+    )
+    return float(found.pvalue)
+
+
+def _sample(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1:
+        raise PLNDError(f"values of shape {sample.shape}: expected one number per document")
+    return sample

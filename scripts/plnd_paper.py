@@ -1,0 +1,744 @@
+"""Every table and figure of the PLND paper (arXiv:2402.18815), each one command.
+
+    plnd experiment scripts/settings/demo.yaml --output demo-experiment
+    python scripts/plnd_paper.py table2 demo-experiment --output table2
+
+prints the table and writes `table2.csv` and, where there is something to draw, `table2.png`. Tables read the folder
+that `plnd experiment` left behind and cost a read; figures read its neurons, or neurons artifacts named one by one.
+docs/experiments.md has the command of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_eval_plnd.experiment import BEST, OVERLAPPING, REGIONS, Setting
+from lm_eval_plnd.results import BITS, SETTINGS, TEXT, Samples, read_results, read_samples
+from lm_eval_plnd.settings import TABLES, load_settings
+from plnd.analysis import STRUCTURES, layers, overlap
+from plnd.artifacts import write_csv
+from plnd.corpus import read_documents
+from plnd.detection import DetectConfig
+from plnd.errors import PLNDError
+from plnd.logit_lens import LensCounts, english_name, is_foreign, load_lens, mean_of_words
+from plnd.models import load_model, load_tokenizer
+from plnd.neurons import NeuronSet
+from plnd.plots import plot_bars, plot_layers, plot_lines, plot_overlap
+from plnd.stability import measure_stability
+from plnd.statistics import bootstrap_interval, paired_p_value
+from plnd.vocabulary import coverage, tokens, words
+
+Run = Callable[[argparse.Namespace], None]
+
+
+def neurons_of(inputs: Sequence[str]) -> dict[str, NeuronSet]:
+    """Neuron sets by name: those of files, or in a folder of `plnd experiment` each language's, all of them."""
+    files: list[Path] = []
+    for name in inputs:
+        folder = Path(name) / "neurons"
+        mine = (file for file in sorted(folder.glob("*.all.safetensors")) if file.name.count(".") == 2)
+        files += mine if folder.is_dir() else [Path(name)]
+    if not files:
+        raise PLNDError(f"{' '.join(inputs)}: no neurons in it; `plnd experiment` or `plnd select` writes them")
+    return {file.name.partition(".")[0]: NeuronSet.load(file) for file in files}
+
+
+def figure3(args: argparse.Namespace) -> None:
+    """Language neurons of each block, attention and feed-forward: Figure 3."""
+    counts = {name: layers(neurons) for name, neurons in neurons_of(args.inputs).items()}
+    rows = [
+        (name, projection, block, int(value))
+        for name, by_projection in counts.items()
+        for projection, values in by_projection.items()
+        for block, value in enumerate(values)
+    ]
+    for name, by_projection in counts.items():
+        print(name)
+        for projection, values in by_projection.items():
+            if values.any():
+                print(f"  {projection:<10}" + "".join(f"{value:>6,}" for value in values))
+    write_csv(f"{args.output}.csv", ("language", "projection", "block", "neurons"), rows)
+    plot_layers(counts, f"{args.output}.png")
+
+
+def figure5(args: argparse.Namespace) -> None:
+    """overlap(x, y) = |x ∩ y| / |y| for attention and feed-forward (eq. 11): Figures 5 and 6."""
+    sets = neurons_of(args.inputs)
+    matrices: Mapping[str, np.ndarray] = {structure: overlap(sets, structure) for structure in STRUCTURES}
+    rows = [
+        (structure, x, y, float(value))
+        for structure, matrix in matrices.items()
+        for x, row in zip(sets, matrix, strict=True)
+        for y, value in zip(sets, row, strict=True)
+    ]
+    for structure, matrix in matrices.items():
+        print(f"{structure.replace('_', '-'):<14}" + "".join(f"{y:>8}" for y in sets))
+        for x, row in zip(sets, matrix, strict=True):
+            print(f"{x:<14}" + "".join(f"{'–' if np.isnan(value) else format(value, '.3f'):>8}" for value in row))
+    write_csv(f"{args.output}.csv", ("structure", "x", "y", "overlap"), rows)
+    plot_overlap({name: matrices[name] for name in STRUCTURES[1:]}, list(sets), f"{args.output}.png")
+
+
+class Folder:
+    """What `plnd experiment` left in a folder: settings, rows and values per document."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.settings = load_settings(self.path / SETTINGS)
+        self.rows = read_results(self.path)
+        self.known: dict[str, Samples] = {}
+        self.metrics: dict[str, str] = {}
+        for row in self.rows:
+            self.metrics.setdefault(row.item, self.settings.tasks[row.item].metric or row.metric)
+        self.first = {row.setting: row for row in reversed(self.rows)}
+
+    def samples(self, setting: str) -> Samples:
+        """A setting's values per document."""
+        if setting not in self.known:
+            self.known[setting] = read_samples(self.path, setting)
+        return self.known[setting]
+
+    def documents(self, setting: Setting, item: str, language: str) -> np.ndarray:
+        """Values of an item's documents in one language, [documents], whose mean is the score.
+
+        Per cent, but for bits per byte, where a document counts for its length.
+
+        Raises:
+            PLNDError: if the experiment did not evaluate that.
+        """
+        task, metric = self.settings.tasks[item].task_of(language), self.metrics.get(item, "")
+        found = self.samples(setting.name).get(task, {})
+        if metric not in found:
+            raise PLNDError(f"{self.path}: no {metric or item} of {task} for {setting.name}; run `plnd experiment` on")
+        values = np.array(found[metric], dtype=np.float64)
+        if metric != BITS:
+            return 100 * values
+        lengths = np.array(found["bytes"], dtype=np.float64)
+        return values * lengths / lengths.mean()
+
+    def deactivated(self, settings: Sequence[Setting]) -> float:
+        """Neurons that some settings switch off, on average."""
+        return float(np.mean([self.first[setting.name].deactivated for setting in settings]))
+
+    def items(self, table: str) -> list[str]:
+        """The items of a table.
+
+        Raises:
+            PLNDError: if the experiment has no such table.
+        """
+        found = self.settings.experiments.get(table)
+        if found is None:
+            names = ", ".join(self.settings.experiments)
+            raise PLNDError(
+                f"{self.path}: an experiment of {names}, without {table}; add it to the settings' experiments"
+            )
+        return found
+
+    def draws(self, setting: Setting, random: bool) -> list[Setting]:
+        """A setting with each seed, if its neurons are random, or of each sample of documents."""
+        if random:
+            return [replace(setting, seed=seed) for seed in self.settings.seeds]
+        return [replace(setting, sample=sample) for sample in range(self.settings.samples)]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over documents with its 95 % bootstrap interval and the p-value of being 0, by paired permutation."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+    def shown(self, places: int) -> str:
+        """With so many decimal places."""
+        return f"{self.value:+.{places}f} [{self.low:+.{places}f}, {self.high:+.{places}f}] p {self.p:.2g}"
+
+
+Groups = list[tuple[float, np.ndarray]]
+"""Weights, and differences of the documents of a group, [documents]."""
+
+
+def weighted(groups: Groups) -> float:
+    """Σ weight · mean(differences)."""
+    return float(sum(weight * values.mean() for weight, values in groups))
+
+
+def estimate(groups: Groups) -> Estimate:
+    """Σ weight · mean(differences) over groups of documents, such as languages, and how sure it is.
+
+    Groups of one size are taken as parallel: a document of all languages is drawn at once, as in MGSM, XQuAD and XNLI.
+    Otherwise each group is drawn for itself: every difference counts by its weight over its group's size, and the
+    bootstrap sees each group around one common mean, so that it measures what varies within groups.
+    """
+    if len({len(values) for _, values in groups}) == 1:
+        differences = centred = np.sum([weight * values for weight, values in groups], axis=0)
+    else:
+        total = sum(len(values) for _, values in groups)
+        scaled = [(weight * total / len(values)) * values for weight, values in groups]
+        differences = np.concatenate(scaled)
+        centred = np.concatenate([values - values.mean() for values in scaled]) + differences.mean()
+    low, high = bootstrap_interval(centred)
+    return Estimate(weighted(groups), low, high, paired_p_value(differences, np.zeros(len(differences))))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What switching off did to one item, in English and in the languages whose neurons they were.
+
+    Attributes:
+        english, others: scores, the mean over languages.
+        of_english, of_others: ΔEng and Δn-Eng, changes from the original (a loss is negative).
+        delta: Δ = ΔEng − Δn-Eng, high where English is spared; turned where less is better (bits per byte).
+        draws: ΔEng − Δn-Eng of each draw alone.
+        by_language: of each language the English score, its own score, and the changes of both.
+        deactivated: neurons, on average.
+    """
+
+    english: float
+    others: float
+    of_english: Estimate
+    of_others: Estimate
+    delta: Estimate
+    draws: list[float]
+    by_language: dict[str, tuple[float, float, Estimate, Estimate]]
+    deactivated: float
+
+
+def change(folder: Folder, item: str, template: Setting, random: bool, languages: Sequence[str]) -> Change:
+    """What one row of the tables says, over several languages and all draws.
+
+    Args:
+        folder: the experiment.
+        item: what was evaluated.
+        template: the setting; its language is filled in.
+        random: whether it is the random control.
+        languages: whose neurons; those without the item are left out.
+    """
+    english = folder.settings.english
+    languages = [x for x in languages if x in folder.settings.languages_of(item)]
+    if not languages:
+        raise PLNDError(f"{folder.path}: no language but {english} has the item {item}")
+    settings = {x: folder.draws(replace(template, language=x), random) for x in languages}
+    count = len(settings[languages[0]])
+    original = {x: folder.documents(Setting(()), item, x) for x in (english, *languages)}
+
+    def shift(language: str, draws: Sequence[Setting], whose: str) -> np.ndarray:
+        after = [folder.documents(draw, item, whose) for draw in draws]
+        return np.mean(after, axis=0) - original[whose]
+
+    sign = -1 if folder.metrics[item] == BITS else 1
+
+    def groups(draws: slice) -> tuple[Groups, Groups]:
+        of_english = np.mean([shift(x, settings[x][draws], english) for x in languages], axis=0)
+        return [(1.0, of_english)], [(1 / len(languages), shift(x, settings[x][draws], x)) for x in languages]
+
+    def difference(draws: slice) -> Groups:
+        of_english, of_others = groups(draws)
+        return [(sign * w, v) for w, v in of_english] + [(-sign * w, v) for w, v in of_others]
+
+    of_english, of_others = (estimate(found) for found in groups(slice(None)))
+    details = {}
+    for x in languages:
+        both = [shift(x, settings[x], whose) for whose in (english, x)]
+        scores = [float((original[whose] + moved).mean()) for whose, moved in zip((english, x), both, strict=True)]
+        details[x] = (scores[0], scores[1], estimate([(1.0, both[0])]), estimate([(1.0, both[1])]))
+    return Change(
+        english=float(original[english].mean()) + of_english.value,
+        others=float(np.mean([original[x].mean() for x in languages])) + of_others.value,
+        of_english=of_english,
+        of_others=of_others,
+        delta=estimate(difference(slice(None))),
+        draws=[weighted(difference(slice(n, n + 1))) for n in range(count)],
+        by_language=details,
+        deactivated=float(np.mean([folder.deactivated(draws) for draws in settings.values()])),
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: what is written before its numbers, and what was switched off."""
+
+    label: tuple[str, ...]
+    template: Setting
+    random: bool = False
+
+
+FIELDS = (
+    "neurons,draws,english,others,"
+    "delta_english,delta_english_low,delta_english_high,delta_english_p,"
+    "delta_others,delta_others_low,delta_others_high,delta_others_p,"
+    "delta,delta_low,delta_high,delta_p,delta_sd_of_draws"
+).split(",")
+
+
+def numbers_of(found: Change) -> list[Any]:
+    """A change as the CSV has it, in the order of `FIELDS`."""
+    estimates = [v for e in (found.of_english, found.of_others, found.delta) for v in (e.value, e.low, e.high, e.p)]
+    spread = float(np.std(found.draws, ddof=1)) if len(found.draws) > 1 else ""
+    return [found.deactivated, len(found.draws), found.english, found.others, *estimates, spread]
+
+
+def compared(
+    args: argparse.Namespace,
+    folder: Folder,
+    items: Sequence[str],
+    head: Sequence[str],
+    lines: Sequence[Line],
+    languages: Sequence[str],
+) -> dict[str, list[Change]]:
+    """Prints and writes a table of ΔEng, Δn-Eng and Δ, for each item and beside it the text; returns its numbers.
+
+    With `--details` the languages of each row are printed as well (Tables 12 to 15).
+    """
+    written, found = [], {}
+    beside = [TEXT] if TEXT in folder.settings.tasks and TEXT not in items else []
+    for item in [*items, *beside]:
+        changes = [change(folder, item, line.template, line.random, languages) for line in lines]
+        found[item] = changes
+        print(title_of(folder, item, languages))
+        width = [max(map(len, column)) for column in zip(head, *(line.label for line in lines), strict=True)]
+        print("  ".join(f"{h:<{w}}" for h, w in zip(head, width, strict=True)) + titles())
+        for line, moved in zip(lines, changes, strict=True):
+            label = "  ".join(f"{text:<{w}}" for text, w in zip(line.label, width, strict=True))
+            print(label + shown(moved, folder.metrics[item]))
+            written.append([item, folder.metrics[item], *line.label, *numbers_of(moved)])
+        if args.details:
+            print_details(folder, item, lines, changes)
+        print()
+    write_csv(f"{args.output}.csv", ("item", "metric", *(h.lower() for h in head), *FIELDS), written)
+    if args.details:
+        write_details(args, folder, head, lines, found)
+    return found
+
+
+def title_of(folder: Folder, item: str, languages: Sequence[str]) -> str:
+    """What is measured, and what the original model has."""
+    metric, english = folder.metrics[item], folder.settings.english
+    languages = [x for x in languages if x in folder.settings.languages_of(item)]
+    scores = {x: folder.documents(Setting(()), item, x) for x in (english, *languages)}
+    task = folder.settings.tasks[item].task
+    sizes = "/".join(map(str, dict.fromkeys(len(values) for values in scores.values())))
+    original = "  ".join(f"{x} {values.mean():.{digits(metric)}f}" for x, values in scores.items())
+    unit = "less is better" if metric == BITS else "%"
+    return f"{item}: {metric} ({unit}) of {task}, {sizes} documents a language\noriginal: {original}"
+
+
+def digits(metric: str) -> int:
+    """Decimal places that a metric is shown with."""
+    return 3 if metric == BITS else 1
+
+
+def titles() -> str:
+    """Headings of the numbers in `shown`."""
+    numbers = f"{'neurons':>9}{'Eng':>8}{'n-Eng':>8}{'ΔEng':>9}{'Δn-Eng':>9}{'Δ':>9}"
+    return f"{numbers}{'95 % interval of Δ':>23}{'p':>8}{'draws':>7}"
+
+
+def shown(moved: Change, metric: str) -> str:
+    """A change in one line: counts, scores, changes, Δ with its interval and p-value, and what the draws scatter."""
+    places = digits(metric)
+    scores = "".join(f"{value:>8.{places}f}" for value in (moved.english, moved.others))
+    changes = "".join(f"{e.value:>+9.{places}f}" for e in (moved.of_english, moved.of_others, moved.delta))
+    interval = f"[{moved.delta.low:+.{places}f}, {moved.delta.high:+.{places}f}]"
+    scatter = f"  ±{np.std(moved.draws, ddof=1):.{places}f}" if len(moved.draws) > 1 else ""
+    return (
+        f"{moved.deactivated:>9,.0f}{scores}{changes}{interval:>23}{moved.delta.p:>8.2g}{len(moved.draws):>7}{scatter}"
+    )
+
+
+def print_details(folder: Folder, item: str, lines: Sequence[Line], changes: Sequence[Change]) -> None:
+    """Each language's part of each row, as Tables 12 to 15 have it."""
+    places = digits(folder.metrics[item])
+    english = folder.settings.english
+    for line, moved in zip(lines, changes, strict=True):
+        print(" ".join(line.label))
+        for language, (score, own, of_english, of_own) in moved.by_language.items():
+            parts = [
+                f"{name}-D {value:.{places}f}  Δ{name} {e.shown(places)}"
+                for name, value, e in ((english, score, of_english), (language, own, of_own))
+            ]
+            print(f"  {language}:  " + "   ".join(parts))
+
+
+def write_details(
+    args: argparse.Namespace,
+    folder: Folder,
+    head: Sequence[str],
+    lines: Sequence[Line],
+    found: Mapping[str, list[Change]],
+) -> None:
+    """Each language's part of each row, as CSV."""
+    rows = [
+        [item, folder.metrics[item], *line.label, language, name, value, e.value, e.low, e.high, e.p]
+        for item, changes in found.items()
+        for line, moved in zip(lines, changes, strict=True)
+        for language, (score, own, of_english, of_own) in moved.by_language.items()
+        for name, value, e in ((folder.settings.english, score, of_english), (language, own, of_own))
+    ]
+    header = ["item", "metric", *(h.lower() for h in head), "neurons_of", "task_language", "value"]
+    write_csv(f"{args.output}_details.csv", [*header, "change", "low", "high", "p"], rows)
+
+
+PARTS = {"under": ("under",), "s-attn": ("solve", "solve_attn"), "s-ffn": ("solve", "solve_ffn"), "gen": ("gen",)}
+"""Columns of Tables 2 to 5, and the regions that switch them off."""
+
+
+def marks(region: str) -> tuple[str, ...]:
+    """✗ for each part that a region switches off, ✓ for the others, as the paper prints them."""
+    regions = region.split("+") if region else ["under", "solve", "gen"]
+    return tuple("✗" if any(name in regions for name in names) else "✓" for names in PARTS.values())
+
+
+def by_region(table: str) -> Run:
+    """Table 2, 3, 4 or 5."""
+
+    def run(args: argparse.Namespace) -> None:
+        folder = Folder(args.inputs[0])
+        items, rows = folder.items(table), REGIONS[table]
+        lines = [
+            Line((*marks(region), f"{kind} random" if random else kind), Setting((), kind, region=region), random)
+            for kind in folder.settings.neurons
+            for name, random in (("random", True), ("own", False))
+            for region in rows[name]
+        ]
+        head = ("Under", "S-ATTN", "S-FFN", "Gen", "switched off")
+        found = compared(args, folder, items, head, lines, folder.settings.others)
+        several = len(folder.settings.neurons) > 1
+        names = [
+            (f"{line.template.neurons} " * several) + (line.template.region or "everywhere") + ", random" * line.random
+            for line in lines
+        ]
+        draw(args, folder, names, found)
+
+    run.__doc__ = f"""ΔEng, Δn-Eng and Δ of the {TABLES[table]} task, by region: Table {table[5:]}.
+
+    ΔEng and Δn-Eng are changes from the original model, so that a loss is negative; Δ = ΔEng − Δn-Eng is high where
+    English is spared and the language whose neurons are off is not. Bits per byte, of which less is better, stand
+    beside it, with Δ's sign turned. `--details` prints every language (Tables 12 to 15).
+    """
+    return run
+
+
+def overlapping(table: str, words: str) -> Run:
+    """Table 8 or 9 of the later appendix."""
+
+    def run(args: argparse.Namespace) -> None:
+        folder = Folder(args.inputs[0])
+        kinds = {"all": "all neurons of the language", OVERLAPPING[table]: f"without those {words}"}
+        lines = [Line((label,), Setting((), kind, region=BEST)) for kind, label in kinds.items()]
+        found = compared(args, folder, folder.items(table), ("switched off",), lines, folder.settings.others)
+        draw(args, folder, list(kinds.values()), found)
+
+    run.__doc__ = (
+        f"""A language's neurons against those {words}, all but S-ATTN off: Table {table[5:]} of the later appendix."""
+    )
+    return run
+
+
+def table10(args: argparse.Namespace) -> None:
+    """The search of N1 and N2 on a validation task: Tables 10 and 11 (one for each model).
+
+    The paper takes the numbers with which English suffers least and the language most: those of the highest Δ.
+    """
+    folder = Folder(args.inputs[0])
+    items, search = folder.items("table10"), folder.settings.search
+    assert search is not None, "the settings were checked"
+    kinds = folder.settings.neurons
+    lines = [
+        Line((kind, f"{name} {n}"), Setting((), kind, region=f"{part}={n}"))
+        for kind in kinds
+        for part, name, values in (("under", "N1", search.under), ("gen", "N2", search.gen))
+        for n in values
+    ]
+    found = compared(args, folder, items, ("switched off", "blocks"), lines, [search.language])
+    for item, changes in found.items():
+        for kind in kinds:
+            best = []
+            for name in ("N1", "N2"):
+                here = {
+                    line.label[1]: moved.delta.value
+                    for line, moved in zip(lines, changes, strict=True)
+                    if line.label[0] == kind and line.label[1].startswith(name)
+                }
+                equal = len(here) > 1 and len(set(here.values())) == 1
+                best.append(f"{name}: all equal" if equal else max(here, key=here.__getitem__).replace(" ", " = "))
+            print(f"{item}, {kind}: highest Δ with {', '.join(best)}")
+    draw(args, folder, [" ".join(line.label) for line in lines], found)
+
+
+def table1(args: argparse.Namespace) -> None:
+    """Each language without its own neurons, and without as many random ones: Table 1.
+
+    The average is over the languages that are not English.
+    """
+    folder = Folder(args.inputs[0])
+    kinds = {"specific": "language-specific", "all": "all of the language"}
+    lines = [Line(("original",), Setting(()))]
+    for kind, label in kinds.items():
+        lines.append(Line((f"random, as many as {label}",), Setting((), kind), True))
+        lines.append(Line((label,), Setting((), kind)))
+    header = ("item,metric,switched off,language,neurons,draws,value,stderr,change,low,high,p").split(",")
+    rows = []
+    items = folder.items("table1")
+    pictures: dict[str, dict[str, np.ndarray]] = {}
+    for item in [*items, *([TEXT] if TEXT in folder.settings.tasks and TEXT not in items else [])]:
+        languages, metric = folder.settings.languages_of(item), folder.metrics[item]
+        places = digits(metric)
+        averaged = [x for x in languages if x != folder.settings.english]
+        print(f"{item}: {metric} ({'less is better' if metric == BITS else '%'}) of {folder.settings.tasks[item].task}")
+        print(f"{'':<40}" + "".join(f"{x:>16}" for x in (*languages, "average")))
+        pictures[item] = {}
+        for line in lines:
+            cells, middle = [], []
+            for x in languages:
+                draws = [line.template]
+                if line.template.neurons != "none":
+                    draws = folder.draws(replace(line.template, language=x), line.random)
+                values = np.mean([folder.documents(draw, item, x) for draw in draws], axis=0)
+                moved = estimate([(1.0, values - folder.documents(Setting(()), item, x))])
+                stderr = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+                star = "*" if line.template.neurons != "none" and moved.p < 0.05 else " "
+                cells.append(f"{values.mean():.{places}f} ±{stderr:.{places}f}{star}")
+                middle.append(float(values.mean()))
+                neurons = folder.deactivated(draws)
+                tail = (
+                    ["", "", "", ""]
+                    if line.template.neurons == "none"
+                    else [moved.value, moved.low, moved.high, moved.p]
+                )
+                rows.append([item, metric, *line.label, x, neurons, len(draws), middle[-1], stderr, *tail])
+            average = float(np.mean([value for x, value in zip(languages, middle, strict=True) if x in averaged]))
+            print(f"{line.label[0]:<40}" + "".join(f"{cell:>16}" for cell in (*cells, f"{average:.{places}f}  ")))
+            pictures[item][line.label[0]] = np.array(middle)
+        print()
+    print("±: standard error over documents; *: p < 0.05 against the original, by paired permutation of documents")
+    write_csv(f"{args.output}.csv", header, rows)
+    for item, curves in pictures.items():
+        languages = folder.settings.languages_of(item)
+        plot_bars(curves, languages, f"{args.output}_{item}.png", f"{item}: {folder.metrics[item]}")
+
+
+def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: Mapping[str, Sequence[Change]]) -> None:
+    """ΔEng, Δn-Eng and Δ of every row as bars with their intervals, a picture for each item."""
+    for item, changes in found.items():
+        bars, errors = {}, {}
+        for label, pick in (("ΔEng", "of_english"), ("Δn-Eng", "of_others"), ("Δ", "delta")):
+            estimates = [getattr(moved, pick) for moved in changes]
+            bars[label] = np.array([e.value for e in estimates])
+            errors[label] = np.array([[e.low for e in estimates], [e.high for e in estimates]])
+        name = f"{item}: change of {folder.metrics[item]}"
+        plot_bars(bars, names, f"{args.output}_{item}.png", name, intervals=errors)
+
+
+def lens_of(args: argparse.Namespace) -> dict[str, list[LensCounts]]:
+    """What `plnd lens --csv` wrote, by model and identifier; titles name the model where there are several."""
+    found: dict[tuple[str, str], list[LensCounts]] = {}
+    for path in args.inputs:
+        for counts in load_lens(path):
+            found.setdefault((counts.model, counts.identifier), []).append(counts)
+    several = len({model for model, _ in found}) > 1
+    return {f"{Path(m).name}, by {i}" if several else f"by {i}": counts for (m, i), counts in found.items()}
+
+
+def draw_lens(args: argparse.Namespace, places: Sequence[str], panels: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Prints, writes and draws curves over blocks, in per cent."""
+    for title, curves in panels.items():
+        print(f"{title}, %\n{'block':<12}" + "".join(f"{name:>18}" for name in curves))
+        for block, values in zip(places, zip(*curves.values(), strict=True), strict=True):
+            print(f"{block:<12}" + "".join(f"{value:>18.1f}" for value in values))
+    rows = [
+        (title, name, block, float(value))
+        for title, curves in panels.items()
+        for name, values in curves.items()
+        for block, value in zip(places, values, strict=True)
+    ]
+    write_csv(f"{args.output}.csv", ("panel", "curve", "block", "percent"), rows)
+    plot_lines(panels, f"{args.output}.png", "share (%)", along="blocks passed")
+
+
+def figure1(args: argparse.Namespace) -> None:
+    """English and other languages decoded at each block from non-English documents: Figure 1.
+
+    Inputs are what `plnd lens --csv` wrote. The first panel of each model is the paper's: words of English and of the
+    documents' languages, mean over these; then comes each language with its other words and non-words.
+    """
+    panels: dict[str, Mapping[str, np.ndarray]] = {}
+    for title, counts in lens_of(args).items():
+        if any(map(is_foreign, counts)):
+            english, name = 100 * mean_of_words(counts), english_name(counts[0].identifier)
+            panels[f"words, mean, {title}"] = {name: english, f"not {name}": 100 - english}
+        for one in counts:
+            panels[f"{one.language}, {title}"] = {name: 100 * share for name, share in one.shares().items()}
+        places = counts[0].blocks
+    draw_lens(args, places, panels)
+
+
+def figure7(args: argparse.Namespace) -> None:
+    """English, the language that the model may think in, and the others, decoded at each block: Figure 7.
+
+    Inputs are what `plnd lens --csv` wrote. Shares of the words of English and of the documents' languages, mean over
+    the documents' languages.
+    """
+    panels = {}
+    for title, counts in lens_of(args).items():
+        if not is_foreign(replace(counts[0], language=args.language)):
+            raise PLNDError(f"--language {args.language}: not told from English {title}")
+        english, thought = (100 * mean_of_words(counts, language) for language in ("en", args.language))
+        name = english_name(counts[0].identifier)
+        panels[f"words, mean, {title}"] = {name: english, args.language: thought, "others": 100 - english - thought}
+        places = counts[0].blocks
+    draw_lens(args, places, panels)
+
+
+def table7(args: argparse.Namespace) -> None:
+    """Size of detection corpora, and the share of each language's vocabulary that they have: Table 7.
+
+    Inputs are the corpora. A vocabulary is what occurs twice or more in a reference corpus (plnd/vocabulary.py),
+    counted in words and, with --model, in tokens of its tokenizer; “running” is the share of the reference's text.
+    """
+    if not len(args.inputs) == len(args.reference) == len(args.languages):
+        sizes = f"{len(args.inputs)} corpora, {len(args.reference)} references, {len(args.languages)} languages"
+        raise PLNDError(f"{sizes}: expected one of each")
+    units: dict[str, Callable[[str], Any]] = {"words": words}
+    if args.model:
+        units["tokens"] = partial(tokens, load_tokenizer(args.model))
+    rows: list[tuple[Any, ...]] = []
+    header = ("language", "unit", "documents", "corpus", "vocabulary", "covered", "share", "running")
+    print("{:<10}{:<8}{:>10}{:>10}{:>12}{:>10}{:>8}{:>9}".format(*header))
+    for language, corpus, reference in zip(args.languages, args.inputs, args.reference, strict=True):
+        for name, unit in units.items():
+            documents = islice(read_documents(corpus), args.max_documents)
+            found = coverage(documents, read_documents(reference), unit)
+            counts = (found.documents, found.corpus, found.vocabulary, found.covered)
+            rows.append((language, name, *counts, found.share, found.running))
+            numbers = "".join(f"{value:>{width},}" for value, width in zip(counts, (10, 10, 12, 10), strict=True))
+            print(f"{language:<10}{name:<8}{numbers}{found.share:>8.1%}{found.running:>9.1%}")
+    write_csv(f"{args.output}.csv", header, rows)
+
+
+def stability(args: argparse.Namespace) -> None:
+    """The selected neurons as documents are added, against the final ones, and from how many documents they stay.
+
+    Inputs are corpora. Beyond the papers, which have one number of documents: Jaccard index of the sets after each
+    --every documents, from one detection over all of them (plnd/stability.py).
+    """
+    if len(args.inputs) != len(args.languages):
+        raise PLNDError(f"{len(args.inputs)} corpora and {len(args.languages)} languages: expected one for each")
+    rule = {name: getattr(args, name) for name in ("epsilon", "top_k", "fraction") if getattr(args, name) is not None}
+    projections = args.projections.split(",") if args.projections else None
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=args.device), load_tokenizer(args.model)
+    curves, rows = {}, []
+    for language, corpus in zip(args.languages, args.inputs, strict=True):
+        config = DetectConfig(language, args.qk, args.max_documents, args.max_length, args.min_length, args.batch_size)
+        documents = read_documents(corpus)
+        found = measure_stability(
+            model, documents, config, every=args.every, tokenizer=tokenizer, **rule, projections=projections
+        )
+        curves[language] = found.jaccard
+        rows += [(language, *step) for step in zip(found.documents, found.neurons, found.jaccard, strict=True)]
+        enough = found.enough(args.jaccard)
+        print(f"{language}: {found.documents[-1]:,} documents, {found.neurons[-1]:,} neurons at the end")
+        print(f"{'documents':>12}{'neurons':>10}{'Jaccard':>10}")
+        for count, size, jaccard in zip(found.documents, found.neurons, found.jaccard, strict=True):
+            print(f"{count:>12,}{size:>10,}{jaccard:>10.3f}")
+        print(
+            f"  no step before the last stays at {args.jaccard}: the corpus is too small to say how many are enough"
+            if enough is None
+            else f"  from {enough:,} of {found.documents[-1]:,} documents on the set stays at {args.jaccard} or above"
+        )
+    write_csv(f"{args.output}.csv", ("language", "documents", "neurons", "jaccard"), rows)
+    steps = [args.every * n for n in range(1, max(map(len, curves.values())) + 1)]
+    padded = {x: np.pad(values, (0, len(steps) - len(values)), constant_values=np.nan) for x, values in curves.items()}
+    sparse = [str(count) if n % -(-len(steps) // 8) == 0 else "" for n, count in enumerate(steps)]
+    plot_lines({"": padded}, f"{args.output}.png", "Jaccard index to the final set", places=sparse, along="documents")
+
+
+def no_options(parser: argparse.ArgumentParser) -> None:
+    """For items that need nothing but their inputs."""
+
+
+def details(parser: argparse.ArgumentParser) -> None:
+    """Of tables over several languages."""
+    parser.add_argument("--details", action="store_true", help="print every language, too (Tables 12 to 15)")
+
+
+def thinking(parser: argparse.ArgumentParser) -> None:
+    """Of Figure 7."""
+    parser.add_argument("--language", default="zh", help="that the model may think in (default: zh)")
+
+
+def of_vocabulary(parser: argparse.ArgumentParser) -> None:
+    """Of Table 7."""
+    parser.add_argument("--reference", nargs="+", required=True, help="a larger corpus of each language, in order")
+    parser.add_argument("--languages", nargs="+", required=True, help="of the corpora, in order")
+    parser.add_argument("--max-documents", type=int, help="the first ones of each corpus (default: all)")
+    parser.add_argument("--model", help="whose tokenizer's tokens are counted, too")
+
+
+def of_stability(parser: argparse.ArgumentParser) -> None:
+    """Of `stability`."""
+    parser.add_argument("--model", required=True, help="folder or hub name")
+    parser.add_argument("--languages", nargs="+", required=True, help="of the corpora, in order")
+    rule = parser.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--epsilon", type=float, help="as of `plnd select`")
+    rule.add_argument("--top-k", type=int, help="as of `plnd select`")
+    rule.add_argument("--fraction", type=float, help="as of `plnd select`")
+    parser.add_argument("--projections", help="only these, comma-separated")
+    parser.add_argument("--every", type=int, default=10, help="documents from one set to the next (default: 10)")
+    parser.add_argument("--jaccard", type=float, default=0.9, help="near enough to the final set (default: 0.9)")
+    parser.add_argument("--max-documents", type=int, help="of each corpus (default: all)")
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--min-length", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--qk", choices=("exact", "first_order", "off"), default="first_order")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device")
+
+
+COMMANDS: dict[str, tuple[Run, Callable[[argparse.ArgumentParser], Any]]] = {
+    "table1": (table1, no_options),
+    **{table: (by_region(table), details) for table in REGIONS},
+    "table8": (overlapping("table8", "shared with English"), details),
+    "table9": (overlapping("table9", "shared by all languages"), details),
+    "table10": (table10, details),
+    "table11": (table10, details),
+    "table7": (table7, of_vocabulary),
+    "figure1": (figure1, no_options),
+    "figure3": (figure3, no_options),
+    "figure5": (figure5, no_options),
+    "figure6": (figure5, no_options),
+    "figure7": (figure7, thinking),
+    "stability": (stability, of_stability),
+}
+"""Item to what makes it and what adds its options; the help is the function's docstring."""
+
+
+def main() -> None:
+    """Draws one figure or makes one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (run, add_options) in COMMANDS.items():
+        text = str(run.__doc__).replace("%", "%%")
+        command = commands.add_parser(name, help=text.partition("\n")[0], description=text)
+        command.add_argument("inputs", nargs="+", help="folder of `plnd experiment`, or artifacts")
+        command.add_argument("--output", required=True, help="beginning of the names of the files to write")
+        add_options(command)
+        command.set_defaults(run=run)
+    args = parser.parse_args()
+    try:
+        args.run(args)
+    except PLNDError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,603 @@
+"""`plnd experiment`: what each table switches off, the run from settings to results, and runs that were killed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from handmade import make_scores
+from lm_eval_plnd.experiment import (
+    BEST,
+    REGIONS,
+    Setting,
+    experiment,
+    load_tasks,
+    mean,
+    neuron_sets,
+    plan,
+    region_of,
+    switched_off,
+)
+from lm_eval_plnd.settings import NEURONS as NEURON_KINDS
+from lm_eval_plnd.settings import load_settings, parse_settings
+from plnd.cli import main
+from plnd.errors import PLNDError
+from plnd.neurons import NeuronSet
+from plnd.scores import Scores
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+TINY = """
+model: {pretrained: "plnd:polyglot-9m", dtype: float32, device: cpu, batch_size: 2}
+languages: [en, de, zh]
+corpus: "plnd:corpus/detect/corpora/{language}.jsonl"
+detection: {qk: "off", max_documents: 2, max_length: 32}
+rule: {fraction: 0.02, projections: [down_proj, o_proj]}
+regions: {under: 2, gen: 1}
+tasks:
+  reading: {task: "plnd_cued_xquad_{language}", gen_kwargs: {max_gen_toks: 2}, languages: [en, zh], limit: 1}
+  text: {task: "plnd_text_{language}", metadata: {data_dir: "plnd:corpus/evaluate", text_documents: all},
+         model: {max_length: 64, add_bos_token: false}, limit: 2}
+experiments: {table5: [reading]}
+"""
+
+TEXT = {"task": "plnd_text_{language}", "metadata": {"data_dir": "plnd:corpus/evaluate", "text_documents": "all"}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two XQuAD questions in each of three languages."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "xquad").mkdir()
+    for language in ("en", "de", "zh"):
+        asked = [{"id": str(n), "question": f"{n}?", "answers": [{"text": "a b"}]} for n in range(2)]
+        text = {"data": [{"paragraphs": [{"context": "a b c", "qas": asked}]}]}
+        (folder / "xquad" / f"xquad.{language}.json").write_text(json.dumps(text))
+    return folder
+
+
+@pytest.fixture
+def tiny(data):
+    """Settings that run in seconds, other values for some fields."""
+
+    def make(**changes):
+        return parse_settings({**yaml.safe_load(TINY), "metadata": {"data_dir": str(data)}, **changes})
+
+    return make
+
+
+def names(settings) -> list[str]:
+    """The settings of a plan."""
+    return [setting.name for setting in plan(settings)]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV."""
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# the plan
+
+
+def test_the_original_comes_first_and_everywhere(tiny):
+    """The model as it is is evaluated once, first, on every item in every language that has it."""
+    first = plan(tiny(experiments={"table5": ["reading"], "table1": ["text"]}))[0]
+    assert (first.name, first.items) == ("original", ("reading", "text"))
+    tasks = first.tasks(tiny())
+    assert list(tasks["reading"]) == ["en", "zh"] and list(tasks["text"]) == ["en", "de", "zh"]
+
+
+def test_a_setting_of_several_tables_is_run_once(tiny):
+    """It is evaluated on the items of all of them."""
+    settings = tiny(experiments={"table2": ["text"], "table5": ["reading"]})
+    found = {setting.name: setting.items for setting in plan(settings)}
+    assert len(found) == len(plan(settings))
+    assert found["zh.specific.random0"] == found["zh.specific.gen"] == ("reading", "text")
+    assert found["zh.specific.under"] == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("experiments", "expected"),
+    [
+        (
+            "table1",
+            "specific specific.random0 all all.random0",
+        ),
+        ("table2", "specific.under.random0 specific.random0 specific.solve specific.gen specific.under"),
+        (
+            "table3",
+            "specific.solve_attn.random0 specific.solve.random0 specific.random0 specific.solve specific.under+gen"
+            " specific.under+solve_ffn+gen",
+        ),
+        (
+            "table4",
+            "specific.solve_ffn.random0 specific.solve.random0 specific.random0 specific.solve_attn specific.solve_ffn",
+        ),
+        ("table5", "specific.gen.random0 specific.random0 specific.gen"),
+        ("table8", "all.under+solve_ffn+gen without_english.under+solve_ffn+gen"),
+        ("table9", "all.under+solve_ffn+gen without_shared.under+solve_ffn+gen"),
+        ("table10", "specific.under=1 specific.under=2 specific.gen=1"),
+    ],
+)
+def test_what_each_table_switches_off(tiny, experiments, expected):
+    """The rows of the paper's tables, top to bottom, in one language."""
+    settings = tiny(experiments={experiments: ["text"]}, search={"under": [1, 2], "gen": [1]})
+    assert [n for n in names(settings) if n.startswith("zh.")] == [f"zh.{name}" for name in expected.split()]
+    english = {"table1"}
+    assert any(n.startswith("en.") for n in names(settings)) == (experiments in english)
+
+
+def test_seeds_are_for_random_sets_and_samples_for_the_others(tiny):
+    """Two seeds and two samples of documents are two draws of each kind."""
+    settings = tiny(seeds=[3, 4], samples=2)
+    assert [n for n in names(settings) if n.startswith("zh.")] == [
+        "zh.specific.gen.random3",
+        "zh.specific.gen.random4",
+        "zh.specific.random3",
+        "zh.specific.random4",
+        "zh.specific.gen",
+        "zh.specific.gen.s1",
+    ]
+
+
+def test_own_language_and_english_or_all(tiny):
+    """A setting is evaluated in its own language and English, or in all; not on items its language does not have."""
+    setting = Setting(("reading", "text"), "specific", "zh")
+    own, every = tiny(), tiny(task_languages="all")
+    assert {i: list(t) for i, t in setting.tasks(own).items()} == {"reading": ["en", "zh"], "text": ["en", "zh"]}
+    assert list(setting.tasks(every)["text"]) == ["en", "de", "zh"]
+    assert list(replace(setting, language="de").tasks(every)) == ["text"]
+    assert list(replace(setting, language="en").tasks(own)["text"]) == ["en"]
+
+
+@pytest.mark.parametrize(
+    "region", sorted({r for table in REGIONS.values() for rs in table.values() for r in rs} - {""})
+)
+def test_regions_cover_the_blocks_they_name(tiny, region):
+    """Of eight blocks, two understand and one generates."""
+    found = region_of(Setting((), "all", "zh", region), tiny())
+    inside = {b for b in range(8) if found.contains(b, "o_proj", 8) or found.contains(b, "down_proj", 8)}
+    blocks = {"under": {0, 1}, "gen": {7}}
+    assert inside == set().union(*(blocks.get(name, {2, 3, 4, 5, 6}) for name in region.split("+")))
+
+
+def test_the_best_region_leaves_attention_of_task_solving_alone(tiny):
+    """Table 3's last row: all but S-ATTN."""
+    found = region_of(Setting((), "all", "zh", BEST), tiny())
+    assert not found.contains(4, "o_proj", 8) and found.contains(4, "down_proj", 8) and found.contains(7, "q_proj", 8)
+
+
+def test_a_search_has_its_own_numbers_of_blocks(tiny):
+    """`under=3` is the first three blocks, whatever N1 is."""
+    found = region_of(Setting((), "all", "zh", "under=3"), tiny())
+    assert [b for b in range(8) if found.contains(b, "o_proj", 8)] == [0, 1, 2]
+    found = region_of(Setting((), "all", "zh", "gen=2"), tiny())
+    assert [b for b in range(8) if found.contains(b, "o_proj", 8)] == [6, 7]
+
+
+# neurons and numbers
+
+
+def test_kinds_of_sets(tiny):
+    """All of a language, minus every other language's, minus English, minus what all share; by hand."""
+    important = {"en": (0, 1, 2), "de": (0, 1, 3), "zh": (0, 2, 3, 4)}
+    scores = {}
+    for language, indices in important.items():
+        values = np.zeros((1, 8))
+        values[0, list(indices)] = 1
+        scores[language] = make_scores({"0.down_proj": values}, language=language)
+    settings = tiny(rule={"epsilon": 0.5})
+    sets = neuron_sets(scores, settings)
+    found = {kind: list(sets["zh", kind].indices.get("0.down_proj", ())) for kind in NEURON_KINDS}
+    assert found == {
+        "all": [0, 2, 3, 4],
+        "specific": [4],
+        "without_english": [3, 4],
+        "without_shared": [2, 3, 4],
+    }
+    assert ("en", "without_english") not in sets and ("en", "without_shared") in sets
+    assert switched_off(Setting(()), settings, sets) is None
+    drawn = switched_off(Setting((), "all", "zh", seed=3), settings, sets)
+    assert len(drawn) == 4 and drawn == sets["zh", "all"].random_like(3)
+
+
+def test_a_setting_in_a_region(tiny):
+    """Only the neurons of its blocks are switched off; the random control is drawn for these."""
+    values = np.ones((1, 8))
+    scores = {x: make_scores({"0.down_proj": values, "1.down_proj": values}, language=x) for x in ("en", "de", "zh")}
+    settings = tiny(rule={"epsilon": 0.5}, regions={"under": 1, "gen": 0})
+    sets = neuron_sets(scores, settings)
+    off = switched_off(Setting((), "all", "zh", "under"), settings, sets)
+    assert list(off.indices) == ["0.down_proj"] and len(off) == 8
+
+
+def test_mean_and_its_standard_error():
+    """Standard deviation over the root of the documents; none for one document."""
+    values = [0.0, 1.0, 1.0, 4.0]
+    middle, stderr = mean(values)
+    assert middle == 1.5 and stderr == pytest.approx(np.std(values, ddof=1) / 2)
+    assert mean([2.0]) == (2.0, None)
+
+
+def test_weighted_mean_and_its_standard_error():
+    """A document that is three times as long counts as three; the error is that of a ratio, as resampling finds it."""
+    random_state = np.random.default_rng(0)
+    values, weights = random_state.normal(2, 1, 400), random_state.uniform(1, 5, 400)
+    middle, stderr = mean(list(values), list(weights))
+    assert middle == pytest.approx(np.average(values, weights=weights))
+    again = random_state.integers(0, 400, (2000, 400))
+    resampled = (values * weights)[again].sum(1) / weights[again].sum(1)
+    assert stderr == pytest.approx(resampled.std(), rel=0.1)
+
+
+# the run
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """The folder of a finished experiment."""
+    changes = {"metadata": {"data_dir": str(data)}, "languages": ["en", "zh"], "samples": 2}
+    settings = parse_settings({**yaml.safe_load(TINY), **changes})
+    folder = tmp_path_factory.mktemp("experiment") / "run"
+    experiment(settings, folder)
+    return folder
+
+
+def test_what_a_run_leaves(finished):
+    """Settings with their defaults, versions, neurons, values per document and a row for each task and metric."""
+    settings = load_settings(finished / "settings.yaml")
+    assert settings.seeds == [0] and "torch" in json.loads((finished / "environment.json").read_text())
+    rows = table(finished / "results.csv")
+    assert list(dict.fromkeys(row["setting"] for row in rows)) == names(settings)
+    one = [row for row in rows if row["setting"] == "zh.specific.gen.s1"]
+    measured = {(row["item"], row["task_language"], row["metric"]) for row in one}
+    assert measured == {("reading", x, m) for x in ("en", "zh") for m in ("exact_match", "f1")} | {
+        ("text", x, "bits_per_byte") for x in ("en", "zh")
+    }
+    assert {(row["neurons"], row["language"], row["region"], row["control"], row["sample"]) for row in one} == {
+        ("specific", "zh", "gen", "", "1")
+    }
+    values = json.loads((finished / "samples" / "zh.specific.gen.s1.json").read_text())
+    for row in one:
+        numbers = values[row["task"]]
+        value, stderr = mean(numbers[row["metric"]], numbers.get("bytes"))
+        assert (row["value"], row["stderr"]) == (repr(value), "" if stderr is None else repr(stderr))
+        assert int(row["documents"]) == len(numbers[row["metric"]]) == (1 if row["item"] == "reading" else 2)
+
+
+def test_rows_name_the_neurons_that_were_off(finished):
+    """The number, the share and the digest are those of the saved set, restricted as the row says."""
+    settings = load_settings(finished / "settings.yaml")
+    saved = NeuronSet.load(finished / "neurons" / "zh.specific.safetensors")
+    (row, *_) = [row for row in table(finished / "results.csv") if row["setting"] == "zh.specific.gen"]
+    off = saved.restrict(regions=region_of(Setting((), "specific", "zh", "gen"), settings))
+    assert (int(row["deactivated"]), row["mask_sha256"]) == (len(off), off.digest)
+    assert float(row["share"]) == len(off) / off.total and 0 < len(off) < len(saved)
+
+
+def test_samples_of_documents_do_not_meet(finished):
+    """The second sample begins where the first one ended."""
+    first, second = (Scores.load(finished / "neurons" / f"zh{s}.scores.safetensors") for s in ("", ".s1"))
+    assert first.metadata["corpus"]["sha256"] != second.metadata["corpus"]["sha256"]
+    assert (first.metadata["corpus"]["source"], second.metadata["corpus"]["source"]) == (
+        "zh.jsonl",
+        "zh.jsonl from document 2",
+    )
+
+
+def test_bits_per_byte_are_those_of_the_model(finished):
+    """The original's text score is lm-eval's own, of the plain model with the same arguments."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from plnd.models import demo_corpus, demo_model
+    from plnd.tasks import tasks_folder
+
+    metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"}
+    arguments = {"pretrained": str(demo_model()), "dtype": "float32", "max_length": 64, "add_bos_token": False}
+    found = simple_evaluate(
+        "hf",
+        model_args=arguments,
+        tasks=["plnd_text_zh"],
+        task_manager=TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata),
+        device="cpu",
+        limit=2,
+        batch_size=2,
+        bootstrap_iters=0,
+    )["results"]["plnd_text_zh"]["bits_per_byte,none"]
+    rows = table(finished / "results.csv")
+    (row,) = [r for r in rows if (r["setting"], r["task"]) == ("original", "plnd_text_zh")]
+    assert float(row["value"]) == pytest.approx(found, rel=1e-6)
+
+
+def test_a_finished_run_is_not_repeated(finished, monkeypatch):
+    """Without the model: what is there is read, and the same file is written."""
+    before = (finished / "results.csv").read_bytes()
+    log = (finished / "log.jsonl").read_text()
+    monkeypatch.setattr("lm_eval_plnd.experiment._hf", lambda arguments: pytest.fail("the model was loaded"))
+    experiment(load_settings(finished / "settings.yaml"), finished)
+    assert (finished / "results.csv").read_bytes() == before and (finished / "log.jsonl").read_text() == log
+
+
+def test_what_is_missing_is_run_again(finished, tmp_path):
+    """Without some of its samples, scores and results, a run comes to the same bytes."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    for name in ("samples/original.json", "samples/zh.specific.gen.json", "neurons/en.scores.safetensors"):
+        (copy / name).unlink()
+    (copy / "results.csv").write_text("cut off")
+    (copy / ".results.csv.abc.partial").write_text("half")
+    experiment(load_settings(copy / "settings.yaml"), copy)
+    for path in sorted(finished.rglob("*")):
+        if path.is_file() and path.name != "log.jsonl":
+            assert (copy / path.relative_to(finished)).read_bytes() == path.read_bytes(), path.name
+    assert not list(copy.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"tasks": {"reading": {"task": "plnd_cued_xkuad_{language}"}}},
+            "tasks.reading: no lm-eval task plnd_cued_xkuad_en; `lm_eval ls tasks` lists them",
+        ),
+        ({"metadata": {"data_dir": "no-such-folder"}}, "no-such-folder/xquad/xquad.en.json: "),
+        ({"corpus": "no-such/{language}.jsonl"}, "no-such/en.jsonl: no such file, expected a text file, "),
+        ({"model": {"pretrained": "no-such-model"}}, "no-such-model: cannot be loaded ("),
+        ({"regions": {"under": 6, "gen": 3}}, "under=6 and gen=3 overlap: the model has 8 blocks"),
+        (
+            {"tasks": {"reading": TEXT | {"gen_kwargs": {"max_gen_toks": 2}}}},
+            "tasks.reading.gen_kwargs: plnd_text_en generates nothing",
+        ),
+        (
+            {"tasks": {"reading": "plnd_cued_xquad_{language}", "again": "plnd_cued_xquad_{language}"}},
+            "tasks.again: another item has the task plnd_cued_xquad_en already",
+        ),
+    ],
+)
+def test_mistakes_are_seen_before_the_model_is_loaded(tiny, tmp_path, monkeypatch, changes, line):
+    """One line, no folder made, nothing computed."""
+    monkeypatch.setattr("lm_eval_plnd.experiment._hf", lambda arguments: pytest.fail("the model was loaded"))
+    with pytest.raises(PLNDError) as caught:
+        experiment(tiny(**changes), tmp_path / "run")
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_experiment_in_the_folder(tiny, tmp_path):
+    """A run is continued with equal settings only; the line names the first difference."""
+    (tmp_path / "settings.yaml").write_text(tiny(seeds=[1]).text())
+    with pytest.raises(
+        PLNDError, match=r"holds another experiment, whose seeds is \[1\] and not \[0\]; choose another"
+    ):
+        experiment(tiny(), tmp_path)
+
+
+def test_other_versions_are_told(finished, tmp_path):
+    """A run that is continued with other versions of what computes says so."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    (copy / "environment.json").write_text("{}")
+    with pytest.warns(UserWarning, match="begun with other versions, whose numbers may differ"):
+        experiment(load_settings(copy / "settings.yaml"), copy)
+
+
+def test_scores_of_another_language_are_refused(finished, tmp_path):
+    """Scores may be put into the folder; those of another language are not taken for this one's."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    shutil.copy(copy / "neurons" / "zh.scores.safetensors", copy / "neurons" / "en.scores.safetensors")
+    with pytest.raises(PLNDError, match="en.scores.safetensors: scores of zh, expected en; put the right file there"):
+        experiment(load_settings(copy / "settings.yaml"), copy)
+
+
+def test_damaged_samples_are_refused(finished, tmp_path):
+    """What cannot be read is named, and what to do."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    (copy / "samples" / "original.json").write_text("{")
+    with pytest.raises(PLNDError, match="original.json: .*damaged"):
+        experiment(load_settings(copy / "settings.yaml"), copy)
+
+
+def test_weights_are_as_before_after_each_setting(tiny, tmp_path, monkeypatch):
+    """The one loaded model is bit for bit what it was when every setting is done."""
+    from lm_eval_plnd import experiment as module
+
+    loaded = []
+    load = module._hf
+
+    def remembered(arguments):
+        loaded.append(load(arguments))
+        return loaded[-1]
+
+    monkeypatch.setattr(module, "_hf", remembered)
+    settings = tiny(languages=["en", "zh"], experiments={"table9": ["text"]})
+    experiment(settings, tmp_path / "run")
+    fresh = load(settings.model).model.state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in loaded[0].model.state_dict().items())
+
+
+def test_gen_kwargs_and_fewshot_reach_the_task(tiny):
+    """An item's own options are put into its tasks."""
+    tasks = {"reading": {"task": "plnd_cued_xquad_{language}", "gen_kwargs": {"max_gen_toks": 3}, "num_fewshot": 1}}
+    (task, *_) = load_tasks(tiny(tasks=tasks)).values()
+    assert task.config.generation_kwargs["max_gen_toks"] == 3 and task.config.num_fewshot == 1
+
+
+# the command
+
+
+def written(settings, path: Path) -> str:
+    """Settings as a file."""
+    path.write_text(settings.text())
+    return str(path)
+
+
+def test_the_plan_on_the_command_line(tiny, tmp_path, capsys):
+    """`--dry-run` counts documents, requests and tokens, names every setting and writes nothing."""
+    assert main(["experiment", written(tiny(), tmp_path / "s.yaml"), "--dry-run", "--limit", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "zh.specific.gen.random0" in out and "estimate (2 FLOP for each parameter and token" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("plnd_cued_xquad_en")]
+    documents, requests, read, generated, times = line.split()[1:]
+    assert (documents, requests, generated, times) == ("1", "1", "2", str(1 + 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_tokens_of_the_plan_are_the_tokenizers(tiny):
+    """What is read is the prompts' own number of tokens."""
+    from lm_eval_plnd.cost import cost
+    from plnd.models import demo_model, load_tokenizer
+
+    tasks, tokenizer = load_tasks(tiny()), load_tokenizer(str(demo_model()))
+    found = cost(tasks["plnd_cued_xquad_en"], 2, tokenizer)
+    prompts = [f"a b c Question: {n}? Answer:" for n in range(2)]
+    assert found.read == sum(len(tokenizer(prompt).input_ids) for prompt in prompts)
+    assert (found.documents, found.written) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "--output is missing: name the folder for the results (or ask for --dry-run)"),
+        (["--limit", "0", "--dry-run"], "--limit 0: expected 1 or more"),
+        (["--set", "seeds", "--dry-run"], "--set seeds: expected NAME=VALUE, the value as in YAML"),
+        (["--set", "seeds=[", "--dry-run"], "--set seeds=[: expected NAME=VALUE, the value as in YAML"),
+        (["--set", "sedes=[1]", "--dry-run"], "sedes: unknown, expected some of model, "),
+    ],
+)
+def test_mistakes_on_the_command_line(tiny, tmp_path, capsys, arguments, line):
+    """One line and exit status 2."""
+    assert main(["experiment", written(tiny(), tmp_path / "s.yaml"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1
+
+
+# runs that are killed
+
+
+def test_a_killed_run_comes_to_the_same_bytes(tiny, tmp_path):
+    """Killed once while it evaluates, and started again."""
+    settings = tiny(languages=["en", "zh"], experiments={"table10": ["text"]}, search={"under": [1, 2], "gen": [1]})
+    assert killed_and_finished(written(settings, tmp_path / "s.yaml"), tmp_path, [0.0]) == 1
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_come_to_the_same_bytes(tiny, tmp_path):
+    """Killed at random moments, in detection and in evaluation, whole or while a file is written."""
+    delays = [random.Random(seed).uniform(0, 1.5) for seed in range(8)]
+    assert killed_and_finished(written(tiny(samples=2), tmp_path / "s.yaml"), tmp_path, delays)
+
+
+def killed_and_finished(settings: str, folder: Path, delays: list[float]) -> int:
+    """How often a run was killed, each time so long after it wrote something; then its files are a whole run's."""
+    whole, broken = folder / "whole", folder / "broken"
+    assert main(["experiment", settings, "--output", str(whole)]) == 0
+    killed = 0
+    for delay in delays:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plnd", "experiment", settings, "--output", str(broken)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        known = len(list(broken.rglob("*.json")))
+        while process.poll() is None and len(list(broken.rglob("*.json"))) == known:
+            time.sleep(0.01)
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+    assert main(["experiment", settings, "--output", str(broken)]) == 0
+    for path in sorted(whole.rglob("*")):
+        if path.is_file() and path.name != "log.jsonl":
+            assert (broken / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
+    return killed
+
+
+# the settings files that come with plnd
+
+
+@pytest.fixture(scope="module")
+def rows_of_all(data) -> Path:
+    """One or two rows of every benchmark in English and Chinese, beside the questions of `data`."""
+    for folder in ("mgsm", "xlsum", "xnli", "corpora", "fact_probing/tuples", "xcsqa/en", "xcsqa/zh"):
+        (data / folder).mkdir(parents=True, exist_ok=True)
+    choices = [{"label": letter, "text": letter.lower()} for letter in "ABCDE"]
+    asked = {"id": "1", "question": {"stem": "?", "choices": choices}, "answerKey": "A"}
+    article = {"id": "1", "title": "t", "text": "a b c", "summary": "a b"}
+    pair = {"premise": "p", "hypothesis": "h", "label": "neutral"}
+    facts = [{"sub_label": f"S{n}", "obj_label": f"O{n}", "sub_uri": f"Q{n}", "obj_uri": f"P{n}"} for n in range(12)]
+    for language, name, code in (("en", "english", "en"), ("zh", "chinese_simplified", "zh-hans")):
+        (data / "mgsm" / f"mgsm_{language}.tsv").write_text("1+1?\t2\n2+2?\t4\n")
+        (data / "xlsum" / f"{name}_test.jsonl").write_text(json.dumps(article) + "\n")
+        (data / "xcsqa" / language / "dev.jsonl").write_text(json.dumps(asked) + "\n")
+        (data / "corpora" / f"{language}.jsonl").write_text('{"text": "a b c"}\n' * 4)
+        (data / "fact_probing" / "tuples" / f"{code}.jsonl").write_text("".join(json.dumps(f) + "\n" for f in facts))
+        for split in ("dev", "test"):
+            (data / "xnli" / f"xnli_{split}_{language}.jsonl").write_text(json.dumps(pair) + "\n")
+    return data
+
+
+def at_small_scale(path: Path, data: Path):
+    """A settings file on the model inside the package, in two languages, on the data of the tests."""
+    items: dict[str, dict] = {name: {"languages": ["en", "zh"]} for name in load_settings(path).tasks}
+    for name in ("understanding", "reasoning", "generation"):
+        if name in items:
+            items[name]["gen_kwargs"] = {"max_gen_toks": 2}
+    changes = {
+        "model": {"pretrained": "plnd:polyglot-9m", "dtype": "float32", "device": "cpu", "batch_size": 2},
+        "languages": ["en", "zh"],
+        "corpus": "plnd:corpus/detect/corpora/{language}.jsonl",
+        "detection": {"qk": "off", "max_documents": 2, "max_length": 32},
+        "rule": {"fraction": 0.02, "projections": ["down_proj", "o_proj"]},
+        "regions": {"under": 2, "gen": 1},
+        "search": {"under": [1, 2], "gen": [1]},
+        "seeds": [0],
+        "metadata": {"data_dir": str(data)},
+        **{f"tasks.{item}.{field}": value for item, given in items.items() for field, value in given.items()},
+        "tasks.text.metadata": {"data_dir": "plnd:corpus/evaluate"},
+    }
+    return load_settings(path, changes).limited(2)
+
+
+FILES = sorted((SCRIPTS / "settings").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_settings_file_has_a_plan(path, rows_of_all):
+    """Its tasks exist and load, its tables have settings, and its cost can be told."""
+    from lm_eval_plnd.cost import estimate
+
+    found = estimate(at_small_scale(path, rows_of_all))
+    assert "zh.all.under+solve_ffn+gen" in found and "evaluation: " in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_settings_file_runs(path, rows_of_all, tmp_path):
+    """All of its settings, and every table made of them."""
+    settings = at_small_scale(path, rows_of_all)
+    experiment(settings, tmp_path / "run")
+    rows = table(tmp_path / "run" / "results.csv")
+    assert list(dict.fromkeys(row["setting"] for row in rows)) == names(settings)
+    assert all(math.isfinite(float(row["value"])) for row in rows)
+    for name in settings.experiments:
+        command = [sys.executable, str(SCRIPTS / "plnd_paper.py"), name, str(tmp_path / "run")]
+        subprocess.run([*command, "--output", str(tmp_path / name)], check=True, stdout=subprocess.DEVNULL)
+        assert len(table(tmp_path / f"{name}.csv")) > 1
