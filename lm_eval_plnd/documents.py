@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from plnd.by_example import Choice, deactivated_rows
 from plnd.errors import PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.neurons import check_model
 from plnd.parallel import prompt_digest
 from plnd.roles import Roles

@@ -477,7 +477,7 @@ def prepared(settings: Settings) -> dict[str, Task]:
         PLNDError: if a task, a corpus, the model or a region does not fit.
     """
     from plnd.corpus import read_documents
-    from plnd.families import Layout
+    from plnd.layout import Layout
     from plnd.models import load_skeleton
 
     tasks = load_tasks(settings)

@@ -14,7 +14,7 @@ from torch import nn
 from peft_plnd.config import AXES, DEFAULT_FRACTION, NeuronSelectConfig, NeuronSelectError
 from peft_plnd.layer import linear_shape
 from plnd.errors import FamilyError
-from plnd.families import Layout, Target
+from plnd.layout import Layout, Target
 from plnd.neurons import NeuronSet, chosen_addresses
 from plnd.regions import Regions
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plnd.families import attribute
+from plnd.layout import attribute
 from plnd.memory import accumulation_dtype
 from plnd.observe import BlockWatch
 

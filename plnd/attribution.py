@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from plnd.errors import PLNDError
-from plnd.families import Layout
 from plnd.feedforward import block_slices, feed_forward_widths
+from plnd.layout import Layout
 from plnd.roles import ROLES
 
 if TYPE_CHECKING:

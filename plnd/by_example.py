@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.families import Layout
 from plnd.feedforward import feed_forward_widths
+from plnd.layout import Layout
 from plnd.roles import ROLES, Roles
 
 RANDOM = "random"

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from plnd import __version__
 from plnd.artifacts import write_bytes
 from plnd.errors import FamilyError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.models import load_skeleton
 from plnd.neurons import NeuronSet
 

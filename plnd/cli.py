@@ -342,7 +342,7 @@ def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
     from plnd.artifacts import check_writable
     from plnd.corpus import read_documents
     from plnd.detection import DetectConfig, detect
-    from plnd.families import Layout
+    from plnd.layout import Layout
     from plnd.models import disable_progress_bars, load_model, load_skeleton, load_tokenizer
 
     config = DetectConfig(**{field.name: getattr(args, field.name) for field in fields(DetectConfig)})
@@ -467,7 +467,7 @@ def _show(args: argparse.Namespace) -> None:
 
 def _verify(args: argparse.Namespace) -> None:
     from plnd.artifacts import load
-    from plnd.families import Layout
+    from plnd.layout import Layout
     from plnd.models import load_skeleton
     from plnd.neurons import check_model
 
@@ -555,8 +555,8 @@ def _layers(args: argparse.Namespace) -> None:
 def _lens(args: argparse.Namespace) -> None:
     from plnd.artifacts import check_writable
     from plnd.corpus import read_documents
-    from plnd.families import Layout
     from plnd.language_id import find_identifier
+    from plnd.layout import Layout
     from plnd.logit_lens import LensConfig, decode_tokens, lens_panels, save_lens
     from plnd.models import load_model, load_skeleton, load_tokenizer
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
-from plnd.families import Layout, Target
+from plnd.layout import Layout, Target
 from plnd.neurons import NeuronSet
 
 Mode = Literal["auto", "weights", "activations"]

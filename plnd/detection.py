@@ -25,7 +25,8 @@ from plnd import __version__
 from plnd.activations import ActivationProbability, MeanActivation
 from plnd.artifacts import SCORES, VERSION, write_bytes
 from plnd.errors import CorpusError, PLNDError
-from plnd.families import PROJECTIONS, Layout
+from plnd.families import PROJECTIONS
+from plnd.layout import Layout
 from plnd.observe import QK, SITES, BlockWatch, Observer
 from plnd.official import OfficialWatch, check_official, mask_of_all, sees_all
 from plnd.processes import Processes

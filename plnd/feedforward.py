@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
-from plnd.families import Block, Layout, attribute
+from plnd.layout import Block, Layout, attribute
 
 Tokens = Literal["last", "all"]
 TOKENS = ("last", "all")

@@ -24,7 +24,8 @@ from torch import nn
 from plnd import __version__
 from plnd.artifacts import NEURONS, VERSION
 from plnd.errors import ArtifactError, PLNDError
-from plnd.families import PROJECTIONS, Layout, attribute
+from plnd.families import PROJECTIONS
+from plnd.layout import Layout, attribute
 from plnd.models import load_skeleton
 from plnd.neurons import NeuronSet
 

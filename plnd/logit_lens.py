@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from plnd.artifacts import write_csv
 from plnd.errors import CorpusError, FamilyError, PLNDError
-from plnd.families import Layout, attribute
 from plnd.language_id import NON_WORD, Identifier, find_identifier, labels
+from plnd.layout import Layout, attribute
 
 INPUT = "input"
 """The place before the first block, beside the blocks' own names."""

@@ -146,7 +146,7 @@ class NeuronSet:
     # relation to a model
 
     def check_model(self, description: Mapping[str, Any]) -> None:
-        """Refuses a model (`plnd.families.Layout.description`) of another family, number of blocks or width.
+        """Refuses a model (`plnd.layout.Layout.description`) of another family, number of blocks or width.
 
         Raises:
             ModelMismatchError: naming the first difference.

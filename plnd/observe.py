@@ -23,8 +23,9 @@ from transformers.masking_utils import sdpa_mask
 
 from plnd.attention import Attention, HeadNorm, Rotary, as_assumed, attention_importance, rotated
 from plnd.errors import FamilyError
-from plnd.families import Block, Layout, Norm, Target, attribute
+from plnd.families import Norm
 from plnd.importance import Readout, attention_output_importance, column_importance
+from plnd.layout import Block, Layout, Target, attribute
 from plnd.memory import release_memory
 from plnd.quantised import dequantised
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from plnd import memory
 from plnd.attention import Attention, attention_importance
 from plnd.errors import FamilyError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.memory import accumulation_dtype
 from plnd.observe import BlockWatch
 

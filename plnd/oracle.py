@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from plnd.deactivation import zeroed
-from plnd.families import ATTENTION_PROJECTIONS, Layout, Stack, split_address
+from plnd.families import ATTENTION_PROJECTIONS, Stack, split_address
+from plnd.layout import Layout
 
 At = Literal["block", "sublayer", "attention"]
 

@@ -278,8 +278,8 @@ def find_roles(
         FamilyError: if the model's feed-forward is not one that has roles.
         PLNDError: if an input is too long for the model, or an activation is not finite.
     """
-    from plnd.families import Layout
     from plnd.feedforward import Watch, read_chunks
+    from plnd.layout import Layout
 
     if not thresholds or len(set(thresholds)) < len(thresholds):
         raise PLNDError("thresholds: expected at least one, each once")

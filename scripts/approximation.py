@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 
 from plnd import DetectConfig, detect, load_model, read_documents
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.models import demo_corpus, demo_model, load_tokenizer
 from plnd.oracle import sequential
 

@@ -32,7 +32,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plnd import DetectConfig, detect, load_model
-from plnd.families import Layout, attribute, split_address
+from plnd.families import split_address
+from plnd.layout import Layout, attribute
 from plnd.oracle import sequential
 from plnd.softmax import engine
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from plnd.families import ATTENTION_PROJECTIONS, PROJECTIONS, Layout, split_address
+from plnd.families import ATTENTION_PROJECTIONS, PROJECTIONS, split_address
+from plnd.layout import Layout
 from plnd.observe import SITES, Observer
 from plnd.oracle import sequential
 

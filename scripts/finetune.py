@@ -43,7 +43,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from peft_plnd import NeuronSelectConfig
 from plnd import PLNDError, load_model, read_documents
 from plnd.artifacts import write_bytes
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.models import load_tokenizer
 from plnd.tasks import tasks_folder
 

@@ -21,7 +21,7 @@ from peft_plnd import NeuronSelectConfig
 from peft_plnd.layer import NeuronSelectLayer
 from plnd.checkpoint import export
 from plnd.cli import main
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.models import demo_model, load_model, load_tokenizer
 from plnd.neurons import NeuronSet
 

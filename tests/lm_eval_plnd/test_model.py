@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from lm_eval_plnd.model import PLNDLM
 from plnd.deactivation import deactivated
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.models import demo_model, load_model
 from plnd.neurons import NeuronSet
 

@@ -12,7 +12,7 @@ import torch
 from peft import AutoPeftModelForCausalLM
 
 from plnd.errors import PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.models import demo_corpus, demo_model, load_model
 from tuning import make_mask
 

@@ -9,7 +9,7 @@ import torch
 from plnd.cli import main
 from plnd.detection import DetectConfig, detect
 from plnd.errors import PLNDError
-from plnd.families import Layout, attribute
+from plnd.layout import Layout, attribute
 from plnd.models import demo_model
 from plnd.scores import Scores
 from tiny import tiny_model

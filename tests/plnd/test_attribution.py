@@ -10,7 +10,7 @@ import torch
 
 from plnd.attribution import COLUMNS, Attribution, contribution_scores, is_top
 from plnd.errors import PLNDError
-from plnd.families import Layout, attribute
+from plnd.layout import Layout, attribute
 from plnd.parallel import Parallel
 from plnd.roles import ROLES, find_roles
 from tiny import tiny_model

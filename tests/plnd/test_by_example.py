@@ -8,8 +8,8 @@ import torch
 
 from plnd.by_example import Choice, deactivated_rows
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.families import Layout
 from plnd.feedforward import feed_forward_widths
+from plnd.layout import Layout
 from plnd.parallel import Parallel
 from plnd.roles import ROLES, Roles, find_roles
 from tiny import TINY, logits, tiny_model

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from handmade import neurons_metadata
 from plnd import NeuronSet, PLNDError, checkpoint, deactivated, export
 from plnd.cli import main
-from plnd.families import Layout
+from plnd.layout import Layout
 from tiny import TINY, VARIANTS, tiny_model
 
 

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from plnd.deactivation import deactivate, deactivated
 from plnd.errors import FamilyError, ModelMismatchError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.neurons import NeuronSet
 from tiny import logits, tiny_model
 

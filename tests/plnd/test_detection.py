@@ -22,7 +22,7 @@ from plnd.cli import main
 from plnd.corpus import read_documents
 from plnd.detection import DetectConfig, detect, fingerprint
 from plnd.errors import CorpusError, FamilyError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.observe import SITES, Observer
 from plnd.scores import Scores
 from tiny import KeepFloat64, tiny_model

@@ -13,7 +13,7 @@ import plnd
 from plnd.cli import main
 from plnd.detection import DetectConfig, detect
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.regions import Regions
 from plnd.scores import Scores
 from tiny import tiny_model

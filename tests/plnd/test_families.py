@@ -22,7 +22,8 @@ from transformers import (
 from plnd.deactivation import deactivated
 from plnd.detection import DetectConfig, detect
 from plnd.errors import FamilyError
-from plnd.families import FAMILIES, PROJECTIONS, Layout, block_order, find_family
+from plnd.families import FAMILIES, PROJECTIONS, block_order
+from plnd.layout import Layout, find_family
 from plnd.oracle import sequential
 from tiny import GEMMA, SHAPE, tiny_model
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from plnd.errors import FamilyError
-from plnd.families import Layout
 from plnd.feedforward import Watch, block_slices, feed_forward_widths, read_chunks
+from plnd.layout import Layout
 from tiny import tiny_model
 
 INPUTS = [[[5, 6, 7], [8]], [[9, 10], [11, 12, 13, 14]], [[15], [16, 17]]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plnd.families import FAMILIES, Layout, split_address
+from plnd.families import FAMILIES, split_address
+from plnd.layout import Layout
 from plnd.observe import SITES, Observer
 from plnd.oracle import sequential
 from tiny import TINY, KeepFloat64, tiny_model

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from plnd import NeuronSet, PLNDError, convert, deactivated
 from plnd.cli import main
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.legacy import LAPE_LANGUAGES, MAX_BYTES, kv_rows
 from tiny import tiny_model
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 import plnd
 from plnd.errors import CorpusError, FamilyError, PLNDError
-from plnd.families import FAMILIES, Layout, attribute
+from plnd.families import FAMILIES
 from plnd.language_id import NON_WORD
+from plnd.layout import Layout, attribute
 from plnd.logit_lens import (
     HEADER,
     LensConfig,

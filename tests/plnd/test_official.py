@@ -16,7 +16,7 @@ from torch import nn
 from plnd.attention import Attention
 from plnd.detection import DetectConfig, detect
 from plnd.errors import FamilyError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.observe import SITES, Observer
 from plnd.official import OfficialWatch, mask_of_all, squared_change
 from tiny import KeepFloat64, tiny_model

@@ -9,7 +9,7 @@ import torch
 from plnd.deactivation import deactivated
 from plnd.detection import DetectConfig, detect
 from plnd.errors import FamilyError, PLNDError
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.models import load_model
 from plnd.quantised import dequantised, quantisation
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from plnd.artifacts import load, packed_width
 from plnd.errors import ArtifactError, FamilyError, PLNDError
-from plnd.families import Layout, attribute
+from plnd.layout import Layout, attribute
 from plnd.parallel import Parallel, prompt_digest
 from plnd.roles import ROLES, Roles, active_patterns, artifact_bytes, find_roles, pack, role_table, unpack
 from tiny import TINY, tiny_model

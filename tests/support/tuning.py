@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from handmade import neurons_metadata
-from plnd.families import Layout
+from plnd.layout import Layout
 from plnd.neurons import NeuronSet
 
 
