@@ -53,7 +53,7 @@ def _default_dtype(name: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The evaluation data described in the README, or a skip."""
-    path = Path(os.environ.get("PLND_DATA", ROOT.parent / "shared" / "data"))
+    path = Path(os.environ.get("PLND_DATA") or ROOT.parent / "shared" / "data")
     if not path.is_dir():
         pytest.skip(f"no evaluation data at {path} (set PLND_DATA)")
     return path

@@ -351,9 +351,10 @@ def test_what_is_missing_is_run_again(finished, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        (
+        pytest.param(
             {"tasks": {"reading": {"task": "plnd_cued_xkuad_{language}"}}},
             "tasks.reading: no lm-eval task plnd_cued_xkuad_en; `lm_eval ls tasks` lists them",
+            marks=pytest.mark.slow,  # looks through all of lm-eval's own tasks
         ),
         ({"metadata": {"data_dir": "no-such-folder"}}, "no-such-folder/xquad/xquad.en.json: "),
         ({"corpus": "no-such/{language}.jsonl"}, "no-such/en.jsonl: no such file, expected a text file, "),
