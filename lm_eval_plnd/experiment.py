@@ -1,7 +1,8 @@
 """`plnd experiment`: the tables of the PLND paper (arXiv:2402.18815) on one loaded model, resumable.
 
 Detects each language's neurons, makes the sets that the tables switch off, and evaluates one setting after the other;
-the model is loaded once, since deactivation leaves no trace. What it leaves in its folder is in docs/experiments.md.
+the model is loaded once, since deactivation leaves no trace. Several processes on one folder share the work. What it
+leaves there is in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import yaml
 
 from lm_eval_plnd.results import BITS, COLUMNS, ENVIRONMENT, NEURONS, RESULTS, SAMPLES, SETTINGS, TEXT
 from lm_eval_plnd.settings import Settings, expand, load_settings
+from lm_eval_plnd.sharing import LOCKS, claimed, unwritten
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -205,6 +207,7 @@ def detect_all(
     settings: Settings, model: Callable[[], HFLM], folder: Path, log: Callable[..., None]
 ) -> list[dict[tuple[str, str], NeuronSet]]:
     """The sets of each sample, whose scores and neurons are in `folder`; what is missing there is detected."""
+    neurons = folder / NEURONS
     from plnd.corpus import read_documents
     from plnd.detection import DetectConfig, detect
     from plnd.scores import Scores
@@ -212,37 +215,36 @@ def detect_all(
     found = []
     read = dict.fromkeys(settings.languages, 0)  # documents that earlier samples took from the corpus
     for sample in range(settings.samples):
-        scores = {}
-        for language in settings.languages:
-            path = folder / f"{_file(language, sample)}.scores.safetensors"
-            if not path.exists():
-                source = expand(settings.corpus_of(language))
-                begin = read[language]
-                checkpoint = path.with_suffix(".checkpoint")
-                lm, elapsed = model(), _clock()
-                result = detect(
-                    lm.model,
-                    islice(read_documents(source), begin, None),
-                    DetectConfig(language=language, **settings.detection_of(language)),
-                    tokenizer=lm.tokenizer,
-                    source=f"{Path(source).name} from document {begin}" if begin else Path(source).name,
-                    checkpoint=checkpoint,
-                    resume=True,
-                    progress=True,
-                )
-                result.save(path)
-                checkpoint.unlink(missing_ok=True)
-                log(step="detect", language=language, sample=sample, **elapsed())
-            scores[language] = Scores.load(path)
+        paths = {neurons / f"{_file(language, sample)}.scores.safetensors": language for language in settings.languages}
+        for path in unwritten(paths, folder):
+            language = paths[path]
+            source = expand(settings.corpus_of(language))
+            begin = read[language]
+            checkpoint = path.with_name(f"{path.name}.checkpoint")
+            lm, elapsed = model(), _clock()
+            result = detect(
+                lm.model,
+                islice(read_documents(source), begin, None),
+                DetectConfig(language=language, **settings.detection_of(language)),
+                tokenizer=lm.tokenizer,
+                source=f"{Path(source).name} from document {begin}" if begin else Path(source).name,
+                checkpoint=checkpoint,
+                resume=True,
+                progress=True,
+            )
+            result.save(path)
+            checkpoint.unlink(missing_ok=True)
+            log(step="detect", language=language, sample=sample, **elapsed())
+        scores = {language: Scores.load(path) for path, language in paths.items()}
+        for path, language in paths.items():
             corpus, written_in = scores[language].metadata["corpus"], scores[language].metadata["language"]
             if written_in != language:
                 raise PLNDError(f"{path}: scores of {written_in}, expected {language}; put the right file there")
             read[language] += corpus["documents"] + sum(corpus.get("skipped_counts", {}).values())
         sets = neuron_sets(scores, settings)
-        for (language, kind), neurons in sets.items():
-            path = folder / f"{_file(language, sample)}.{kind}.safetensors"
-            if not path.exists():
-                neurons.save(path)
+        files = {neurons / f"{_file(language, sample)}.{kind}.safetensors": (language, kind) for language, kind in sets}
+        for path in unwritten(files, folder):
+            sets[files[path]].save(path)
         found.append(sets)
     return found
 
@@ -417,6 +419,8 @@ def _hf(arguments: Mapping[str, Any]) -> HFLM:
 def experiment(settings: Settings, output: str | Path) -> Path:
     """Runs an experiment, or the rest of one that was stopped; returns the path of its `results.csv`.
 
+    Other processes may do the same at the same time: each takes what nobody else is at, and all end with the same file.
+
     Raises:
         PLNDError: before anything is computed, if a task, a corpus, the model or a region does not fit, or the folder
             holds another experiment.
@@ -442,31 +446,36 @@ def experiment(settings: Settings, output: str | Path) -> Path:
         with open(output / "log.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
-    samples = detect_all(settings, model, output / NEURONS, log)
-    settings_in_order = plan(settings)
-    table: list[list[Any]] = []
-    total = sum(len(setting.tasks(settings)) for setting in settings_in_order)
-    with tqdm(total=total, desc="experiment", unit=" evaluations", file=sys.stderr) as bar:
-        for setting in settings_in_order:
-            path = output / SAMPLES / f"{setting.name}.json"
-            neurons = switched_off(setting, settings, samples[setting.sample])
-            evaluations = setting.tasks(settings)
-            if path.exists():
-                bar.update(len(evaluations))
-                table += rows(setting, settings, neurons, _read_values(path))
-                continue
+    samples = detect_all(settings, model, output, log)
+    planned = plan(settings)
+    off = [switched_off(setting, settings, samples[setting.sample]) for setting in planned]
+    paths = {output / SAMPLES / f"{setting.name}.json": number for number, setting in enumerate(planned)}
+
+    @cache
+    def table_of(path: Path) -> list[list[Any]]:
+        return rows(planned[paths[path]], settings, off[paths[path]], _read_values(path))
+
+    def write_results() -> None:
+        with claimed(output / RESULTS, output):
+            write_csv(output / RESULTS, COLUMNS, [row for path in paths if path.exists() for row in table_of(path)])
+
+    evaluations = {path: len(planned[number].tasks(settings)) for path, number in paths.items()}
+    with tqdm(total=sum(evaluations.values()), desc="experiment", unit=" evaluations", file=sys.stderr) as bar:
+        for path in unwritten(paths, output):
+            setting, neurons = planned[paths[path]], off[paths[path]]
             bar.set_postfix_str(setting.name)
+            bar.update(sum(count for path, count in evaluations.items() if path.exists()) - bar.n)
             values: Values = {}
             with deactivated(model().model, neurons) if neurons else nullcontext():
-                for item, named in evaluations.items():
+                for item, named in setting.tasks(settings).items():
                     elapsed = _clock()
                     values |= evaluator()(item, list(named.values()))
                     log(step="evaluate", setting=setting.name, item=item, **elapsed())
                     bar.update()
             write_bytes((json.dumps(values) + "\n").encode(), path)
-            table += rows(setting, settings, neurons, values)
-            write_csv(output / RESULTS, COLUMNS, table)
-    write_csv(output / RESULTS, COLUMNS, table)
+            write_results()
+        bar.update(bar.total - bar.n)
+    write_results()
     return output / RESULTS
 
 
@@ -501,27 +510,25 @@ def _open_folder(settings: Settings, output: Path) -> None:
     from plnd.artifacts import write_bytes
 
     try:
-        for folder in (output, output / NEURONS, output / SAMPLES):
+        for folder in (output, output / NEURONS, output / SAMPLES, output / LOCKS):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PLNDError(f"{output}: cannot be made ({error.strerror}); choose another folder with --output") from None
-    for partial in output.rglob(".*.partial"):  # of a run that was killed while it wrote
-        partial.unlink(missing_ok=True)
-    path = output / SETTINGS
-    if path.exists():
-        here = asdict(load_settings(path))
-        for name, value in asdict(settings).items():
-            if here[name] != value:
-                raise PLNDError(
-                    f"{output}: holds another experiment, whose {name} is {here[name]!r:.60} and not {value!r:.60};"
-                    " choose another folder with --output"
-                )
-    environment = json.dumps(_environment(), indent=2) + "\n"
-    written = output / ENVIRONMENT
-    if written.exists() and written.read_text() != environment:
-        warnings.warn(f"{written}: begun with other versions, whose numbers may differ", stacklevel=3)
-    write_bytes(settings.text().encode(), path)
-    write_bytes(environment.encode(), written)
+    path, written = output / SETTINGS, output / ENVIRONMENT
+    with claimed(path, output), claimed(written, output):
+        if path.exists():
+            here = asdict(load_settings(path))
+            for name, value in asdict(settings).items():
+                if here[name] != value:
+                    raise PLNDError(
+                        f"{output}: holds another experiment, whose {name} is {here[name]!r:.60} and not {value!r:.60};"
+                        " choose another folder with --output"
+                    )
+        environment = json.dumps(_environment(), indent=2) + "\n"
+        if written.exists() and written.read_text() != environment:
+            warnings.warn(f"{written}: begun with other versions, whose numbers may differ", stacklevel=3)
+        write_bytes(settings.text().encode(), path)
+        write_bytes(environment.encode(), written)
 
 
 def _environment() -> dict[str, str]:
@@ -549,7 +556,7 @@ def _read_values(path: Path) -> Values:
 class Experiment:
     """The subcommand (entry point `plnd.commands: experiment`)."""
 
-    help = "run the PLND paper's tables on one loaded model, from a settings file; continues a run that was stopped"
+    help = "run the PLND paper's tables on one loaded model, from a settings file; continues and shares a run"
     example = "plnd experiment scripts/settings/demo.yaml --output demo-experiment"
 
     @staticmethod

@@ -342,9 +342,7 @@ def test_what_is_missing_is_run_again(finished, tmp_path):
     (copy / "results.csv").write_text("cut off")
     (copy / ".results.csv.abc.partial").write_text("half")
     experiment(load_settings(copy / "settings.yaml"), copy)
-    for path in sorted(finished.rglob("*")):
-        if path.is_file() and path.name != "log.jsonl":
-            assert (copy / path.relative_to(finished)).read_bytes() == path.read_bytes(), path.name
+    same_files(finished, copy)
     assert not list(copy.rglob("*.partial"))
 
 
@@ -505,6 +503,33 @@ def test_runs_killed_at_random_come_to_the_same_bytes(tiny, tmp_path):
     assert killed_and_finished(written(tiny(samples=2), tmp_path / "s.yaml"), tmp_path, delays)
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_settings(tiny, tmp_path):
+    """Each setting is evaluated by one of them, and the files are those of one process alone."""
+    settings = written(tiny(languages=["en", "zh"]), tmp_path / "s.yaml")
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert main(["experiment", settings, "--output", str(whole)]) == 0
+    command = [sys.executable, "-m", "plnd", "experiment", settings, "--output", str(halves)]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(300) for process in processes] == [0, 0]
+    same_files(whole, halves)
+    steps = [sorted(map(step_of, (run / "log.jsonl").read_text().splitlines())) for run in (whole, halves)]
+    assert steps[0] == steps[1]
+
+
+def step_of(line: str) -> tuple[str, ...]:
+    """What a line of the log says was done."""
+    event = json.loads(line)
+    return event["step"], event.get("setting", ""), event.get("item", ""), event.get("language", "")
+
+
+def same_files(whole: Path, other: Path) -> None:
+    """Every file but the log is the same."""
+    for path in sorted(whole.rglob("*")):
+        if path.is_file() and path.name != "log.jsonl":
+            assert (other / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
+
+
 def killed_and_finished(settings: str, folder: Path, delays: list[float]) -> int:
     """How often a run was killed, each time so long after it wrote something; then its files are a whole run's."""
     whole, broken = folder / "whole", folder / "broken"
@@ -525,9 +550,7 @@ def killed_and_finished(settings: str, folder: Path, delays: list[float]) -> int
             process.send_signal(signal.SIGKILL)
             killed += process.wait() == -signal.SIGKILL
     assert main(["experiment", settings, "--output", str(broken)]) == 0
-    for path in sorted(whole.rglob("*")):
-        if path.is_file() and path.name != "log.jsonl":
-            assert (broken / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
+    same_files(whole, broken)
     return killed
 
 
