@@ -5,8 +5,10 @@
 
 A Llama shape of 110 M parameters with random weights, one document of 512 random tokens, AdamW, no weight decay. All
 adapters are on all seven projections of every block. Masked full training is what the papers' code does: the gradient
-of every parameter, clipped, then zeroed outside the neurons, and optimizer state for all of them. Nothing trained: the
-gradient flows from the loss to the embeddings and is dropped, which is the least that training any block can cost.
+of every parameter, clipped, then zeroed outside the neurons, and optimizer state for all of them. With --dtype bfloat16
+it has float32 weights under autocast, as Trainer's bf16 and scripts/finetune.py do it, since most weights do not move
+when bfloat16 is all they have; that is measured beside it. Nothing trained: the gradient flows from the loss to the
+embeddings and is dropped, which is the least that training any block can cost.
 
 Machines are noisy, so every figure is a ratio taken in one run: rounds of one step of each method in turn, and the
 median over rounds of each round's own ratio. Memory is the peak of a process of its own per method, above what the
@@ -35,6 +37,8 @@ from plnd.families import PROJECTIONS
 
 SELECT = "neuron-select {:.1%}"
 LORA, MASKED, NOTHING = "LoRA r=8", "masked full", "nothing trained"
+NARROW = "masked, narrow weights"
+"""Masked full training of weights that have no float32 copy."""
 SHARES = (0.001, 0.01)
 
 
@@ -93,7 +97,7 @@ def masked(model: LlamaForCausalLM, share: float) -> tuple[nn.Module, Callable[[
 def build(method: str, model: LlamaForCausalLM, rank: int) -> tuple[nn.Module, Callable[[], None]]:
     """The model ready to train by `method`, and what to do between its backward pass and its step."""
     targets = list(PROJECTIONS)
-    if method == MASKED:
+    if method in (MASKED, NARROW):
         return masked(model, SHARES[0])
     if method == NOTHING:
         model.requires_grad_(False).enable_input_require_grads()
@@ -110,14 +114,24 @@ def build(method: str, model: LlamaForCausalLM, rank: int) -> tuple[nn.Module, C
     return tuned, lambda: nn.utils.clip_grad_norm_(parameters, 1.0) and None
 
 
-def trainer(method: str, model: LlamaForCausalLM, tokens: Tensor, rank: int) -> tuple[Callable[[], None], int]:
+def weights(method: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the base model's weights."""
+    return torch.float32 if method == MASKED else dtype
+
+
+def trainer(
+    method: str, model: LlamaForCausalLM, tokens: Tensor, rank: int, dtype: torch.dtype
+) -> tuple[Callable[[], None], int]:
     """One training step as a function, and the number of trained parameters."""
+    mixed = model.dtype != dtype
     tuned, between = build(method, model, rank)
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0) if parameters else None
 
     def step() -> None:
-        tuned(input_ids=tokens, labels=tokens).loss.backward()
+        with torch.autocast("cpu", dtype, enabled=mixed):
+            loss = tuned(input_ids=tokens, labels=tokens).loss
+        loss.backward()
         between()
         if optimizer is not None:
             optimizer.step()
@@ -138,11 +152,11 @@ def peak(method: str, dtype: torch.dtype, length: int, rank: int) -> int:
     A step on a model of one block comes first: what libraries load and compile for it is no cost of the method.
     """
     tokens = torch.randint(3, 32000, (1, length))
-    trainer(method, llama_shape(dtype, blocks=1), tokens, rank)[0]()
+    trainer(method, llama_shape(weights(method, dtype), blocks=1), tokens, rank, dtype)[0]()
     gc.collect()
-    model = llama_shape(dtype)
+    model = llama_shape(weights(method, dtype))
     before = memory_now("VmRSS")
-    step, _ = trainer(method, model, tokens, rank)
+    step, _ = trainer(method, model, tokens, rank, dtype)
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far is what is resident now
     for _ in range(3):
         step()
@@ -163,9 +177,10 @@ def main() -> None:
     if args.peak:
         print(peak(args.peak, dtype, args.tokens, rank))
         return
-    methods = [*map(SELECT.format, SHARES), LORA, f"SHiRA r={rank}", MASKED, NOTHING]
+    rivals = {LORA: "/LoRA", MASKED: "/masked"} | ({} if dtype == torch.float32 else {NARROW: "/narrow"})
+    methods = [*map(SELECT.format, SHARES), f"SHiRA r={rank}", *rivals, NOTHING]
     tokens = torch.randint(3, 32000, (1, args.tokens))
-    steps = {method: trainer(method, llama_shape(dtype), tokens, rank) for method in methods}
+    steps = {method: trainer(method, llama_shape(weights(method, dtype)), tokens, rank, dtype) for method in methods}
     times: dict[str, list[float]] = {method: [] for method in methods}
     for number in range(args.rounds + 1):
         for method, (step, _) in steps.items():
@@ -177,13 +192,14 @@ def main() -> None:
     del steps
     memory = {method: measured_peak(method, args.dtype, args.tokens, rank) for method in methods}
     print(f"{args.dtype}, {args.tokens} tokens, {torch.get_num_threads()} threads, {args.rounds} rounds")
-    print(f"{'':20}{'trained':>12}{'s/step':>8}{'/LoRA':>7}{'/masked':>8}{'MiB':>7}{'/LoRA':>7}{'/masked':>8}")
+    over = "".join(f"{name:>8}" for name in rivals.values())
+    print(f"{'':24}{'trained':>12}{'s/step':>8}{over}{'MiB':>7}{over}")
     for method in methods:
-        seconds = [ratio(times[method], times[other]) for other in (LORA, MASKED)]
-        bytes_ = [memory[method] / memory[other] for other in (LORA, MASKED)]
+        seconds = "".join(f"{ratio(times[method], times[rival]):8.2f}" for rival in rivals)
+        bytes_ = "".join(f"{memory[method] / memory[rival]:8.2f}" for rival in rivals)
         print(
-            f"{method:20}{counts[method]:12,}{statistics.median(times[method]):8.3f}{seconds[0]:7.2f}{seconds[1]:8.2f}"
-            f"{memory[method] / 2**20:7.0f}{bytes_[0]:7.2f}{bytes_[1]:8.2f}"
+            f"{method:24}{counts[method]:12,}{statistics.median(times[method]):8.3f}{seconds}"
+            f"{memory[method] / 2**20:7.0f}{bytes_}"
         )
 
 
