@@ -140,6 +140,9 @@ def test_table2(folder, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     run(monkeypatch, *arguments, "--model", "absent")
     assert (tmp_path / "t.json").read_bytes() == first and "w/o all-shared" in capsys.readouterr().out
+    arguments.remove("--controls")
+    run(monkeypatch, *arguments, "--model", "absent")
+    assert [row["setting"] for row in table(tmp_path / "t.csv")] == names
 
 
 def test_wrong_inputs(folder, tmp_path, monkeypatch, capsys):
