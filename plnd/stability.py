@@ -120,12 +120,15 @@ class _Stream(Iterator[str | Sequence[int]]):
 
 
 def _together(first: Scores, second: Scores) -> Scores:
-    """Scores of two parts of a corpus taken together; the metadata stays the first one's, so it is not to be saved."""
+    """Scores of two parts of a corpus, as far as selection reads them: not to be saved.
+
+    The mean and all metadata but the number of documents stay those of the first part.
+    """
     each = [scores.metadata["corpus"]["documents"] for scores in (first, second)]
     corpus = {**first.metadata["corpus"], "documents": sum(each)}
     return Scores(
         {a: np.minimum(values, second.minimum[a]) for a, values in first.minimum.items()},
-        {a: np.average([v, second.mean[a]], axis=0, weights=each).astype(np.float32) for a, v in first.mean.items()},
+        first.mean,
         {a: np.maximum(values, second.worst_rank[a]) for a, values in first.worst_rank.items()},
         {**first.metadata, "corpus": corpus},
     )

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_plnd.experiment import BEST, OVERLAPPING, REGIONS, Setting
-from lm_eval_plnd.results import BITS, SETTINGS, TEXT, Samples, read_results, read_samples
-from lm_eval_plnd.settings import TABLES, load_settings
+from lm_eval_plnd.experiments.plan import BEST, OVERLAPPING, REGIONS, Setting
+from lm_eval_plnd.experiments.results import BITS, SETTINGS, TEXT, Samples, read_results, read_samples
+from lm_eval_plnd.experiments.settings import TABLES, load_settings
 from plnd.analysis import STRUCTURES, layers, overlap
 from plnd.artifacts import write_csv
 from plnd.corpus import read_documents

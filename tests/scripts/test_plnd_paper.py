@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from handmade import make_neurons
-from lm_eval_plnd.experiment import plan, rows
-from lm_eval_plnd.results import COLUMNS
-from lm_eval_plnd.settings import parse_settings
+from lm_eval_plnd.experiments.plan import plan
+from lm_eval_plnd.experiments.results import COLUMNS
+from lm_eval_plnd.experiments.run import rows
+from lm_eval_plnd.experiments.settings import parse_settings
 from plnd.artifacts import write_csv
 from plnd.errors import PLNDError
 

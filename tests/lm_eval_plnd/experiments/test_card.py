@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
-from lm_eval_plnd.results import COLUMNS
+from lm_eval_plnd.experiments.results import COLUMNS
 from plnd.artifacts import write_csv
 from plnd.cli import main
 from plnd.neurons import NeuronSet

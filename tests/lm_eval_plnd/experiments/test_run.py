@@ -1,4 +1,4 @@
-"""`plnd experiment`: what each table switches off, the run from settings to results, and runs that were killed."""
+"""`plnd experiment`: the run from settings to results, and runs that were killed or shared."""
 
 from __future__ import annotations
 
@@ -11,218 +11,28 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from handmade import make_scores
-from lm_eval_plnd.experiment import (
-    BEST,
-    REGIONS,
-    Setting,
-    experiment,
-    load_tasks,
-    mean,
-    neuron_sets,
-    plan,
-    region_of,
-    switched_off,
-)
-from lm_eval_plnd.settings import NEURONS as NEURON_KINDS
-from lm_eval_plnd.settings import load_settings, parse_settings
+from lm_eval_plnd.experiments.plan import Setting, plan, region_of
+from lm_eval_plnd.experiments.run import experiment, load_tasks, mean
+from lm_eval_plnd.experiments.settings import load_settings
 from plnd.cli import main
 from plnd.errors import PLNDError
 from plnd.neurons import NeuronSet
 from plnd.scores import Scores
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-TINY = """
-model: {pretrained: "plnd:polyglot-9m", dtype: float32, device: cpu, batch_size: 2}
-languages: [en, de, zh]
-corpus: "plnd:corpus/detect/corpora/{language}.jsonl"
-detection: {qk: "off", max_documents: 2, max_length: 32}
-rule: {fraction: 0.02, projections: [down_proj, o_proj]}
-regions: {under: 2, gen: 1}
-tasks:
-  reading: {task: "plnd_cued_xquad_{language}", gen_kwargs: {max_gen_toks: 2}, languages: [en, zh], limit: 1}
-  text: {task: "plnd_text_{language}", metadata: {data_dir: "plnd:corpus/evaluate", text_documents: all},
-         model: {max_length: 64, add_bos_token: false}, limit: 2}
-experiments: {table5: [reading]}
-"""
-
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 TEXT = {"task": "plnd_text_{language}", "metadata": {"data_dir": "plnd:corpus/evaluate", "text_documents": "all"}}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Two XQuAD questions in each of three languages."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "xquad").mkdir()
-    for language in ("en", "de", "zh"):
-        asked = [{"id": str(n), "question": f"{n}?", "answers": [{"text": "a b"}]} for n in range(2)]
-        text = {"data": [{"paragraphs": [{"context": "a b c", "qas": asked}]}]}
-        (folder / "xquad" / f"xquad.{language}.json").write_text(json.dumps(text))
-    return folder
-
-
-@pytest.fixture
-def tiny(data):
-    """Settings that run in seconds, other values for some fields."""
-
-    def make(**changes):
-        return parse_settings({**yaml.safe_load(TINY), "metadata": {"data_dir": str(data)}, **changes})
-
-    return make
-
-
-def names(settings) -> list[str]:
-    """The settings of a plan."""
-    return [setting.name for setting in plan(settings)]
 
 
 def table(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV."""
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-# the plan
-
-
-def test_the_original_comes_first_and_everywhere(tiny):
-    """The model as it is is evaluated once, first, on every item in every language that has it."""
-    first = plan(tiny(experiments={"table5": ["reading"], "table1": ["text"]}))[0]
-    assert (first.name, first.items) == ("original", ("reading", "text"))
-    tasks = first.tasks(tiny())
-    assert list(tasks["reading"]) == ["en", "zh"] and list(tasks["text"]) == ["en", "de", "zh"]
-
-
-def test_a_setting_of_several_tables_is_run_once(tiny):
-    """It is evaluated on the items of all of them."""
-    settings = tiny(experiments={"table2": ["text"], "table5": ["reading"]})
-    found = {setting.name: setting.items for setting in plan(settings)}
-    assert len(found) == len(plan(settings))
-    assert found["zh.specific.random0"] == found["zh.specific.gen"] == ("reading", "text")
-    assert found["zh.specific.under"] == ("text",)
-
-
-@pytest.mark.parametrize(
-    ("experiments", "expected"),
-    [
-        (
-            "table1",
-            "specific specific.random0 all all.random0",
-        ),
-        ("table2", "specific.under.random0 specific.random0 specific.solve specific.gen specific.under"),
-        (
-            "table3",
-            "specific.solve_attn.random0 specific.solve.random0 specific.random0 specific.solve specific.under+gen"
-            " specific.under+solve_ffn+gen",
-        ),
-        (
-            "table4",
-            "specific.solve_ffn.random0 specific.solve.random0 specific.random0 specific.solve_attn specific.solve_ffn",
-        ),
-        ("table5", "specific.gen.random0 specific.random0 specific.gen"),
-        ("table8", "all.under+solve_ffn+gen without_english.under+solve_ffn+gen"),
-        ("table9", "all.under+solve_ffn+gen without_shared.under+solve_ffn+gen"),
-        ("table10", "specific.under=1 specific.under=2 specific.gen=1"),
-    ],
-)
-def test_what_each_table_switches_off(tiny, experiments, expected):
-    """The rows of the paper's tables, top to bottom, in one language."""
-    settings = tiny(experiments={experiments: ["text"]}, search={"under": [1, 2], "gen": [1]})
-    assert [n for n in names(settings) if n.startswith("zh.")] == [f"zh.{name}" for name in expected.split()]
-    english = {"table1"}
-    assert any(n.startswith("en.") for n in names(settings)) == (experiments in english)
-
-
-def test_seeds_are_for_random_sets_and_samples_for_the_others(tiny):
-    """Two seeds and two samples of documents are two draws of each kind."""
-    settings = tiny(seeds=[3, 4], samples=2)
-    assert [n for n in names(settings) if n.startswith("zh.")] == [
-        "zh.specific.gen.random3",
-        "zh.specific.gen.random4",
-        "zh.specific.random3",
-        "zh.specific.random4",
-        "zh.specific.gen",
-        "zh.specific.gen.s1",
-    ]
-
-
-def test_own_language_and_english_or_all(tiny):
-    """A setting is evaluated in its own language and English, or in all; not on items its language does not have."""
-    setting = Setting(("reading", "text"), "specific", "zh")
-    own, every = tiny(), tiny(task_languages="all")
-    assert {i: list(t) for i, t in setting.tasks(own).items()} == {"reading": ["en", "zh"], "text": ["en", "zh"]}
-    assert list(setting.tasks(every)["text"]) == ["en", "de", "zh"]
-    assert list(replace(setting, language="de").tasks(every)) == ["text"]
-    assert list(replace(setting, language="en").tasks(own)["text"]) == ["en"]
-
-
-@pytest.mark.parametrize(
-    "region", sorted({r for table in REGIONS.values() for rs in table.values() for r in rs} - {""})
-)
-def test_regions_cover_the_blocks_they_name(tiny, region):
-    """Of eight blocks, two understand and one generates."""
-    found = region_of(Setting((), "all", "zh", region), tiny())
-    inside = {b for b in range(8) if found.contains(b, "o_proj", 8) or found.contains(b, "down_proj", 8)}
-    blocks = {"under": {0, 1}, "gen": {7}}
-    assert inside == set().union(*(blocks.get(name, {2, 3, 4, 5, 6}) for name in region.split("+")))
-
-
-def test_the_best_region_leaves_attention_of_task_solving_alone(tiny):
-    """Table 3's last row: all but S-ATTN."""
-    found = region_of(Setting((), "all", "zh", BEST), tiny())
-    assert not found.contains(4, "o_proj", 8) and found.contains(4, "down_proj", 8) and found.contains(7, "q_proj", 8)
-
-
-def test_a_search_has_its_own_numbers_of_blocks(tiny):
-    """`under=3` is the first three blocks, whatever N1 is."""
-    found = region_of(Setting((), "all", "zh", "under=3"), tiny())
-    assert [b for b in range(8) if found.contains(b, "o_proj", 8)] == [0, 1, 2]
-    found = region_of(Setting((), "all", "zh", "gen=2"), tiny())
-    assert [b for b in range(8) if found.contains(b, "o_proj", 8)] == [6, 7]
-
-
-# neurons and numbers
-
-
-def test_kinds_of_sets(tiny):
-    """All of a language, minus every other language's, minus English, minus what all share; by hand."""
-    important = {"en": (0, 1, 2), "de": (0, 1, 3), "zh": (0, 2, 3, 4)}
-    scores = {}
-    for language, indices in important.items():
-        values = np.zeros((1, 8))
-        values[0, list(indices)] = 1
-        scores[language] = make_scores({"0.down_proj": values}, language=language)
-    settings = tiny(rule={"epsilon": 0.5})
-    sets = neuron_sets(scores, settings)
-    found = {kind: list(sets["zh", kind].indices.get("0.down_proj", ())) for kind in NEURON_KINDS}
-    assert found == {
-        "all": [0, 2, 3, 4],
-        "specific": [4],
-        "without_english": [3, 4],
-        "without_shared": [2, 3, 4],
-    }
-    assert ("en", "without_english") not in sets and ("en", "without_shared") in sets
-    assert switched_off(Setting(()), settings, sets) is None
-    drawn = switched_off(Setting((), "all", "zh", seed=3), settings, sets)
-    assert len(drawn) == 4 and drawn == sets["zh", "all"].random_like(3)
-
-
-def test_a_setting_in_a_region(tiny):
-    """Only the neurons of its blocks are switched off; the random control is drawn for these."""
-    values = np.ones((1, 8))
-    scores = {x: make_scores({"0.down_proj": values, "1.down_proj": values}, language=x) for x in ("en", "de", "zh")}
-    settings = tiny(rule={"epsilon": 0.5}, regions={"under": 1, "gen": 0})
-    sets = neuron_sets(scores, settings)
-    off = switched_off(Setting((), "all", "zh", "under"), settings, sets)
-    assert list(off.indices) == ["0.down_proj"] and len(off) == 8
 
 
 def test_mean_and_its_standard_error():
@@ -248,12 +58,10 @@ def test_weighted_mean_and_its_standard_error():
 
 
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory) -> Path:
+def finished(tiny, tmp_path_factory) -> Path:
     """The folder of a finished experiment."""
-    changes = {"metadata": {"data_dir": str(data)}, "languages": ["en", "zh"], "samples": 2}
-    settings = parse_settings({**yaml.safe_load(TINY), **changes})
     folder = tmp_path_factory.mktemp("experiment") / "run"
-    experiment(settings, folder)
+    experiment(tiny(languages=["en", "zh"], samples=2), folder)
     return folder
 
 
@@ -262,7 +70,7 @@ def test_what_a_run_leaves(finished):
     settings = load_settings(finished / "settings.yaml")
     assert settings.seeds == [0] and "torch" in json.loads((finished / "environment.json").read_text())
     rows = table(finished / "results.csv")
-    assert list(dict.fromkeys(row["setting"] for row in rows)) == names(settings)
+    assert list(dict.fromkeys(row["setting"] for row in rows)) == [setting.name for setting in plan(settings)]
     one = [row for row in rows if row["setting"] == "zh.specific.gen.s1"]
     measured = {(row["item"], row["task_language"], row["metric"]) for row in one}
     assert measured == {("reading", x, m) for x in ("en", "zh") for m in ("exact_match", "f1")} | {
@@ -328,7 +136,7 @@ def test_a_finished_run_is_not_repeated(finished, monkeypatch):
     """Without the model: what is there is read, and the same file is written."""
     before = (finished / "results.csv").read_bytes()
     log = (finished / "log.jsonl").read_text()
-    monkeypatch.setattr("lm_eval_plnd.experiment._hf", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lm_eval_plnd.experiments.run._hf", lambda arguments: pytest.fail("the model was loaded"))
     experiment(load_settings(finished / "settings.yaml"), finished)
     assert (finished / "results.csv").read_bytes() == before and (finished / "log.jsonl").read_text() == log
 
@@ -370,7 +178,7 @@ def test_what_is_missing_is_run_again(finished, tmp_path):
 )
 def test_mistakes_are_seen_before_the_model_is_loaded(tiny, tmp_path, monkeypatch, changes, line):
     """One line, no folder made, nothing computed."""
-    monkeypatch.setattr("lm_eval_plnd.experiment._hf", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lm_eval_plnd.experiments.run._hf", lambda arguments: pytest.fail("the model was loaded"))
     with pytest.raises(PLNDError) as caught:
         experiment(tiny(**changes), tmp_path / "run")
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
@@ -415,7 +223,7 @@ def test_damaged_samples_are_refused(finished, tmp_path):
 
 def test_weights_are_as_before_after_each_setting(tiny, tmp_path, monkeypatch):
     """The one loaded model is bit for bit what it was when every setting is done."""
-    from lm_eval_plnd import experiment as module
+    from lm_eval_plnd.experiments import run as module
 
     loaded = []
     load = module._hf
@@ -460,7 +268,7 @@ def test_the_plan_on_the_command_line(tiny, tmp_path, capsys):
 
 def test_tokens_of_the_plan_are_the_tokenizers(tiny):
     """What is read is the prompts' own number of tokens."""
-    from lm_eval_plnd.cost import cost
+    from lm_eval_plnd.experiments.cost import cost
     from plnd.models import demo_model, load_tokenizer
 
     tasks, tokenizer = load_tasks(tiny()), load_tokenizer(str(demo_model()))
@@ -606,7 +414,7 @@ FILES = sorted((SCRIPTS / "settings").glob("*.yaml"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_settings_file_has_a_plan(path, rows_of_all):
     """Its tasks exist and load, its tables have settings, and its cost can be told."""
-    from lm_eval_plnd.cost import estimate
+    from lm_eval_plnd.experiments.cost import estimate
 
     found = estimate(at_small_scale(path, rows_of_all))
     assert "zh.all.under+solve_ffn+gen" in found and "evaluation: " in found
@@ -619,7 +427,7 @@ def test_every_settings_file_runs(path, rows_of_all, tmp_path):
     settings = at_small_scale(path, rows_of_all)
     experiment(settings, tmp_path / "run")
     rows = table(tmp_path / "run" / "results.csv")
-    assert list(dict.fromkeys(row["setting"] for row in rows)) == names(settings)
+    assert list(dict.fromkeys(row["setting"] for row in rows)) == [setting.name for setting in plan(settings)]
     assert all(math.isfinite(float(row["value"])) for row in rows)
     for name in settings.experiments:
         command = [sys.executable, str(SCRIPTS / "plnd_paper.py"), name, str(tmp_path / "run")]

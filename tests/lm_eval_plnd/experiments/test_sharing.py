@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from lm_eval_plnd.sharing import LOCKS, claimed, unwritten
+from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 
 FILES = 12
 WORKER = f"""
 import os, sys, time
 from pathlib import Path
-from lm_eval_plnd.sharing import unwritten
+from lm_eval_plnd.experiments.sharing import unwritten
 
 folder = Path(sys.argv[1])
 for path in unwritten([folder / f"{{number}}.json" for number in range({FILES})], folder):

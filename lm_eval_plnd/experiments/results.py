@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lm_eval_plnd.settings import Settings, expand
+from lm_eval_plnd.experiments.settings import Settings, expand
 from plnd.errors import PLNDError
 
 RESULTS, SETTINGS, ENVIRONMENT = "results.csv", "settings.yaml", "environment.json"

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lm_eval_plnd import results
-from lm_eval_plnd.results import Row
-from lm_eval_plnd.settings import load_settings
+from lm_eval_plnd.experiments import results
+from lm_eval_plnd.experiments.results import Row
+from lm_eval_plnd.experiments.settings import load_settings
 from plnd.errors import PLNDError
 
 RECORD, ADAPTER = "plnd.json", "adapter_config.json"

@@ -8,8 +8,9 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiment import plan, prepared
-from lm_eval_plnd.settings import Settings, expand
+from lm_eval_plnd.experiments.plan import plan
+from lm_eval_plnd.experiments.run import prepared
+from lm_eval_plnd.experiments.settings import Settings, expand
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_eval_plnd import experiment
-from lm_eval_plnd.report import make_page
-from lm_eval_plnd.results import COLUMNS, read_results
+from lm_eval_plnd.experiments.report import make_page
+from lm_eval_plnd.experiments.results import COLUMNS, read_results
 from plnd.artifacts import write_csv
 from plnd.cli import main
 from plnd.errors import PLNDError
@@ -117,11 +116,6 @@ def folder(tmp_path) -> Path:
     (folder / "settings.yaml").write_text(SETTINGS)
     (folder / "environment.json").write_text(json.dumps({"plnd": "0.1.0", "torch": "2.99.0"}))
     return folder
-
-
-def test_columns_are_those_of_the_experiment():
-    """What `plnd experiment` writes is what the report reads."""
-    assert list(COLUMNS) == list(experiment.COLUMNS)
 
 
 def test_every_number_is_in_the_page(folder):

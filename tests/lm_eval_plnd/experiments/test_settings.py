@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lm_eval_plnd.settings import expand, load_settings, parse_settings
+from lm_eval_plnd.experiments.settings import expand, load_settings, parse_settings
 from plnd.errors import PLNDError
 from plnd.models import demo_model
 
-FOLDER = Path(__file__).resolve().parents[2] / "scripts" / "settings"
+FOLDER = Path(__file__).resolve().parents[3] / "scripts" / "settings"
 GOOD = """
 model: {pretrained: m}
 languages: [en, zh]

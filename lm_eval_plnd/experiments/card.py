@@ -20,7 +20,7 @@ from plnd.errors import PLNDError
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
-    from lm_eval_plnd.evaluations import Evaluation, Score
+    from lm_eval_plnd.experiments.evaluations import Evaluation, Score
     from plnd.neurons import NeuronSet
     from plnd.regions import Regions
 
@@ -59,7 +59,7 @@ class CardCommand:
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Writes the card and says what is in it."""
-        from lm_eval_plnd.evaluations import read_evaluations
+        from lm_eval_plnd.experiments.evaluations import read_evaluations
         from plnd.artifacts import check_writable, write_bytes
 
         check_writable(args.output)
@@ -152,7 +152,10 @@ def make_card(
     )
     shown_again = [*subject.own, *subject.original, *subject.controls[:1]]
     environment = Environment(
-        loader=PackageLoader("lm_eval_plnd"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("lm_eval_plnd.experiments"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"plain": in_markdown, "shell": in_shell, "python": in_python}
     body = environment.get_template("card.md.jinja").render(
@@ -375,7 +378,7 @@ def table(subject: Subject, scores: Iterable[Score]) -> list[list[str]]:
 
 def provenance(subject: Subject) -> list[tuple[str, str]]:
     """Where the neurons come from, line by line."""
-    from lm_eval_plnd.results import rule_in_words
+    from lm_eval_plnd.experiments.results import rule_in_words
 
     neurons = subject.neurons
     digest = neurons.digest if neurons else next((x.mask_sha256 for x in subject.own if x.mask_sha256), None)

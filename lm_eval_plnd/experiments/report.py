@@ -16,17 +16,29 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd import results
-from lm_eval_plnd.results import BITS, TEXT, Row
+from lm_eval_plnd.experiments import results
+from lm_eval_plnd.experiments.page import (
+    Cell,
+    Plot,
+    Section,
+    Table,
+    breakable,
+    change_cell,
+    digest_cell,
+    number_cell,
+    share_cell,
+    shown,
+)
+from lm_eval_plnd.experiments.results import Row
+from lm_eval_plnd.experiments.scores import look_of, score_sections
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from markupsafe import Markup
+    pass
 
 PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
 COMMANDS = "commands.sh"
@@ -36,10 +48,6 @@ OF_EXPERIMENT = (*(f"table{n}" for n in (1, 2, 3, 4, 5, 8, 9, 10, 11)), *(f"figu
 """Items of the PLND paper that read the experiment's folder; others have inputs of their own."""
 OF_ATTRIBUTION = ("figure9", "figure10", "figure11", "table1")
 """Items of Sharing Matters that read the scores of `plnd roles --attribution`."""
-LONG = 100
-"""A table of more rows is data, to be looked up rather than read."""
-SURE = 0.05
-"""Differences of a smaller p-value are bold."""
 CURVES = ("panel", "curve", "block", "value")
 """Columns of the scripts' figures, which read better as one table per panel with a column per curve."""
 
@@ -69,87 +77,6 @@ class ReportCommand:
         print(f"{output}: {len(page):,} bytes; sha256 {hashlib.sha256(page).hexdigest()}")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table: what it shows, and how.
-
-    Attributes:
-        text: as it is read.
-        value: the number in full, where the text rounds it.
-        kind: number, digest or empty for text.
-        shade: -1 to 1, how strongly and in which of two colours it is tinted.
-        strong: bold.
-    """
-
-    text: str
-    value: str | None = None
-    kind: str = ""
-    shade: float = 0.0
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page.
-
-    Attributes:
-        caption: what it shows.
-        header: one text per column.
-        rows: cells; the first of each is the row's heading.
-        looks: of each row, a word for the style sheet: original, control or empty.
-        folded: shown on demand, and on paper unless it is long.
-    """
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    looks: Sequence[str] = ()
-    folded: bool = False
-
-    @property
-    def long(self) -> bool:
-        """Whether it is data more than a table: not for paper."""
-        return len(self.rows) > LONG
-
-    @property
-    def named(self) -> bool:
-        """Whether its rows have long names, so that their column needs room."""
-        return any(len(row[0].text) > 12 for row in self.rows)
-
-    def look(self, row: int) -> str:
-        """The style of a row."""
-        return self.looks[row] if self.looks else ""
-
-
-@dataclass
-class Section:
-    """A heading and what is below it."""
-
-    name: str
-    tables: list[Table] = field(default_factory=list)
-    plots: list[Plot] = field(default_factory=list)
-    code: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def title(self) -> str:
-        """Its name as a heading: `figure3` is Figure 3."""
-        spaced = re.sub(r"^(figure|table)(?=\d)", r"\1 ", self.name)
-        return spaced[:1].upper() + spaced[1:]
-
-    @property
-    def anchor(self) -> str:
-        """Its name in links."""
-        return "s-" + hashlib.sha256(self.name.encode()).hexdigest()[:8]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture inside the page."""
-
-    name: str
-    uri: str
-
-
 def make_page(folder: str | Path, *, progress: bool = False) -> str:
     """The page of an experiment's folder.
 
@@ -176,13 +103,13 @@ def make_page(folder: str | Path, *, progress: bool = False) -> str:
             " (.png, .svg), tables (.csv) and artifacts (.safetensors)"
         )
     environment = Environment(
-        loader=PackageLoader("lm_eval_plnd"),
+        loader=PackageLoader("lm_eval_plnd.experiments"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters["breakable"] = breakable
     return environment.get_template("report.html").render(
         title=folder.resolve().name, facts=_facts(folder, rows), sections=sections, version=__version__
     )
@@ -203,7 +130,7 @@ def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section
     if not any(s.tables or s.plots or s.code for s in (*drawn, *done)):
         return []
     done.append(_commands(folder, rows))
-    scores = _score_sections(folder, rows, progress)  # the longest work after all that can be refused
+    scores = score_sections(folder, rows, progress)  # the longest work after all that can be refused
     return [s for s in (*drawn, *scores, *done) if s.tables or s.plots or s.code]
 
 
@@ -223,223 +150,6 @@ def _facts(folder: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
         ("documents a task", f"{documents[0]:,}{several}"),
         ("SHA-256 of results.csv", file_digest(folder / results.RESULTS)),
     ]
-
-
-# scores
-
-
-@dataclass(frozen=True)
-class Certainty:
-    """How sure a score is.
-
-    Attributes:
-        low, high: ends of its interval; nan where it has none.
-        p_value: that the difference from the original is chance; nan where they cannot be compared.
-    """
-
-    low: float = math.nan
-    high: float = math.nan
-    p_value: float = math.nan
-
-
-Key = tuple[str, str, str]
-"""Setting, task and metric."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """All scores of an experiment, and what is known beside them.
-
-    Attributes:
-        by_key: rows by setting, task and metric.
-        text: bits per byte by setting and language.
-        certainty: of each row.
-        plain: name of the setting in which nothing was switched off; None if there is none.
-    """
-
-    by_key: Mapping[Key, Row]
-    text: Mapping[tuple[str, str], Row]
-    certainty: Mapping[Key, Certainty]
-    plain: str | None
-
-    def change(self, row: Row) -> float:
-        """Difference from the original; nan for the original itself, and where that was not evaluated."""
-        old = self.by_key.get((self.plain or "", row.task, row.metric))
-        return math.nan if old is None or row.original else row.value - old.value
-
-    def bits(self, row: Row) -> Row | None:
-        """The bits per byte of a row's setting in the language of its task."""
-        return self.text.get((row.setting, row.task_language))
-
-
-def _scores(folder: Path, rows: Sequence[Row], progress: bool) -> Scores:
-    from tqdm import tqdm
-
-    by_key = {(row.setting, row.task, row.metric): row for row in rows}
-    plain = next((row.setting for row in rows if row.original), None)
-    samples = {row.setting: results.read_samples(folder, row.setting) for row in results.first_of_each(rows)}
-    certainty = {}
-    for row in tqdm(rows, desc="statistics", unit=" scores", disable=not progress):
-        old = by_key.get((plain or "", row.task, row.metric))
-        before = None if old is None or row.original else _values(old, samples[old.setting])[0]
-        certainty[row.setting, row.task, row.metric] = _certainty(row, samples[row.setting], before)
-    text = {(row.setting, row.task_language): row for row in rows if (row.item, row.metric) == (TEXT, BITS)}
-    return Scores(by_key, text, certainty, plain)
-
-
-def _certainty(row: Row, samples: results.Samples, before: np.ndarray | None) -> Certainty:
-    """Interval, and p-value against the original's values, from the documents.
-
-    Bits per byte are a mean weighted by the documents' bytes w: Σ w·v / Σ w. It is the plain mean of w·v / w̄, which the
-    test compares, and to first order of value + w·(v − value) / w̄, whose spread is that of the ratio.
-    """
-    from plnd.statistics import bootstrap_interval, paired_p_value
-
-    values, weights = _values(row, samples)
-    if values is None:
-        return Certainty()
-    low, high = bootstrap_interval(row.value + weights * (values - row.value))
-    if before is None or len(before) != len(values):
-        return Certainty(low, high)
-    return Certainty(low, high, paired_p_value(weights * values, weights * before))
-
-
-def _values(row: Row, samples: results.Samples) -> tuple[np.ndarray | None, np.ndarray]:
-    """A row's values and their weights, which have the mean 1, both [documents]; None where they were not kept."""
-    import numpy as np
-
-    metrics = samples.get(row.task, {})
-    try:
-        values = np.asarray(metrics[row.metric], dtype=np.float64)
-        weights = np.ones_like(values)
-        if row.metric == BITS:
-            weights = np.asarray(metrics["bytes"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
-        return None, np.empty(0)
-    if values.ndim != 1 or values.shape != weights.shape or not len(values) or not weights.sum() > 0:
-        return None, np.empty(0)
-    weights = weights / weights.mean()
-    fits = math.isclose(float((weights * values).mean()), row.value, rel_tol=1e-6, abs_tol=1e-9)
-    return (values, weights) if fits else (None, weights)
-
-
-def _score_sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section]:
-    """A section per item: all settings against all languages, then each task with its statistics."""
-    if not rows:
-        return []
-    scores = _scores(folder, rows, progress)
-    sections = []
-    for item in dict.fromkeys(row.item for row in rows):
-        section = Section(item)
-        for metric in dict.fromkeys(row.metric for row in rows if row.item == item):
-            chosen = [row for row in rows if (row.item, row.metric) == (item, metric)]
-            section.tables.append(_overview(item, metric, chosen, scores))
-            for task in dict.fromkeys(row.task for row in chosen):
-                section.tables.append(_task_table([row for row in chosen if row.task == task], scores))
-        sections.append(section)
-    return sections
-
-
-def _overview(item: str, metric: str, rows: Sequence[Row], scores: Scores) -> Table:
-    """Settings by tasks, and beside them the same settings' bits per byte in the tasks' languages."""
-    tasks = {row.task: row for row in rows}
-    languages = [row.task_language for row in tasks.values()]
-    short = all(languages) and len(set(languages)) == len(tasks)
-    header = ["setting", *(row.task_language if short else task for task, row in tasks.items())]
-    by_place = {(row.setting, row.task): row for row in rows}
-    settings = results.first_of_each(rows)
-    parts = [[[by_place.get((row.setting, task)) for task in tasks] for row in settings]]
-    if item != TEXT and any(scores.bits(row) for row in rows):
-        header += [f"bits/byte, {language}" for language in dict.fromkeys(languages)]
-        beside = {row.task_language: task for task, row in reversed(tasks.items())}
-        chosen = [[by_place.get((row.setting, beside[x])) for x in dict.fromkeys(languages)] for row in settings]
-        parts.append([[None if row is None else scores.bits(row) for row in line] for line in chosen])
-    lines = [[Cell(row.setting)] for row in settings]
-    for part in parts:
-        changes = [abs(scores.change(row)) for line in part for row in line if row is not None]
-        most = max(filter(math.isfinite, changes), default=0.0)
-        for cells, line in zip(lines, part, strict=True):
-            cells += [_change_cell(row, scores, most) for row in line]
-    what = "score of the original, change of every other setting" if scores.plain else "scores"
-    return Table(f"{item}, {metric}: {what}", header, lines, [_look(row) for row in settings])
-
-
-def _change_cell(row: Row | None, scores: Scores, most: float) -> Cell:
-    """A row's change, tinted by its size against the largest; its score where there is nothing to compare it with."""
-    if row is None:
-        return Cell("–", kind="number")
-    change = scores.change(row)
-    if not math.isfinite(change):
-        return _number(row.value)
-    sure = scores.certainty[row.setting, row.task, row.metric].p_value < SURE
-    return Cell(_signed(change), repr(change), "number", change / most if most > 0 else 0.0, strong=sure)
-
-
-def _task_table(rows: Sequence[Row], scores: Scores) -> Table:
-    """One task in one metric: every setting with its statistics and, beside it, the bits per byte of the language."""
-    task, metric, language = rows[0].task, rows[0].metric, rows[0].task_language
-    beside = rows[0].item != TEXT and any(scores.bits(row) for row in rows)
-    lines = []
-    for row in rows:
-        found = scores.certainty[row.setting, row.task, row.metric]
-        line = [
-            Cell(row.setting),
-            _number(row.value, strong=True),
-            _change(scores.change(row)),
-            Cell(_p_text(found.p_value), _full(found.p_value), "number", strong=found.p_value < SURE),
-            Cell("–" if math.isnan(found.low) else f"{_text(found.low)} to {_text(found.high)}", kind="number"),
-            _number(row.stderr),
-        ]
-        if beside:
-            bits = scores.bits(row)
-            line += [_number(bits.value if bits else math.nan), _change(scores.change(bits) if bits else math.nan)]
-        neurons = [Cell(f"{row.deactivated:,}", kind="number"), _percent(row.share)]
-        lines.append([*line, *neurons, Cell(f"{row.documents:,}", kind="number")])
-    header = ["setting", metric, "change", "p", "95 % interval", "stderr"]
-    header += [f"bits/byte, {language}", "their change"] if beside else []
-    header += ["neurons off", "of all", "documents"]
-    caption = f"{task}{f' ({language})' if language else ''}, {metric}: every setting with its statistics"
-    return Table(caption, header, lines, [_look(row) for row in rows], folded=True)
-
-
-def _look(row: Row) -> str:
-    return "original" if row.original else "control" if row.control else ""
-
-
-def _text(value: float) -> str:
-    """Three decimals, or of large and tiny numbers three digits; a true minus sign."""
-    if not math.isfinite(value):
-        return "–"
-    plain = value == 0 or 0.001 <= abs(value) < 10000
-    return (f"{value:.3f}" if plain else f"{value:.2e}").replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    if not math.isfinite(value):
-        return "–"
-    if round(value, 3) == 0:
-        return "0.000"
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _full(value: float) -> str | None:
-    return repr(value) if math.isfinite(value) else None
-
-
-def _number(value: float, *, strong: bool = False) -> Cell:
-    return Cell(_text(value), _full(value), "number", strong=strong)
-
-
-def _change(value: float) -> Cell:
-    return Cell(_signed(value), _full(value), "number")
-
-
-def _percent(share: float) -> Cell:
-    return Cell(f"{100 * share:.3f} %", _full(share), "number")
-
-
-def _p_text(p_value: float) -> str:
-    return "–" if math.isnan(p_value) else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 # plots and tables of the scripts
@@ -525,7 +235,7 @@ def _csv_cell(text: str) -> Cell:
         return Cell("–", kind="number")
     if text.lstrip("-").isdigit():
         return Cell(f"{int(text):,}".replace("-", "−"), text, "number")
-    return Cell(_text(number), text, "number")
+    return Cell(shown(number), text, "number")
 
 
 def _float(text: str) -> float | None:
@@ -556,14 +266,14 @@ def _enhancement_tables(name: str, base: Mapping[str, Any], runs: Mapping[str, A
     for metric in dict.fromkeys(metric for metrics in base.values() for metric in metrics):
         tasks = [task for task in base if metric in base[task]]
         dash = Cell("–", kind="number")
-        lines = [[Cell("nothing"), dash, Cell("–"), dash, *(_number(float(base[task][metric])) for task in tasks)]]
+        lines = [[Cell("nothing"), dash, Cell("–"), dash, *(number_cell(float(base[task][metric])) for task in tasks)]]
         for key in sorted(runs, key=results.in_order):
             language, documents, method = key.split("-", 2)
             trained = f"{runs[key]['trained_parameters']:,}"
             line = [Cell(language), Cell(documents, kind="number"), Cell(method), Cell(trained, kind="number")]
             for task in tasks:
                 change = runs[key]["after"][task][metric] - base[task][metric]
-                line.append(_change(change))
+                line.append(change_cell(change))
             lines.append(line)
         header = ["trained on", "documents", "method", "parameters", *tasks]
         looks = ["original", *("control" if line[2].text == "random" else "" for line in lines[1:])]
@@ -580,9 +290,9 @@ def _switched_off(rows: Sequence[Row]) -> Section:
     lines, looks = [], []
     for row in results.first_of_each(rows):
         texts = (row.setting, row.neurons, row.language, row.region, row.control, row.seed, row.sample)
-        numbers = [Cell(f"{row.deactivated:,}", kind="number"), _percent(row.share)]
-        lines.append([*(Cell(text or "–") for text in texts), *numbers, _digest(row.mask_sha256)])
-        looks.append(_look(row))
+        numbers = [Cell(f"{row.deactivated:,}", kind="number"), share_cell(row.share)]
+        lines.append([*(Cell(text or "–") for text in texts), *numbers, digest_cell(row.mask_sha256)])
+        looks.append(look_of(row))
     if lines:
         header = ["setting", "neurons", "language", "region", "control", "seed", "sample", "off", "of all", "SHA-256"]
         section.tables.append(Table("settings, with the digest of the neurons", header, lines, looks))
@@ -613,18 +323,14 @@ def _artifacts(folder: Path) -> Section:
                 Cell("–" if neurons is None else results.rule_in_words(metadata), kind="words"),
                 Cell(f"{corpus['documents']:,}", kind="number"),
                 Cell(f"{corpus['tokens']:,}", kind="number"),
-                _digest(corpus["sha256"]),
-                _digest(file_digest(path)),
+                digest_cell(corpus["sha256"]),
+                digest_cell(file_digest(path)),
             ]
         )
     if lines:
         header = "file,kind,language,neurons,rule,documents,tokens,corpus SHA-256,file SHA-256".split(",")
         section.tables.append(Table("scores, neurons and roles", header, lines))
     return section
-
-
-def _digest(digest: str) -> Cell:
-    return Cell(digest or "–", kind="digest")
 
 
 def _settings(folder: Path) -> Section:
@@ -651,7 +357,7 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
     lines.append(f"plnd report {name}")
     section.code.append(("all of it", "\n".join(lines) + "\n"))
     if rows and (folder / results.SETTINGS).is_file():
-        from lm_eval_plnd.settings import load_settings
+        from lm_eval_plnd.experiments.settings import load_settings
 
         settings = load_settings(folder / results.SETTINGS)
         commands = results.commands(settings, dict.fromkeys(row.item for row in rows))
@@ -660,7 +366,7 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
         models = [Cell(results.arguments(row, settings, folder.resolve().name), kind="code") for row in firsts]
         cells = [[Cell(row.setting), model] for row, model in zip(firsts, models, strict=True)]
         caption = "$MODEL in these commands, for each setting"
-        looks = [_look(row) for row in firsts]
+        looks = [look_of(row) for row in firsts]
         section.tables.append(Table(caption, ["setting", "$MODEL"], cells, looks, folded=True))
     if (folder / COMMANDS).is_file():
         section.code.append((COMMANDS, results.read_text(folder / COMMANDS)))
@@ -711,10 +417,3 @@ def _roles_command(folder: Path, path: Path) -> str:
     options += ["--num_fewshot", str(corpus["fewshot"])] if corpus["fewshot"] else []
     name = shlex.quote(folder.resolve().name)
     return f"{shlex.join(['plnd', 'roles', *options])} --output {name}/{_quoted(folder, path)}"
-
-
-def _breakable(text: str) -> Markup:
-    """Lets a long name break after its dots and joints."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"([._+/=,])", r"\1<wbr>", str(escape(text))))

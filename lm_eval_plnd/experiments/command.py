@@ -1,0 +1,67 @@
+"""`plnd experiment`: what it takes and prints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from typing import Any
+
+import yaml
+
+from lm_eval_plnd.experiments.settings import load_settings
+from plnd.errors import PLNDError
+
+
+class Experiment:
+    """The subcommand (entry point `plnd.commands: experiment`)."""
+
+    help = "run the PLND paper's tables on one loaded model, from a settings file; continues and shares a run"
+    example = "plnd experiment scripts/settings/demo.yaml --output demo-experiment"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the subcommand's options."""
+        add = parser.add_argument
+        add("settings", help="YAML file (docs/experiments.md)")
+        add("--output", help="folder for neurons, samples and results.csv")
+        add("--limit", type=int, help="at most so many documents of each task")
+        add(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="another value for a field of the file, such as model.pretrained=FOLDER or metadata.data_dir=FOLDER",
+        )
+        add("--dry-run", action="store_true", help="print settings, evaluations, tokens and an estimate of the cost")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Runs the experiment, or prints what it would do."""
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        settings = load_settings(args.settings, dict(map(_change, args.set)))
+        if args.limit is not None:
+            if args.limit < 1:
+                raise PLNDError(f"--limit {args.limit}: expected 1 or more")
+            settings = settings.limited(args.limit)
+        if args.dry_run:
+            from lm_eval_plnd.experiments.cost import estimate
+
+            print(estimate(settings))
+        elif args.output is None:
+            raise PLNDError("--output is missing: name the folder for the results (or ask for --dry-run)")
+        else:
+            from lm_eval_plnd.experiments.run import experiment
+
+            print(experiment(settings, args.output))
+
+
+def _change(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    try:
+        if sign:
+            return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise PLNDError(f"--set {text}: expected NAME=VALUE, the value as in YAML")
