@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        resumable = args.command == "detect" and _checkpoint(args).exists()
-        return _fail(args, f"interrupted{'; --resume continues' if resumable else ''}", 130)
+        return _fail(args, "; ".join(filter(None, ("interrupted", args.advice(args)))), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -94,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, advice=lambda args: "")  # what to do after an interruption
         return sub
 
     sub = command(
@@ -140,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--quantize", choices=("8bit", "4bit"), help="pack the weights with bitsandbytes while loading")
     sub.add_argument("--resume", action="store_true", help="continue a killed run; the result is the same bit for bit")
+    sub.set_defaults(advice=lambda args: "--resume continues" if _checkpoint(args).exists() else "")
 
     sub = command(
         "select",

@@ -34,6 +34,7 @@ class Experiment:
             help="another value for a field of the file, such as model.pretrained=FOLDER or metadata.data_dir=FOLDER",
         )
         add("--dry-run", action="store_true", help="print settings, evaluations, tokens and an estimate of the cost")
+        parser.set_defaults(advice=lambda args: "the same command continues")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:

@@ -298,6 +298,17 @@ def test_mistakes_on_the_command_line(tiny, tmp_path, capsys, arguments, line):
 # runs that are killed
 
 
+def test_an_interrupted_run_says_how_it_continues(tiny, tmp_path, monkeypatch, capsys):
+    """Ctrl-C: one line, status 130."""
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lm_eval_plnd.experiments.run._hf", interrupt)
+    assert main(["experiment", written(tiny(), tmp_path / "s.yaml"), "--output", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "plnd experiment: interrupted; the same command continues\n"
+
+
 def test_a_killed_run_comes_to_the_same_bytes(tiny, tmp_path):
     """Killed once while it evaluates, and started again."""
     settings = tiny(languages=["en", "zh"], experiments={"table10": ["text"]}, search={"under": [1, 2], "gen": [1]})
