@@ -47,6 +47,7 @@ def plot_layers(counts: Mapping[str, Mapping[str, np.ndarray]], path: str | Path
             axis.plot(total, marker="o", markersize=3, label=name)
         axis.set_title(title)
         axis.set_xlabel("block")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylim(bottom=0)
     axes[0].set_ylabel("neurons")
     axes[1].legend(frameon=False)
