@@ -123,8 +123,9 @@ def plot_bars(
     """
     plt = _pyplot()
     width = 0.8 / len(values)
+    legend = 0.8 + 0.085 * max(map(len, values))
     figure, axis = plt.subplots(
-        figsize=(max(5.0, 1.5 + 0.35 * len(places) * len(values)), 4), squeeze=True, layout="constrained"
+        figsize=(max(4.0, 1.5 + 0.3 * len(places) * len(values)) + legend, 4), layout="constrained"
     )
     for n, (name, heights) in enumerate(values.items()):
         x = np.arange(len(places)) + (n - (len(values) - 1) / 2) * width
@@ -136,7 +137,7 @@ def plot_bars(
     for text in axis.get_xticklabels():
         text.set_horizontalalignment("right" if text.get_rotation() else "center")
     axis.set_ylabel(label)
-    figure.legend(loc="outside upper center", ncols=min(len(values), 3), frameon=False)
+    figure.legend(loc="outside right upper", frameon=False)
     _save(figure, path)
 
 

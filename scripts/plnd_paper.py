@@ -489,16 +489,16 @@ def table1(args: argparse.Namespace) -> None:
     header = ("item,metric,switched off,language,neurons,draws,value,stderr,change,low,high,p").split(",")
     rows = []
     items = folder.items("table1")
-    pictures: dict[str, dict[str, np.ndarray]] = {}
+    pictures: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
     for item in [*items, *([TEXT] if TEXT in folder.settings.tasks and TEXT not in items else [])]:
         languages, metric = folder.settings.languages_of(item), folder.metrics[item]
         places = digits(metric)
         averaged = [x for x in languages if x != folder.settings.english]
         print(f"{item}: {metric} ({'less is better' if metric == BITS else '%'}) of {folder.settings.tasks[item].task}")
         print(f"{'':<40}" + "".join(f"{x:>16}" for x in (*languages, "average")))
-        pictures[item] = {}
+        means, intervals = pictures[item] = {}, {}
         for line in lines:
-            cells, middle = [], []
+            cells, middle, errors = [], [], []
             for x in languages:
                 draws = [line.template]
                 if line.template.neurons != "none":
@@ -509,6 +509,7 @@ def table1(args: argparse.Namespace) -> None:
                 star = "*" if line.template.neurons != "none" and moved.p < 0.05 else " "
                 cells.append(f"{values.mean():.{places}f} ±{stderr:.{places}f}{star}")
                 middle.append(float(values.mean()))
+                errors.append(stderr)
                 neurons = folder.deactivated(draws)
                 tail = (
                     ["", "", "", ""]
@@ -518,13 +519,15 @@ def table1(args: argparse.Namespace) -> None:
                 rows.append([item, metric, *line.label, x, neurons, len(draws), middle[-1], stderr, *tail])
             average = float(np.mean([value for x, value in zip(languages, middle, strict=True) if x in averaged]))
             print(f"{line.label[0]:<40}" + "".join(f"{cell:>16}" for cell in (*cells, f"{average:.{places}f}  ")))
-            pictures[item][line.label[0]] = np.array(middle)
+            means[line.label[0]] = np.array(middle)
+            intervals[line.label[0]] = np.array([np.subtract(middle, errors), np.add(middle, errors)])
         print()
     print("±: standard error over documents; *: p < 0.05 against the original, by paired permutation of documents")
     write_csv(f"{args.output}.csv", header, rows)
-    for item, curves in pictures.items():
-        languages = folder.settings.languages_of(item)
-        plot_bars(curves, languages, f"{args.output}_{item}.png", f"{item}: {folder.metrics[item]}")
+    for item, (means, intervals) in pictures.items():
+        languages, metric = folder.settings.languages_of(item), folder.metrics[item]
+        label = f"{item}: {metric}{'' if metric == BITS else ' (%)'}, ± standard error"
+        plot_bars(means, languages, f"{args.output}_{item}.png", label, intervals=intervals)
 
 
 def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: Mapping[str, Sequence[Change]]) -> None:
