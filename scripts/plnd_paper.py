@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lm_eval_plnd.experiments.plan import BEST, OVERLAPPING, REGIONS, Setting
-from lm_eval_plnd.experiments.results import BITS, SETTINGS, TEXT, Samples, read_results, read_samples
+from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT, Samples, read_results, read_samples
 from lm_eval_plnd.experiments.settings import TABLES, load_settings
 from plnd.analysis import STRUCTURES, layers, overlap
 from plnd.artifacts import write_csv
@@ -42,10 +42,13 @@ Run = Callable[[argparse.Namespace], None]
 def neurons_of(inputs: Sequence[str]) -> dict[str, NeuronSet]:
     """Neuron sets by name: those of files, or in a folder of `plnd experiment` each language's, all of them."""
     files: list[Path] = []
-    for name in inputs:
-        folder = Path(name) / "neurons"
-        mine = (file for file in sorted(folder.glob("*.all.safetensors")) if file.name.count(".") == 2)
-        files += mine if folder.is_dir() else [Path(name)]
+    for name in map(Path, inputs):
+        if not name.is_dir():
+            files.append(name)
+            continue
+        languages = load_settings(name / SETTINGS).languages
+        found = [name / NEURONS / f"{language}.all.safetensors" for language in languages]
+        files += [file for file in found if file.exists()]
     if not files:
         raise PLNDError(f"{' '.join(inputs)}: no neurons in it; `plnd experiment` or `plnd select` writes them")
     return {file.name.partition(".")[0]: NeuronSet.load(file) for file in files}
@@ -126,7 +129,8 @@ class Folder:
 
     def deactivated(self, settings: Sequence[Setting]) -> float:
         """Neurons that some settings switch off, on average."""
-        return float(np.mean([self.first[setting.name].deactivated for setting in settings]))
+        mean = float(np.mean([self.first[setting.name].deactivated for setting in settings]))
+        return int(mean) if mean.is_integer() else mean
 
     def items(self, table: str) -> list[str]:
         """The items of a table.

@@ -206,7 +206,11 @@ def _csv_tables(path: Path) -> list[Table]:
         return []
     if panels := _panels(header, rows):
         return panels
-    return [Table(path.name, header, [[_csv_cell(text) for text in row] for row in rows])]
+    columns = [[_csv_cell(text) for text in column] for column in zip(*rows, strict=True)]
+    for cells in columns:
+        if any(cell.kind == "number" for cell in cells):  # then a dash stands where a number would
+            cells[:] = [replace(cell, kind="number") if cell.text == "–" else cell for cell in cells]
+    return [Table(path.name, header, [list(row) for row in zip(*columns, strict=True)])]
 
 
 def _panels(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:

@@ -238,14 +238,17 @@ def test_a_run_that_is_not_finished(script, tmp_path):
 
 
 def test_figures_of_neurons(script, tmp_path, capsys):
-    """Figure 3 counts neurons by block, Figure 5 their overlap; of a folder, each language's own neurons."""
+    """Figure 3 counts neurons by block, Figure 5 their overlap; of a folder, each language's own, in their order."""
+    settings = parse_settings({**yaml.safe_load(SETTINGS), "languages": ["zh", "en", "de"]})
     (tmp_path / "run" / "neurons").mkdir(parents=True)
+    (tmp_path / "run" / "settings.yaml").write_text(settings.text())
     make_neurons({"0.down_proj": [1, 2], "1.o_proj": [3]}).save(tmp_path / "run" / "neurons" / "en.all.safetensors")
     make_neurons({"0.down_proj": [2, 4]}).save(tmp_path / "run" / "neurons" / "zh.all.safetensors")
     make_neurons({"0.down_proj": [5]}).save(tmp_path / "run" / "neurons" / "zh.s1.all.safetensors")
     script.run("figure3", str(tmp_path / "run"), "--output", str(tmp_path / "f3"))
     found = {(r["language"], r["projection"], r["block"]): int(r["neurons"]) for r in table(tmp_path / "f3.csv")}
     assert found["en", "down_proj", "0"] == 2 and found["en", "o_proj", "1"] == 1 and found["zh", "down_proj", "0"] == 2
+    assert list(dict.fromkeys(language for language, _, _ in found)) == ["zh", "en"]
     script.run("figure5", str(tmp_path / "run"), "--output", str(tmp_path / "f5"))
     overlap = {(r["structure"], r["x"], r["y"]): float(r["overlap"]) for r in table(tmp_path / "f5.csv")}
     assert overlap["feed_forward", "en", "zh"] == 0.5 and np.isnan(overlap["attention", "en", "zh"])
