@@ -239,7 +239,9 @@ def test_a_run_that_is_not_finished(script, tmp_path):
 
 def test_figures_of_neurons(script, tmp_path, capsys):
     """Figure 3 counts neurons by block, Figure 5 their overlap; of a folder, each language's own, in their order."""
-    settings = parse_settings({**yaml.safe_load(SETTINGS), "languages": ["zh", "en", "de"]})
+    settings = parse_settings(
+        {**yaml.safe_load(SETTINGS), "languages": ["zh", "en", "de"], "experiments": {"table1": ["text"]}}
+    )
     (tmp_path / "run" / "neurons").mkdir(parents=True)
     (tmp_path / "run" / "settings.yaml").write_text(settings.text())
     make_neurons({"0.down_proj": [1, 2], "1.o_proj": [3]}).save(tmp_path / "run" / "neurons" / "en.all.safetensors")

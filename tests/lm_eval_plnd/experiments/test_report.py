@@ -210,14 +210,14 @@ def test_tables_of_the_scripts(folder):
         for b in (0, 1)
     ]
     write_csv(folder / "figure3.csv", ("panel", "curve", "block", "value"), curves)
-    sizes = [("en", 1200, "", 0.25), ("zh", 34, 2, float("nan"))]
-    write_csv(folder / "table7.csv", ("language", "documents", "missing", "share"), sizes)
+    sizes = [("en", "words", 1200, "", 0.25), ("zh", "words", 34, 2, float("nan"))]
+    write_csv(folder / "table7.csv", ("language", "unit", "documents", "missing", "share"), sizes)
     page = make_page(folder)
     rows = Page(page).rows
     grid = rows.index(["block", "en", "zh"])
     assert rows[grid + 1 : grid + 3] == [["0", "10.500", "20.500"], ["1", "11.500", "21.500"]]
-    plain = rows.index(["language", "documents", "missing", "share"])
-    assert rows[plain + 1 : plain + 3] == [["en", "1,200", "–", "0.250"], ["zh", "34", "2", "–"]]
+    plain = rows.index(["language", "unit", "documents", "missing", "share"])
+    assert rows[plain + 1 : plain + 3] == [["en", "words", "1,200", "–", "0.250"], ["zh", "words", "34", "2", "–"]]
     assert '<th scope="col" class="number">missing</th>' in page and '<th scope="col">language</th>' in page
 
 
