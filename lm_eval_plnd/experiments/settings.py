@@ -187,7 +187,7 @@ def load_settings(path: str | Path, changes: Mapping[str, Any] | None = None) ->
         raise PLNDError(f"{path}: not YAML ({reason})") from None
     try:
         if not isinstance(found, dict):
-            raise PLNDError(f"found {found!r:.60}, expected fields with values")
+            raise PLNDError(f"{'empty' if found is None else f'found {found!r:.60}'}, expected fields with values")
         for name, value in (changes or {}).items():
             _put(found, name, value)
         return parse_settings(found)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from plnd.errors import PLNDError
+
 LOCKS = ".locks"
 """Folder of the locks, which the system releases when a process ends, however it ends."""
 
@@ -32,12 +34,21 @@ def claimed(path: Path, folder: Path, wait: bool = True) -> Iterator[bool]:
     """Holds the right to write one file in `folder`, if no other process has it or after waiting for it.
 
     What a process that was killed left half-written of this file is deleted.
+
+    Raises:
+        PLNDError: if the folder has no room or no right for locks.
     """
-    name = "-".join(path.relative_to(folder).parts)
+    lock = FileLock(folder / LOCKS / f"{'-'.join(path.relative_to(folder).parts)}.lock")
     try:
-        with FileLock(folder / LOCKS / f"{name}.lock", timeout=-1 if wait else 0):
-            for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-                partial.unlink(missing_ok=True)
-            yield True
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         yield False
+        return
+    except OSError as error:
+        raise PLNDError(f"{lock.lock_file}: cannot be written ({error.strerror}); choose another --output") from None
+    try:
+        for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+            partial.unlink(missing_ok=True)
+        yield True
+    finally:
+        lock.release()

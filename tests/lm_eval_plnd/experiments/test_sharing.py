@@ -9,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
+from plnd.errors import PLNDError
 
 FILES = 12
 WORKER = f"""
@@ -80,3 +83,11 @@ def test_a_claim_that_does_not_wait(tmp_path):
             assert (first, second) == (True, False)
     path.touch()
     assert list(unwritten([path], tmp_path)) == []
+
+
+def test_a_folder_that_takes_no_locks(tmp_path):
+    """One line that names it."""
+    (tmp_path / LOCKS).write_text("a file")
+    with pytest.raises(PLNDError, match=r"\.locks/a\.json\.lock: cannot be written \(.+\); choose another --output"):
+        with claimed(tmp_path / "a.json", tmp_path):
+            pass
