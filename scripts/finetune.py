@@ -13,8 +13,8 @@ Defaults, and why:
   1 epoch           so that a document is seen once and the number of documents is the number that the paper varies
   batch of 4        100 steps over 400 documents: enough steps for a schedule, small enough for a laptop
   AdamW, decay 0    decay would pull deltas to zero, that is, the model to its base
-  peak rate         1e-3 for neurons: their deltas start at zero and there are few; 2e-4 for LoRA, 2e-5 for full
-                    training, which are the usual ones; 5 % warm-up, then cosine to zero
+  peak rate         3e-4 for neurons, the best of 3e-4, 1e-3 and 3e-3 on Gemma 3 270M (docs/peft_plnd.md); 2e-4 for
+                    LoRA, 2e-5 for full training, which are the usual ones; 5 % warm-up, then cosine to zero
   bfloat16          base weights; deltas and LoRA factors stay float32. Full training keeps float32 weights under
                     autocast, since steps of 2e-5 vanish in bfloat16 weights
   clipping at 1     of the gradient that is trained. The papers' code clips the gradient of all parameters and zeroes it
@@ -48,7 +48,7 @@ from plnd.models import load_tokenizer
 from plnd.tasks import tasks_folder
 
 METHODS = ("neurons", "lora", "full")
-RATES = {"neurons": 1e-3, "lora": 2e-4, "full": 2e-5}
+RATES = {"neurons": 3e-4, "lora": 2e-4, "full": 2e-5}
 IGNORED = -100  # a label that counts nothing
 
 
