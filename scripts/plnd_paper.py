@@ -112,7 +112,7 @@ class Folder:
     def documents(self, setting: Setting, item: str, language: str) -> np.ndarray:
         """Values of an item's documents in one language, [documents], whose mean is the score.
 
-        Per cent, but for bits per byte, where a document counts for its length.
+        Per cent, but for bits per byte, where each is multiplied by its `lengths`.
 
         Raises:
             PLNDError: if the experiment did not evaluate that.
@@ -122,10 +122,15 @@ class Folder:
         if metric not in found:
             raise PLNDError(f"{self.path}: no {metric or item} of {task} for {setting.name}; run `plnd experiment` on")
         values = np.array(found[metric], dtype=np.float64)
-        if metric != BITS:
-            return 100 * values
-        lengths = np.array(found["bytes"], dtype=np.float64)
-        return values * lengths / lengths.mean()
+        return values * self.lengths(item, language) if metric == BITS else 100 * values
+
+    def lengths(self, item: str, language: str) -> np.ndarray:
+        """What an item's documents count for, [documents] of mean 1: their bytes, for bits per byte, else the same."""
+        found = self.samples(Setting(()).name)[self.settings.tasks[item].task_of(language)]
+        if self.metrics[item] != BITS:
+            return np.ones(len(found[self.metrics[item]]))
+        counted = np.array(found["bytes"], dtype=np.float64)
+        return counted / counted.mean()
 
     def deactivated(self, settings: Sequence[Setting]) -> float:
         """Neurons that some settings switch off, on average."""
@@ -167,13 +172,23 @@ class Estimate:
         return f"{self.value:+.{places}f} [{self.low:+.{places}f}, {self.high:+.{places}f}] p {self.p:.2g}"
 
 
-Groups = list[tuple[float, np.ndarray]]
-"""Weights, and differences of the documents of a group, [documents]."""
+Groups = list[tuple[float, np.ndarray, np.ndarray]]
+"""Of each group a weight, differences of its documents (multiplied by lengths), and the lengths, [documents] both."""
 
 
 def weighted(groups: Groups) -> float:
     """Σ weight · mean(differences)."""
-    return float(sum(weight * values.mean() for weight, values in groups))
+    return float(sum(weight * values.mean() for weight, values, _ in groups))
+
+
+def as_ratio(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Values of the same mean that vary as Σ length·value / Σ length does, to first order; [documents] all.
+
+    Args:
+        values: length · value of each document.
+        lengths: of mean 1.
+    """
+    return values + (1 - lengths) * values.mean()
 
 
 def estimate(groups: Groups) -> Estimate:
@@ -181,16 +196,18 @@ def estimate(groups: Groups) -> Estimate:
 
     Groups of one size are taken as parallel: a document of all languages is drawn at once, as in MGSM, XQuAD and XNLI.
     Otherwise each group is drawn for itself: every difference counts by its weight over its group's size, and the
-    bootstrap sees each group around one common mean, so that it measures what varies within groups.
+    bootstrap sees each group around one common mean, so that it measures what varies within groups. The bootstrap is
+    of differences `as_ratio`; the permutation, under which the mean is 0, of the differences themselves.
     """
-    if len({len(values) for _, values in groups}) == 1:
-        differences = centred = np.sum([weight * values for weight, values in groups], axis=0)
+    drawn = [(weight, as_ratio(values, lengths)) for weight, values, lengths in groups]
+    if len({len(values) for _, values in drawn}) == 1:
+        differences = np.sum([weight * values for weight, values, _ in groups], axis=0)
+        low, high = bootstrap_interval(np.sum([weight * values for weight, values in drawn], axis=0))
     else:
-        total = sum(len(values) for _, values in groups)
-        scaled = [(weight * total / len(values)) * values for weight, values in groups]
-        differences = np.concatenate(scaled)
-        centred = np.concatenate([values - values.mean() for values in scaled]) + differences.mean()
-    low, high = bootstrap_interval(centred)
+        total = sum(len(values) for _, values in drawn)
+        differences = np.concatenate([(weight * total / len(values)) * values for weight, values, _ in groups])
+        centred = [(weight * total / len(values)) * (values - values.mean()) for weight, values in drawn]
+        low, high = bootstrap_interval(np.concatenate(centred) + differences.mean())
     return Estimate(weighted(groups), low, high, paired_p_value(differences, np.zeros(len(differences))))
 
 
@@ -234,6 +251,7 @@ def change(folder: Folder, item: str, template: Setting, random: bool, languages
     settings = {x: folder.draws(replace(template, language=x), random) for x in languages}
     count = len(settings[languages[0]])
     original = {x: folder.documents(Setting(()), item, x) for x in (english, *languages)}
+    lengths = {x: folder.lengths(item, x) for x in original}
 
     def shift(language: str, draws: Sequence[Setting], whose: str) -> np.ndarray:
         after = [folder.documents(draw, item, whose) for draw in draws]
@@ -243,18 +261,20 @@ def change(folder: Folder, item: str, template: Setting, random: bool, languages
 
     def groups(draws: slice) -> tuple[Groups, Groups]:
         of_english = np.mean([shift(x, settings[x][draws], english) for x in languages], axis=0)
-        return [(1.0, of_english)], [(1 / len(languages), shift(x, settings[x][draws], x)) for x in languages]
+        of_others = [(1 / len(languages), shift(x, settings[x][draws], x), lengths[x]) for x in languages]
+        return [(1.0, of_english, lengths[english])], of_others
 
     def difference(draws: slice) -> Groups:
         of_english, of_others = groups(draws)
-        return [(sign * w, v) for w, v in of_english] + [(-sign * w, v) for w, v in of_others]
+        return [(sign * w, *rest) for w, *rest in of_english] + [(-sign * w, *rest) for w, *rest in of_others]
 
     of_english, of_others = (estimate(found) for found in groups(slice(None)))
     details = {}
     for x in languages:
         both = [shift(x, settings[x], whose) for whose in (english, x)]
         scores = [float((original[whose] + moved).mean()) for whose, moved in zip((english, x), both, strict=True)]
-        details[x] = (scores[0], scores[1], estimate([(1.0, both[0])]), estimate([(1.0, both[1])]))
+        moves = [estimate([(1.0, moved, lengths[whose])]) for whose, moved in zip((english, x), both, strict=True)]
+        details[x] = (scores[0], scores[1], moves[0], moves[1])
     return Change(
         english=float(original[english].mean()) + of_english.value,
         others=float(np.mean([original[x].mean() for x in languages])) + of_others.value,
@@ -508,8 +528,10 @@ def table1(args: argparse.Namespace) -> None:
                 if line.template.neurons != "none":
                     draws = folder.draws(replace(line.template, language=x), line.random)
                 values = np.mean([folder.documents(draw, item, x) for draw in draws], axis=0)
-                moved = estimate([(1.0, values - folder.documents(Setting(()), item, x))])
-                stderr = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+                lengths = folder.lengths(item, x)
+                moved = estimate([(1.0, values - folder.documents(Setting(()), item, x), lengths)])
+                spread = as_ratio(values, lengths)
+                stderr = float(spread.std(ddof=1) / np.sqrt(len(spread))) if len(spread) > 1 else float("nan")
                 star = "*" if line.template.neurons != "none" and moved.p < 0.05 else " "
                 cells.append(f"{values.mean():.{places}f} ±{stderr:.{places}f}{star}")
                 middle.append(float(values.mean()))

@@ -197,7 +197,7 @@ def test_seeds_and_samples_are_averaged(script, tmp_path):
 def test_estimates_of_parallel_documents(script):
     """Of groups of one size a document is drawn in all at once: what they have in common cancels."""
     shift = np.array([5.0, -5.0, 3.0, 1.0])
-    found = script.estimate([(1.0, shift + 2), (-1.0, shift)])
+    found = script.estimate([(1.0, shift + 2, np.ones(4)), (-1.0, shift, np.ones(4))])
     assert (found.value, found.low, found.high) == (2, 2, 2)
 
 
@@ -205,11 +205,41 @@ def test_estimates_of_groups_of_unequal_size(script):
     """The mean is that of the groups' means; the interval measures what varies within groups."""
     state = np.random.default_rng(0)
     one, other = state.normal(5, 1, 400), state.normal(-3, 2, 200)
-    found = script.estimate([(1.0, one), (-0.5, other)])
+    found = script.estimate([(1.0, one, np.ones(400)), (-0.5, other, np.ones(200))])
     assert found.value == pytest.approx(one.mean() - 0.5 * other.mean())
     error = np.sqrt(one.var() / 400 + 0.25 * other.var() / 200)
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
     assert found.low < found.value < found.high and found.p < 0.01
+
+
+@pytest.mark.parametrize("size", [300, 200])
+def test_estimates_of_documents_of_unequal_length(script, size):
+    """Intervals are those of a ratio of sums, as resampling documents finds them; lengths alone do not vary it."""
+    state = np.random.default_rng(0)
+    groups = []
+    for weight, count in ((1.0, 300), (-0.5, size)):
+        lengths = state.uniform(0.1, 4, count)
+        lengths /= lengths.mean()
+        groups.append((weight, lengths * state.normal(3, 0.5, count), lengths))
+    found = script.estimate(groups)
+    parts = []
+    for weight, values, lengths in groups:
+        again = state.integers(0, len(values), (4000, len(values)))
+        parts.append(weight * values[again].sum(1) / lengths[again].sum(1))
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * np.sum(parts, axis=0).std(), rel=0.1)
+    assert found.value == pytest.approx(np.sum([weight * values.mean() for weight, values, _ in groups]))
+
+
+def test_standard_errors_are_those_of_the_results(script, tmp_path):
+    """Table 1 has the errors of results.csv, of bits per byte, too."""
+    made = folder(tmp_path / "run", off={**OFF, "en": {"en": [0, 0, 0, 0]}}, experiments={"table1": ["understanding"]})
+    script.run("table1", str(made), "--output", str(tmp_path / "t"))
+    found = {(r["item"], r["language"]): float(r["stderr"]) for r in table(tmp_path / "t.csv") if r["neurons"] == "0"}
+    rows = [row for row in table(made / "results.csv") if row["setting"] == "original"]
+    assert len(found) == len(rows) == 6
+    for row in rows:
+        scale = 1 if row["item"] == "text" else 100
+        assert found[row["item"], row["task_language"]] == pytest.approx(scale * float(row["stderr"]))
 
 
 def test_items_that_a_language_does_not_have(script, tmp_path):
