@@ -93,6 +93,19 @@ def paired_p_value(
     return float(found.pvalue)
 
 
+def as_ratio(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Values of the same mean that vary as Σ length·value / Σ length does, to first order (the delta method).
+
+    Args:
+        values: length · value of each document, [documents].
+        lengths: of mean 1, [documents].
+
+    Returns:
+        [documents] float64.
+    """
+    return values + (1 - lengths) * values.mean()
+
+
 def _sample(values: Sequence[float] | np.ndarray) -> np.ndarray:
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1:

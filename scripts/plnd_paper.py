@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_plnd.experiments.changes import Change, Folder, as_ratio, change, estimate
+from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
 from lm_eval_plnd.experiments.plan import BEST, OVERLAPPING, REGIONS, Setting
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT
 from lm_eval_plnd.experiments.settings import TABLES, load_settings
@@ -34,6 +34,7 @@ from plnd.models import load_model, load_tokenizer
 from plnd.neurons import NeuronSet
 from plnd.plots import plot_bars, plot_layers, plot_lines, plot_overlap
 from plnd.stability import measure_stability
+from plnd.statistics import as_ratio
 from plnd.vocabulary import coverage, tokens, words
 
 Run = Callable[[argparse.Namespace], None]

@@ -15,7 +15,7 @@ from lm_eval_plnd.experiments.plan import Setting
 from lm_eval_plnd.experiments.results import BITS, SETTINGS, Samples, read_results, read_samples
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.errors import PLNDError
-from plnd.statistics import bootstrap_interval, paired_p_value
+from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value
 
 
 class Folder:
@@ -107,16 +107,6 @@ Groups = list[tuple[float, np.ndarray, np.ndarray]]
 def weighted(groups: Groups) -> float:
     """Σ weight · mean(differences)."""
     return float(sum(weight * values.mean() for weight, values, _ in groups))
-
-
-def as_ratio(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Values of the same mean that vary as Σ length·value / Σ length does, to first order; [documents] all.
-
-    Args:
-        values: length · value of each document.
-        lengths: of mean 1.
-    """
-    return values + (1 - lengths) * values.mean()
 
 
 def estimate(groups: Groups) -> Estimate:

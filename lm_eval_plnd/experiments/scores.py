@@ -91,15 +91,15 @@ def _scores(folder: Path, rows: Sequence[Row], progress: bool) -> Scores:
 def _certainty(row: Row, samples: results.Samples, before: np.ndarray | None) -> Certainty:
     """Interval, and p-value against the original's values, from the documents.
 
-    Bits per byte are a mean weighted by the documents' bytes w: Σ w·v / Σ w. It is the plain mean of w·v / w̄, which the
-    test compares, and to first order of value + w·(v − value) / w̄, whose spread is that of the ratio.
+    Bits per byte are a mean weighted by the documents' bytes w: Σ w·v / Σ w, the plain mean of w·v / w̄. That is what
+    the test compares; the interval is that of the ratio.
     """
-    from plnd.statistics import bootstrap_interval, paired_p_value
+    from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value
 
     values, weights = _values(row, samples)
     if values is None:
         return Certainty()
-    low, high = bootstrap_interval(row.value + weights * (values - row.value))
+    low, high = bootstrap_interval(as_ratio(weights * values, weights))
     if before is None or len(before) != len(values):
         return Certainty(low, high)
     return Certainty(low, high, paired_p_value(weights * values, weights * before))
