@@ -18,12 +18,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
-from plnd.by_example import Choice, deactivated_rows
 from plnd.errors import PLNDError
-from plnd.layout import Layout
-from plnd.neurons import check_model
-from plnd.parallel import prompt_digest
-from plnd.roles import Roles
+from plnd.model_description import check_model
+from plnd.models.layout import Layout
+from plnd.roles.deactivation import Choice, deactivated_rows
+from plnd.roles.parallel import prompt_digest
+from plnd.roles.roles import Roles
 
 T = TypeVar("T")
 

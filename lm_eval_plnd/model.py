@@ -10,13 +10,13 @@ from lm_eval.api.model import CacheHook
 
 from lm_eval_plnd.documents import DocumentLM, in_one_line
 from plnd import deactivation
-from plnd.artifacts import file_digest
-from plnd.by_example import Choice
 from plnd.deactivation import MODES, Mode
 from plnd.errors import PLNDError
-from plnd.neurons import NeuronSet
-from plnd.regions import Regions
-from plnd.roles import ROLES, Roles
+from plnd.io.files import file_digest
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.regions import Regions
+from plnd.roles.deactivation import Choice
+from plnd.roles.roles import ROLES, Roles
 
 CONTROLS = ("random",)
 
@@ -61,7 +61,7 @@ class PLNDLM(DocumentLM):
             mode: auto, weights or activations (`plnd.deactivated`).
             revision: as for `hf`.
             roles: roles artifact instead of a mask, or `Roles` from Python.
-            deactivate: with `roles`, one of `plnd.roles.ROLES`, or `random`.
+            deactivate: with `roles`, one of `plnd.roles.roles.ROLES`, or `random`.
             share: with `deactivate="random"`, the share of each block's neurons, drawn anew for every document.
             hf_arguments: every other argument of `hf`.
 

@@ -2,7 +2,8 @@
 
 lm-eval releases that discover plugins (0.4.13 does not) find them by their entry points, in the groups
 `lm_eval.filters` and `lm_eval.metrics`; with others, `import lm_eval_plnd.plugins` before evaluating. This project's
-own task files name functions instead (`!function lm_eval_plnd.metrics.answer_scores`), which every release understands.
+own task files name functions instead (`!function lm_eval_plnd.scoring.answers.answer_scores`), which every release
+understands.
 
 ```yaml
 filter_list:
@@ -21,7 +22,8 @@ from typing import Any
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
 
-from lm_eval_plnd import metrics, numerals, rouge
+from lm_eval_plnd.scoring import answers as metrics
+from lm_eval_plnd.scoring import numerals, rouge
 
 
 @register_filter("plnd_first_line")

@@ -8,17 +8,13 @@ from typing import Any, ClassVar
 
 from peft.config import PeftConfig
 
-from peft_plnd.registration import NAME, add_peft_type
-from plnd.errors import PLNDError
+from peft_plnd.errors import NeuronSelectError
+from peft_plnd.peft_type import NAME, add_peft_type
 
 BIASES = ("none", "selected", "all", "neuron_select_only")
 CONTROLS = ("random",)
 AXES = ("out", "in")
 DEFAULT_FRACTION = 0.001
-
-
-class NeuronSelectError(PLNDError, ValueError):
-    """A config, or neurons, that do not fit the model; a `ValueError`, which is what PEFT's callers expect."""
 
 
 def _help(text: str) -> dict[str, str]:

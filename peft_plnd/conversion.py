@@ -12,10 +12,11 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from peft_plnd.config import NeuronSelectConfig, NeuronSelectError
+from peft_plnd.config import NeuronSelectConfig
+from peft_plnd.errors import NeuronSelectError
 from peft_plnd.layer import NeuronSelectLayer
 from peft_plnd.model import NeuronSelectModel
-from plnd.artifacts import write_bytes
+from plnd.io.files import write_bytes
 
 _PREFIX = "base_model.model."
 

@@ -15,7 +15,7 @@ from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peft_plnd.config import NeuronSelectError
+from peft_plnd.errors import NeuronSelectError
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

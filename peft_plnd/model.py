@@ -18,7 +18,8 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_q
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from peft_plnd.config import DEFAULT_FRACTION, NeuronSelectConfig, NeuronSelectError
+from peft_plnd.config import DEFAULT_FRACTION, NeuronSelectConfig
+from peft_plnd.errors import NeuronSelectError
 from peft_plnd.layer import NeuronSelectLayer, NeuronSelectLinear
 from peft_plnd.selection import find_layout, from_fraction, from_mask, locate, module_names
 

@@ -11,12 +11,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from peft_plnd.config import AXES, DEFAULT_FRACTION, NeuronSelectConfig, NeuronSelectError
+from peft_plnd.config import AXES, DEFAULT_FRACTION, NeuronSelectConfig
+from peft_plnd.errors import NeuronSelectError
 from peft_plnd.layer import linear_shape
 from plnd.errors import FamilyError
-from plnd.layout import Layout, Target
-from plnd.neurons import NeuronSet, chosen_addresses
-from plnd.regions import Regions
+from plnd.models.layout import Layout, Target
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.regions import Regions
+from plnd.neurons.selection import chosen_addresses
 
 Indices = dict[str, dict[str, list[int]]]
 

@@ -1,6 +1,7 @@
 """plnd: find, switch off and tune the neurons of a language model that serve one language.
 
-The public names below are loaded when they are first used, so that importing `plnd` costs nothing.
+The public names below are loaded when they are first used, so that importing `plnd` costs nothing. No module or room
+directly in `plnd` may bear the name of one of them: importing it would put the module in the name's place.
 """
 
 from __future__ import annotations
@@ -8,55 +9,55 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from plnd.version import __version__ as __version__
 
 _HOMES = {
-    "DetectConfig": "detection",
-    "detect": "detection",
-    "Scores": "scores",
-    "NeuronSet": "neurons",
-    "Processes": "processes",
-    "Regions": "regions",
+    "DetectConfig": "detection.run",
+    "detect": "detection.run",
+    "Scores": "neurons.scores",
+    "NeuronSet": "neurons.neuron_set",
+    "Processes": "detection.processes",
+    "Regions": "neurons.regions",
     "deactivate": "deactivation",
     "deactivated": "deactivation",
-    "export": "checkpoint",
-    "convert": "legacy",
-    "Parallel": "parallel",
-    "Roles": "roles",
-    "deactivated_rows": "by_example",
-    "find_roles": "roles",
-    "read_parallel": "parallel",
-    "lape": "entropy",
-    "lens": "logit_lens",
-    "overlap": "analysis",
-    "read_documents": "corpus",
-    "load_model": "models",
+    "export": "exchange.export",
+    "convert": "exchange.convert",
+    "Parallel": "roles.parallel",
+    "Roles": "roles.roles",
+    "deactivated_rows": "roles.deactivation",
+    "find_roles": "roles.roles",
+    "read_parallel": "roles.parallel",
+    "lape": "neurons.lape",
+    "lens": "logit_lens.lens",
+    "overlap": "neurons.overlap",
+    "read_documents": "io.corpus",
+    "load_model": "models.loading",
     "PLNDError": "errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from plnd.analysis import overlap as overlap
-    from plnd.by_example import deactivated_rows as deactivated_rows
-    from plnd.checkpoint import export as export
-    from plnd.corpus import read_documents as read_documents
     from plnd.deactivation import deactivate as deactivate
     from plnd.deactivation import deactivated as deactivated
-    from plnd.detection import DetectConfig as DetectConfig
-    from plnd.detection import detect as detect
-    from plnd.entropy import lape as lape
+    from plnd.detection.processes import Processes as Processes
+    from plnd.detection.run import DetectConfig as DetectConfig
+    from plnd.detection.run import detect as detect
     from plnd.errors import PLNDError as PLNDError
-    from plnd.legacy import convert as convert
-    from plnd.logit_lens import lens as lens
-    from plnd.models import load_model as load_model
-    from plnd.neurons import NeuronSet as NeuronSet
-    from plnd.parallel import Parallel as Parallel
-    from plnd.parallel import read_parallel as read_parallel
-    from plnd.processes import Processes as Processes
-    from plnd.regions import Regions as Regions
-    from plnd.roles import Roles as Roles
-    from plnd.roles import find_roles as find_roles
-    from plnd.scores import Scores as Scores
+    from plnd.exchange.convert import convert as convert
+    from plnd.exchange.export import export as export
+    from plnd.io.corpus import read_documents as read_documents
+    from plnd.logit_lens.lens import lens as lens
+    from plnd.models.loading import load_model as load_model
+    from plnd.neurons.lape import lape as lape
+    from plnd.neurons.neuron_set import NeuronSet as NeuronSet
+    from plnd.neurons.overlap import overlap as overlap
+    from plnd.neurons.regions import Regions as Regions
+    from plnd.neurons.scores import Scores as Scores
+    from plnd.roles.deactivation import deactivated_rows as deactivated_rows
+    from plnd.roles.parallel import Parallel as Parallel
+    from plnd.roles.parallel import read_parallel as read_parallel
+    from plnd.roles.roles import Roles as Roles
+    from plnd.roles.roles import find_roles as find_roles
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
-from plnd.layout import Layout, Target
-from plnd.neurons import NeuronSet
+from plnd.models.layout import Layout, Target
+from plnd.neurons.neuron_set import NeuronSet
 
 Mode = Literal["auto", "weights", "activations"]
 MODES = ("auto", "weights", "activations")

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from plnd.artifacts import write_bytes
+from plnd.addresses import ATTENTION_PROJECTIONS
 from plnd.errors import PLNDError
-from plnd.families import ATTENTION_PROJECTIONS
+from plnd.io.files import write_bytes
 
 
 def plot_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], path: str | Path) -> None:
-    """One heat map per structure of `plnd.analysis.overlap`, side by side; the suffix of `path` sets the format."""
+    """One heat map per structure of `plnd.overlap`, side by side; the suffix of `path` sets the format."""
     plt = _pyplot()
     size = 1.6 + 0.55 * len(names)
     figure, axes = plt.subplots(
@@ -38,7 +38,7 @@ def plot_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], path:
 
 
 def plot_layers(counts: Mapping[str, Mapping[str, np.ndarray]], path: str | Path) -> None:
-    """Neurons per block, attention and feed-forward apart, one line per set of `plnd.analysis.layers`."""
+    """Neurons per block, attention and feed-forward apart, one line per set of `plnd.neurons.overlap.layers`."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), sharex=True, layout="constrained")
     for axis, title in zip(axes, ("attention", "feed-forward"), strict=True):

@@ -4,7 +4,8 @@
 
 Eq. 1 measures the block's output, so a change of attention also passes through the block's own feed-forward. For a
 random sample of neurons of every block and of `q_proj`, `k_proj`, `v_proj`, `o_proj` this prints Spearman's rank
-correlation between the parallel importance and eq. 1 by brute force (`plnd.oracle.sequential`), mean over blocks.
+correlation between the parallel importance and eq. 1 by brute force (`plnd.detection.oracle.sequential`), mean over
+blocks.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import argparse
 import numpy as np
 
 from plnd import DetectConfig, detect, load_model, read_documents
-from plnd.layout import Layout
-from plnd.models import demo_corpus, demo_model, load_tokenizer
-from plnd.oracle import sequential
+from plnd.demo_data import demo_corpus, demo_model
+from plnd.detection.oracle import sequential
+from plnd.models.layout import Layout
+from plnd.models.loading import load_tokenizer
 
 
 def main() -> None:

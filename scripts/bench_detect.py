@@ -32,10 +32,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plnd import DetectConfig, detect, load_model
-from plnd.families import split_address
-from plnd.layout import Layout, attribute
-from plnd.oracle import sequential
-from plnd.softmax import engine
+from plnd.addresses import split_address
+from plnd.detection.oracle import sequential
+from plnd.importance.softmax import engine
+from plnd.models.layout import Layout, attribute
 
 SETTINGS = {"FFN + V + O": "off", "with first_order Q, K": "first_order", "with exact Q, K": "exact"}
 FFN_SAMPLE = 32

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peft_plnd import NeuronSelectConfig
-from plnd.families import PROJECTIONS
+from plnd.addresses import PROJECTIONS
 
 SELECT = "neuron-select {:.1%}"
 LORA, MASKED, NOTHING = "LoRA r=8", "masked full", "nothing trained"

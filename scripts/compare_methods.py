@@ -30,7 +30,8 @@ import torch
 from tqdm import tqdm
 
 from plnd import DetectConfig, NeuronSet, Scores, deactivated, detect, lape, load_model, read_documents
-from plnd.models import demo_corpus, demo_model, load_tokenizer
+from plnd.demo_data import demo_corpus, demo_model
+from plnd.models.loading import load_tokenizer
 
 METHODS = ("plnd", "lape", "activation")
 PROJECTIONS = ("down_proj",)

@@ -24,8 +24,8 @@ from typing import Any
 from finetune import Settings, evaluate, run
 
 from plnd import PLNDError, load_model
-from plnd.artifacts import write_bytes
-from plnd.models import load_tokenizer
+from plnd.io.files import write_bytes
+from plnd.models.loading import load_tokenizer
 
 METHODS: dict[str, dict[str, Any]] = {
     "neurons": {"method": "neurons"},

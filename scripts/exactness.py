@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from plnd.families import ATTENTION_PROJECTIONS, PROJECTIONS, split_address
-from plnd.layout import Layout
-from plnd.observe import SITES, Observer
-from plnd.oracle import sequential
+from plnd.addresses import ATTENTION_PROJECTIONS, PROJECTIONS, split_address
+from plnd.detection.observer import SITES, Observer
+from plnd.detection.oracle import sequential
+from plnd.models.layout import Layout
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from tiny import TINY, VARIANTS, KeepFloat64, tiny_model  # noqa: E402

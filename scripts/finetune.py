@@ -40,12 +40,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from lm_eval_plnd.task_folder import tasks_folder
 from peft_plnd import NeuronSelectConfig
 from plnd import PLNDError, load_model, read_documents
-from plnd.artifacts import write_bytes
-from plnd.layout import Layout
-from plnd.models import load_tokenizer
-from plnd.tasks import tasks_folder
+from plnd.io.files import write_bytes
+from plnd.models.layout import Layout
+from plnd.models.loading import load_tokenizer
 
 METHODS = ("neurons", "lora", "full")
 RATES = {"neurons": 3e-4, "lora": 2e-4, "full": 2e-5}

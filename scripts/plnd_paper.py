@@ -21,21 +21,21 @@ from typing import Any
 import numpy as np
 
 from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
-from lm_eval_plnd.experiments.plan import BEST, OVERLAPPING, REGIONS, Setting
+from lm_eval_plnd.experiments.conditions import BEST, OVERLAPPING, REGIONS, Setting
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT
 from lm_eval_plnd.experiments.settings import TABLES, load_settings
-from plnd.analysis import STRUCTURES, layers, overlap
-from plnd.artifacts import write_csv
-from plnd.corpus import read_documents
-from plnd.detection import DetectConfig
+from plnd.detection.run import DetectConfig
+from plnd.detection.stability import measure_stability
 from plnd.errors import PLNDError
-from plnd.logit_lens import LensCounts, english_name, is_foreign, load_lens, mean_of_words
-from plnd.models import load_model, load_tokenizer
-from plnd.neurons import NeuronSet
+from plnd.io.corpus import read_documents
+from plnd.io.files import write_csv
+from plnd.logit_lens.lens import LensCounts, english_name, is_foreign, load_lens, mean_of_words
+from plnd.logit_lens.vocabulary import coverage, tokens, words
+from plnd.models.loading import load_model, load_tokenizer
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.overlap import STRUCTURES, layers, overlap
 from plnd.plots import plot_bars, plot_layers, plot_lines, plot_overlap
-from plnd.stability import measure_stability
 from plnd.statistics import as_ratio
-from plnd.vocabulary import coverage, tokens, words
 
 Run = Callable[[argparse.Namespace], None]
 

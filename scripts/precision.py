@@ -12,7 +12,8 @@ import argparse
 from itertools import islice
 
 from plnd import DetectConfig, detect, load_model, read_documents
-from plnd.models import demo_corpus, demo_model, load_tokenizer
+from plnd.demo_data import demo_corpus, demo_model
+from plnd.models.loading import load_tokenizer
 
 
 def main() -> None:

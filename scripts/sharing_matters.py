@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from plnd.artifacts import write_bytes, write_csv
 from plnd.errors import PLNDError
+from plnd.io.files import write_bytes, write_csv
 from plnd.plots import plot_lines
-from plnd.roles import ROLES, Roles
+from plnd.roles.roles import ROLES, Roles
 
 Panels = Mapping[str, Mapping[str, np.ndarray]]
 LABELS = [role.replace("_", "-") for role in ROLES]
@@ -247,8 +247,8 @@ def evaluator(args: argparse.Namespace, roles: Roles) -> Callable[[Mapping[str, 
     from lm_eval.tasks import TaskManager
 
     from lm_eval_plnd.model import PLNDLM
-    from plnd.models import load_model, load_tokenizer
-    from plnd.tasks import tasks_folder
+    from lm_eval_plnd.task_folder import tasks_folder
+    from plnd.models.loading import load_model, load_tokenizer
 
     tasks = roles.tasks
     if tasks is None:

@@ -16,7 +16,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
-from plnd.families import FAMILIES  # noqa: E402
+from plnd.models.families import FAMILIES  # noqa: E402
 from tiny import TINY, VARIANTS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

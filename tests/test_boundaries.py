@@ -1,13 +1,15 @@
-"""Who imports whom: `lm_eval_plnd -> plnd <- peft_plnd`, and neither plugin the other."""
+"""Who imports whom, down to the rooms of plnd: one table, no circle, and proofs that these tests can fail."""
 
 from __future__ import annotations
 
 import ast
+import configparser
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,44 @@ import pytest
 import plnd
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = sorted(f"plnd.{path.stem}" for path in (ROOT / "plnd").glob("*.py") if path.stem not in ("__init__", "__main__"))
-PLUGINS = [name for name in ("lm_eval_plnd", "peft_plnd") if (ROOT / name).is_dir()]
+
+# The import rules. A room is a folder or a file directly in a package; each may import the rooms listed beside it, and
+# itself. `docs/architecture.md` shows the same as a picture.
+GROUND = ("errors", "version", "addresses", "model_description", "statistics", "demo_data")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "plnd": ("version",),  # the package's face: all public names are loaded when they are first used
+    **dict.fromkeys((f"plnd.{room}" for room in GROUND), ("errors", "version", "addresses")),
+    "plnd.importance": (),
+    "plnd.io": GROUND,
+    "plnd.models": GROUND,
+    "plnd.neurons": (*GROUND, "io"),
+    "plnd.logit_lens": (*GROUND, "io", "models"),
+    "plnd.roles": (*GROUND, "io", "models", "neurons"),
+    "plnd.exchange": (*GROUND, "io", "models", "neurons"),
+    "plnd.deactivation": (*GROUND, "io", "models", "neurons"),
+    "plnd.detection": (*GROUND, "importance", "io", "models", "neurons", "deactivation"),
+    "plnd.plots": (*GROUND, "io"),
+    "plnd.any_artifact": (*GROUND, "io", "neurons", "roles"),
+    "plnd.commands": ("*",),
+    "plnd.__main__": ("commands",),
+}
+PLUGINS = ("lm_eval_plnd", "peft_plnd")
+
+
+def room_of(module: str) -> str:
+    """The room of a module of plnd: `plnd.models.layout` is in `plnd.models`."""
+    return ".".join(module.split(".")[:2])
+
+
+def module_name(path: Path) -> str:
+    """`plnd/models/layout.py` is plnd.models.layout, `plnd/models/__init__.py` plnd.models."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules(package: str) -> dict[str, str]:
+    """The modules of a package, by name, with their source."""
+    return {module_name(path): source for path, source in sources(package).items()}
 
 
 def imports_of(source: str) -> set[str]:
@@ -63,16 +101,114 @@ def modules_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+def names_imported(source: str) -> set[str]:
+    """Every module that a source may import, in full, anywhere in it: `from a import b` names `a` and `a.b`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def imports_between(package: str, sources_by_module: dict[str, str]) -> dict[str, set[str]]:
+    """Module to the modules of the same package that it imports; a name that is no module counts as its home."""
+    graph = {}
+    for module, source in sources_by_module.items():
+        inner = {name for name in names_imported(source) if name in sources_by_module and name != module}
+        if package in inner and any(name.startswith(f"{package}.") for name in inner):
+            inner.discard(package)  # `from plnd import deactivation` names the module, not the package's face
+        graph[module] = inner
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The places that import each other in a loop, some loop; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def trespasses(graph: dict[str, set[str]], rules: dict[str, tuple[str, ...]]) -> list[str]:
+    """The imports that the rules do not allow, `plnd.io.files imports plnd.models.layout`."""
+    found = []
+    for module, imported in sorted(graph.items()):
+        own, allowed = room_of(module), rules.get(room_of(module))
+        for name in sorted(imported):
+            room = room_of(name)
+            inside = room == own and not own == "plnd"
+            if allowed is None or not (inside or "*" in allowed or room.removeprefix("plnd.") in allowed):
+                found.append(f"{module} imports {name}")
+    return found
+
+
 @pytest.fixture(scope="module")
 def loaded_by_the_core() -> set[str]:
     """What is loaded after importing every core module."""
-    return modules_after(f"import {', '.join(CORE)}")
+    return modules_after(f"import {', '.join(sorted(set(modules('plnd')) - {'plnd.__main__'}))}")
 
 
-def test_the_core_is_found():
-    """The lists that the tests below run over are not empty."""
-    assert {"plnd.cli", "plnd.detection", "plnd.deactivation", "plnd.plots"} <= set(CORE)
-    assert "lm_eval_plnd" in PLUGINS
+def test_rooms_are_those_of_the_table():
+    """The table names each room of plnd, and no other."""
+    assert {room_of(module) for module in modules("plnd")} - {"plnd"} == MAY_IMPORT.keys() - {"plnd"}
+
+
+def test_rooms_import_what_the_table_allows():
+    """Each room knows only those that the table gives it, anywhere in its code."""
+    assert trespasses(imports_between("plnd", without_type_checking_of_the_face(modules("plnd"))), MAY_IMPORT) == []
+
+
+def without_type_checking_of_the_face(sources_by_module: dict[str, str]) -> dict[str, str]:
+    """The public names are declared for type checkers only, in the package's face; all else counts."""
+    face = sources_by_module["plnd"]
+    return sources_by_module | {"plnd": face[: face.index("if TYPE_CHECKING")]}
+
+
+@pytest.mark.parametrize("package", ["plnd", *PLUGINS])
+def test_no_circle(package):
+    """No two files, and no two rooms of plnd, import each other in a loop, not even in a function."""
+    found = modules(package)
+    graph = imports_between(package, without_type_checking_of_the_face(found) if package == "plnd" else found)
+    assert circle(graph) == []
+    rooms: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        rooms.setdefault(room_of(module), set()).update({room_of(name) for name in imported} - {room_of(module)})
+    assert circle(rooms) == []
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    """Importing `plnd.lens`, were it a module, would put it in the place of the function `plnd.lens`."""
+    direct = {module.split(".")[1] for module in modules("plnd") if module != "plnd"}
+    assert not direct & set(plnd.__all__)
+
+
+def test_public_names_are_still_theirs_when_everything_is_imported():
+    """After importing all modules each public name is what its home defines."""
+    everything = ", ".join(sorted(set(modules("plnd")) - {"plnd.__main__"}))
+    is_module = "isinstance(getattr(plnd, name), types.ModuleType)"
+    modules_after(f"import plnd, types, {everything}\nassert not any({is_module} for name in plnd.__all__)")
+
+
+@pytest.mark.parametrize("package", PLUGINS)
+def test_experiments_are_on_top(package):
+    """Nothing but `lm_eval_plnd.experiments` itself imports it."""
+    outside = {name: source for name, source in modules(package).items() if ".experiments" not in name}
+    assert [name for name, source in outside.items() if any(".experiments" in n for n in names_imported(source))] == []
+
+
+def test_every_package_is_installed():
+    """setup.cfg names every folder that holds modules: an editable install would not notice a missing one."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for package in ("plnd", *PLUGINS)
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert folders == set(settings["options"]["packages"].split()) - {"plnd_tasks"}
 
 
 @pytest.mark.parametrize("package", ["lm_eval", "matplotlib", "datasets", "cld3", "gcld3", "peft_plnd"])
@@ -108,6 +244,20 @@ def test_public_names_are_lazy():
 
 
 # proofs that the tests above can fail
+
+
+def test_circle_finds_one():
+    """Two modules that import each other, one of them in a function, are a circle; a chain is none."""
+    both = {"p.a": "import p.b", "p.b": "def f():\n    from p import a"}
+    assert set(circle(imports_between("p", both))) == {"p.a", "p.b"}
+    assert circle(imports_between("p", {"p.a": "import p.b", "p.b": "import os"})) == []
+
+
+def test_trespasses_finds_one():
+    """An import that the table does not allow is named; an unknown room may import nothing."""
+    graph = {"plnd.io.files": {"plnd.models.layout", "plnd.io.artifact", "plnd.errors"}, "plnd.new": {"plnd.errors"}}
+    expected = ["plnd.io.files imports plnd.models.layout", "plnd.new imports plnd.errors"]
+    assert trespasses(graph, MAY_IMPORT) == expected
 
 
 @pytest.mark.parametrize("package", ["lm_eval", "matplotlib"])

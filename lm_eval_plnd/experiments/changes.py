@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_eval_plnd.experiments.plan import Setting
+from lm_eval_plnd.experiments.conditions import Setting
 from lm_eval_plnd.experiments.results import BITS, SETTINGS, Samples, read_results, read_samples
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.errors import PLNDError

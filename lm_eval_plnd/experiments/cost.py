@@ -8,7 +8,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.plan import plan
+from lm_eval_plnd.experiments.conditions import plan
 from lm_eval_plnd.experiments.run import prepared
 from lm_eval_plnd.experiments.settings import Settings, expand
 
@@ -45,7 +45,7 @@ def estimate(settings: Settings) -> str:
     Raises:
         PLNDError: as `plnd.experiment` before it computes anything.
     """
-    from plnd.models import load_skeleton, load_tokenizer
+    from plnd.models.loading import load_skeleton, load_tokenizer
 
     tasks = prepared(settings)
     name, revision = expand(settings.model["pretrained"]), settings.model.get("revision")

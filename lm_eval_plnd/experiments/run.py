@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.plan import Setting, neuron_sets, plan, region_of, switched_off
+from lm_eval_plnd.experiments.conditions import Setting, neuron_sets, plan, region_of, switched_off
 from lm_eval_plnd.experiments.results import BITS, COLUMNS, ENVIRONMENT, NEURONS, RESULTS, SAMPLES, SETTINGS
 from lm_eval_plnd.experiments.settings import Settings, expand, load_settings
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.models.huggingface import HFLM
 
-    from plnd.neurons import NeuronSet
+    from plnd.neurons.neuron_set import NeuronSet
 
 SEED = 1234
 """Of few-shot examples and sampled generation, lm-eval's own."""
@@ -50,9 +50,9 @@ def detect_all(
 ) -> list[dict[tuple[str, str], NeuronSet]]:
     """The sets of each sample, whose scores and neurons are in `folder`; what is missing there is detected."""
     neurons = folder / NEURONS
-    from plnd.corpus import read_documents
-    from plnd.detection import DetectConfig, detect
-    from plnd.scores import Scores
+    from plnd.detection.run import DetectConfig, detect
+    from plnd.io.corpus import read_documents
+    from plnd.neurons.scores import Scores
 
     found = []
     read = dict.fromkeys(settings.languages, 0)  # documents that earlier samples took from the corpus
@@ -177,7 +177,7 @@ def mean(values: Sequence[float], weights: Sequence[float] | None = None) -> tup
 
 def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values: Values) -> list[list[Any]]:
     """The rows of `results.csv` for one setting, in the order of `COLUMNS`."""
-    from plnd.neurons import NeuronSet
+    from plnd.neurons.neuron_set import NeuronSet
 
     off = [0, 0.0, ""]
     if isinstance(neurons, NeuronSet):
@@ -204,7 +204,7 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
     """
     from lm_eval.tasks import TaskManager
 
-    from plnd.tasks import tasks_folder
+    from lm_eval_plnd.task_folder import tasks_folder
 
     paths = [str(tasks_folder()), *([settings.include_path] if settings.include_path else [])]
     wanted = {name: [item.task_of(x) for x in settings.languages_of(name)] for name, item in settings.tasks.items()}
@@ -269,8 +269,8 @@ def experiment(settings: Settings, output: str | Path) -> Path:
     """
     from tqdm import tqdm
 
-    from plnd.artifacts import write_bytes, write_csv
     from plnd.deactivation import deactivated
+    from plnd.io.files import write_bytes, write_csv
 
     output, tasks = Path(output), prepared(settings)
     _open_folder(settings, output)
@@ -327,9 +327,9 @@ def prepared(settings: Settings) -> dict[str, Task]:
     Raises:
         PLNDError: if a task, a corpus, the model or a region does not fit.
     """
-    from plnd.corpus import read_documents
-    from plnd.layout import Layout
-    from plnd.models import load_skeleton
+    from plnd.io.corpus import read_documents
+    from plnd.models.layout import Layout
+    from plnd.models.loading import load_skeleton
 
     tasks = load_tasks(settings)
     for language in settings.languages:
@@ -349,7 +349,7 @@ def _open_folder(settings: Settings, output: Path) -> None:
     Raises:
         PLNDError: if it holds another one, or cannot be written.
     """
-    from plnd.artifacts import write_bytes
+    from plnd.io.files import write_bytes
 
     try:
         for folder in (output, output / NEURONS, output / SAMPLES, output / LOCKS):

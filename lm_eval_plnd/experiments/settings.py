@@ -10,10 +10,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from plnd.addresses import PROJECTIONS
+from plnd.demo_data import demo_model
 from plnd.errors import PLNDError
-from plnd.families import PROJECTIONS
-from plnd.models import demo_model
-from plnd.regions import Regions
+from plnd.neurons.regions import Regions
 
 TABLES = {
     "table1": "generation",
@@ -336,7 +336,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_detection(settings: Settings) -> None:
-    from plnd.detection import DetectConfig
+    from plnd.detection.run import DetectConfig
 
     for name in settings.detection:
         if name not in DETECTION:

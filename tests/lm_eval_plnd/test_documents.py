@@ -16,12 +16,13 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, T5Config,
 
 from lm_eval_plnd.documents import in_one_line
 from lm_eval_plnd.model import PLNDLM
-from plnd.artifacts import file_digest
-from plnd.by_example import Choice, deactivated_rows
+from plnd.demo_data import demo_model
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.models import demo_model, load_model, load_tokenizer
-from plnd.parallel import Parallel
-from plnd.roles import Roles, find_roles
+from plnd.io.files import file_digest
+from plnd.models.loading import load_model, load_tokenizer
+from plnd.roles.deactivation import Choice, deactivated_rows
+from plnd.roles.parallel import Parallel
+from plnd.roles.roles import Roles, find_roles
 
 PROMPTS = [
     ["A cat sat on the mat.", "Eine Katze sass auf der Matte."],

@@ -19,11 +19,12 @@ from peft import get_peft_model
 from lm_eval_plnd.bridge import register
 from peft_plnd import NeuronSelectConfig
 from peft_plnd.layer import NeuronSelectLayer
-from plnd.checkpoint import export
-from plnd.cli import main
-from plnd.layout import Layout
-from plnd.models import demo_model, load_model, load_tokenizer
-from plnd.neurons import NeuronSet
+from plnd.commands.main import main
+from plnd.demo_data import demo_model
+from plnd.exchange.export import export
+from plnd.models.layout import Layout
+from plnd.models.loading import load_model, load_tokenizer
+from plnd.neurons.neuron_set import NeuronSet
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 CHOICE, GENERATION = "leaderboard_bbh_boolean_expressions", "gsm8k"

@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from lm_eval_plnd.model import PLNDLM
 from plnd.deactivation import deactivated
+from plnd.demo_data import demo_model
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.layout import Layout
-from plnd.models import demo_model, load_model
-from plnd.neurons import NeuronSet
+from plnd.models.layout import Layout
+from plnd.models.loading import load_model
+from plnd.neurons.neuron_set import NeuronSet
 
 TEXTS = ["Ein kleiner Satz.", "Another sentence, a little longer than the first.", "短句。"]
 COMMON = {"device": "cpu", "dtype": "float32", "batch_size": 2, "max_length": 64}

@@ -11,9 +11,10 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
+from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
-from plnd.layout import Layout
-from plnd.models import demo_corpus, demo_model, load_model
+from plnd.models.layout import Layout
+from plnd.models.loading import load_model
 from tuning import make_mask
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import peft_plnd
 from peft_plnd import NeuronSelectConfig
-from plnd.models import demo_model, load_model, load_tokenizer
+from plnd.demo_data import demo_model
+from plnd.models.loading import load_model, load_tokenizer
 from tiny import tiny_model
 from tuning import batch, fill, loss_of
 

@@ -10,7 +10,7 @@ from torch import nn
 from peft_plnd import NeuronSelectConfig
 from peft_plnd.selection import draw
 from plnd.errors import FamilyError, ModelMismatchError, PLNDError
-from plnd.layout import Layout
+from plnd.models.layout import Layout
 from tiny import tiny_model
 from tuning import batch, fill, make_mask
 

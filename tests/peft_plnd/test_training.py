@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peft_plnd import NeuronSelectConfig
-from plnd.layout import Layout
+from plnd.models.layout import Layout
 from tiny import KeepFloat64, tiny_model
 from tuning import batch, fill, loss_of, make_mask, steps
 

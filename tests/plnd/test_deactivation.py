@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from plnd.deactivation import deactivate, deactivated
 from plnd.errors import FamilyError, ModelMismatchError, PLNDError
-from plnd.layout import Layout
-from plnd.neurons import NeuronSet
+from plnd.models.layout import Layout
+from plnd.neurons.neuron_set import NeuronSet
 from tiny import logits, tiny_model
 
 

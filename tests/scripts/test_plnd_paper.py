@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from handmade import make_neurons
-from lm_eval_plnd.experiments.plan import plan
+from lm_eval_plnd.experiments.conditions import plan
 from lm_eval_plnd.experiments.results import COLUMNS
 from lm_eval_plnd.experiments.run import rows
 from lm_eval_plnd.experiments.settings import parse_settings
-from plnd.artifacts import write_csv
 from plnd.errors import PLNDError
+from plnd.io.files import write_csv
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "plnd_paper.py"
 SETTINGS = """

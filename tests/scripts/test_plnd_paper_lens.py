@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from plnd import DetectConfig, load_model, read_documents
-from plnd.logit_lens import LensCounts, lens_panels, save_lens
-from plnd.models import demo_corpus, demo_model, load_tokenizer
-from plnd.stability import measure_stability
+from plnd.demo_data import demo_corpus, demo_model
+from plnd.detection.stability import measure_stability
+from plnd.logit_lens.lens import LensCounts, lens_panels, save_lens
+from plnd.models.loading import load_tokenizer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "plnd_paper.py"
 CORPORA = demo_corpus("detect") / "corpora"

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_eval_plnd.parallel import parallel_tasks
-from plnd.artifacts import write_csv
-from plnd.attribution import COLUMNS, Attribution
-from plnd.models import demo_model, load_model, load_tokenizer
-from plnd.roles import ROLES, Roles, find_roles
+from lm_eval_plnd.parallel_tasks import parallel_tasks
+from plnd.demo_data import demo_model
+from plnd.io.files import write_csv
+from plnd.models.loading import load_model, load_tokenizer
+from plnd.roles.attribution import COLUMNS, Attribution
+from plnd.roles.roles import ROLES, Roles, find_roles
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sharing_matters.py"
 LANGUAGES = ("en", "de", "zh")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from plnd.families import PROJECTIONS
-from plnd.neurons import NeuronSet
-from plnd.scores import Scores
+from plnd.addresses import PROJECTIONS
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.scores import Scores
 
 WIDTHS = {"q_proj": 6, "k_proj": 4, "v_proj": 4, "o_proj": 6, "gate_proj": 8, "up_proj": 8, "down_proj": 8}
 MODEL: dict[str, Any] = {

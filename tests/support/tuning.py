@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from handmade import neurons_metadata
-from plnd.layout import Layout
-from plnd.neurons import NeuronSet
+from plnd.models.layout import Layout
+from plnd.neurons.neuron_set import NeuronSet
 
 
 def make_mask(model: nn.Module, path: Path, *, every: int = 4, experts: bool = False) -> NeuronSet:

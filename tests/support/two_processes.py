@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from plnd import cli, detection
-from plnd.detection import DetectConfig, detect
+from plnd.commands import main as cli
+from plnd.detection import run as detection
+from plnd.detection.processes import Processes
+from plnd.detection.run import DetectConfig, detect
 from plnd.errors import CorpusError
-from plnd.processes import Processes
 from tiny import tiny_model
 
 CONFIG = DetectConfig(language="xx", min_length=4, batch_size=2, qk="exact")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lm_eval_plnd.datasets import xquad
-from lm_eval_plnd.metrics import answer_scores
+from lm_eval_plnd.rows.benchmarks import xquad
+from lm_eval_plnd.scoring.answers import answer_scores
 
 LANGUAGES = "en de es ru zh vi th ar el tr hi ro".split()
 APART = 397  # another question's answer comes from this many rows on: another article

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from lm_eval_plnd.experiments.plan import Setting, plan, region_of
+from lm_eval_plnd.experiments.conditions import Setting, plan, region_of
 from lm_eval_plnd.experiments.run import experiment, load_tasks, mean
 from lm_eval_plnd.experiments.settings import load_settings
-from plnd.cli import main
+from plnd.commands.main import main
 from plnd.errors import PLNDError
-from plnd.neurons import NeuronSet
-from plnd.scores import Scores
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.scores import Scores
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 TEXT = {"task": "plnd_text_{language}", "metadata": {"data_dir": "plnd:corpus/evaluate", "text_documents": "all"}}
@@ -112,8 +112,8 @@ def test_bits_per_byte_are_those_of_the_model(finished):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    from plnd.models import demo_corpus, demo_model
-    from plnd.tasks import tasks_folder
+    from lm_eval_plnd.task_folder import tasks_folder
+    from plnd.demo_data import demo_corpus, demo_model
 
     metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"}
     arguments = {"pretrained": str(demo_model()), "dtype": "float32", "max_length": 64, "add_bos_token": False}
@@ -269,7 +269,8 @@ def test_the_plan_on_the_command_line(tiny, tmp_path, capsys):
 def test_tokens_of_the_plan_are_the_tokenizers(tiny):
     """What is read is the prompts' own number of tokens."""
     from lm_eval_plnd.experiments.cost import cost
-    from plnd.models import demo_model, load_tokenizer
+    from plnd.demo_data import demo_model
+    from plnd.models.loading import load_tokenizer
 
     tasks, tokenizer = load_tasks(tiny()), load_tokenizer(str(demo_model()))
     found = cost(tasks["plnd_cued_xquad_en"], 2, tokenizer)

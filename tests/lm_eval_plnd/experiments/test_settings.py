@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from lm_eval_plnd.experiments.settings import expand, load_settings, parse_settings
+from plnd.demo_data import demo_model
 from plnd.errors import PLNDError
-from plnd.models import demo_model
 
 FOLDER = Path(__file__).resolve().parents[3] / "scripts" / "settings"
 GOOD = """

@@ -1,0 +1,1 @@
+"""The subcommands of `plnd` that need lm-eval."""

@@ -1,0 +1,1 @@
+"""A model card of one setting of an experiment."""

@@ -1,0 +1,425 @@
+"""`plnd report`: one HTML page of an experiment's folder, with everything in it, that asks no one for anything.
+
+The page is made of what lies in the folder, all of it optional: the files of `plnd experiment`; plots (`.png`, `.svg`)
+and tables (`.csv`) of the scripts, which belong together where their names do; artifacts; `results.json` of
+`scripts/enhancement.py`; `commands.sh`, shown as it is. The same folder gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import hashlib
+import io
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_plnd.experiments import results
+from lm_eval_plnd.experiments.report.page import (
+    Cell,
+    Plot,
+    Section,
+    Table,
+    breakable,
+    change_cell,
+    digest_cell,
+    number_cell,
+    share_cell,
+    shown,
+)
+from lm_eval_plnd.experiments.report.scores import look_of, score_sections
+from lm_eval_plnd.experiments.results import Row
+from plnd.errors import PLNDError
+
+if TYPE_CHECKING:
+    pass
+
+PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
+COMMANDS = "commands.sh"
+OF_A_MODEL = ("config.json", "adapter_config.json")
+"""Beside one of these, a safetensors file holds weights."""
+OF_EXPERIMENT = (*(f"table{n}" for n in (1, 2, 3, 4, 5, 8, 9, 10, 11)), *(f"figure{n}" for n in (3, 5, 6)))
+"""Items of the PLND paper that read the experiment's folder; others have inputs of their own."""
+OF_ATTRIBUTION = ("figure9", "figure10", "figure11", "table1")
+"""Items of Sharing Matters that read the scores of `plnd roles --attribution`."""
+CURVES = ("panel", "curve", "block", "value")
+"""Columns of the scripts' figures, which read better as one table per panel with a column per curve."""
+
+
+class ReportCommand:
+    """The subcommand (entry point `plnd.commands: report`)."""
+
+    help = "make one self-contained HTML page of an experiment's folder: tables, plots, settings, digests, commands"
+    example = "plnd report experiment --output experiment.html"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the subcommand's options."""
+        parser.add_argument("folder", metavar="DIR", help="what `plnd experiment` or the scripts of the figures wrote")
+        parser.add_argument("--output", help="page to write (default: DIR/report.html)")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Writes the page and says where."""
+        from plnd.io.files import check_writable, write_bytes
+
+        folder = _folder(args.folder)
+        output = Path(args.output) if args.output else folder / "report.html"
+        check_writable(output)
+        page = make_page(folder, progress=True).encode()
+        write_bytes(page, output)
+        print(f"{output}: {len(page):,} bytes; sha256 {hashlib.sha256(page).hexdigest()}")
+
+
+def make_page(folder: str | Path, *, progress: bool = False) -> str:
+    """The page of an experiment's folder.
+
+    Args:
+        folder: what `plnd experiment` or the scripts of the figures wrote.
+        progress: show a bar over the statistics.
+
+    Returns:
+        HTML, complete in itself; the same for the same files.
+
+    Raises:
+        PLNDError: if the folder is missing, holds nothing to report, or a file in it is damaged.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from plnd.version import __version__
+
+    folder = _folder(folder)
+    rows = results.read_results(folder) if (folder / results.RESULTS).is_file() else []
+    sections = _sections(folder, rows, progress)
+    if not sections:
+        raise PLNDError(
+            f"{folder}: nothing to report there; expected {results.RESULTS} of `plnd experiment`, or the scripts' plots"
+            " (.png, .svg), tables (.csv) and artifacts (.safetensors)"
+        )
+    environment = Environment(
+        loader=PackageLoader("lm_eval_plnd.experiments.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = breakable
+    return environment.get_template("report.html").render(
+        title=folder.resolve().name, facts=_facts(folder, rows), sections=sections, version=__version__
+    )
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "no such folder"
+        raise PLNDError(f"{folder}: {found}; expected a folder that `plnd experiment` wrote")
+    return folder
+
+
+def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section]:
+    """What the folder has, in reading order."""
+    drawn = [*_figures(folder), _enhancement(folder)]
+    done = [_switched_off(rows), _artifacts(folder), _settings(folder)]
+    if not any(s.tables or s.plots or s.code for s in (*drawn, *done)):
+        return []
+    done.append(_commands(folder, rows))
+    scores = score_sections(folder, rows, progress)  # the longest work after all that can be refused
+    return [s for s in (*drawn, *scores, *done) if s.tables or s.plots or s.code]
+
+
+def _facts(folder: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The line of facts under the title."""
+    from plnd.io.files import file_digest
+
+    if not rows:
+        return []
+    languages = dict.fromkeys(row.task_language for row in rows if row.task_language)
+    documents = sorted({row.documents for row in rows})
+    several = "" if len(documents) == 1 else f" to {documents[-1]:,}"
+    return [
+        ("settings", f"{len({row.setting for row in rows}):,}"),
+        ("tasks", f"{len({row.task for row in rows}):,}"),
+        ("languages", ", ".join(languages) or "–"),
+        ("documents a task", f"{documents[0]:,}{several}"),
+        ("SHA-256 of results.csv", file_digest(folder / results.RESULTS)),
+    ]
+
+
+# plots and tables of the scripts
+
+
+def _figures(folder: Path) -> list[Section]:
+    """A section per item: the plots and tables whose names begin with its name."""
+    sections: dict[str, Section] = {}
+    for path in _files(folder):
+        if path.suffix not in (*PLOTS, ".csv") or path == folder / results.RESULTS:
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        item = re.match(r"(.*(?:figure|table)\d+)_", name)
+        section = sections.setdefault(item[1] if item else name, Section(item[1] if item else name))
+        if path.suffix == ".csv":
+            section.tables += _csv_tables(path)
+        else:
+            data = base64.b64encode(_bytes(path)).decode()
+            section.plots.append(Plot(path.name, f"data:{PLOTS[path.suffix]};base64,{data}"))
+    for section in sections.values():
+        section.tables = [
+            replace(table, folded=table.long or bool(section.plots and "table" not in section.name))
+            for table in section.tables
+        ]
+    return [sections[name] for name in sorted(sections, key=results.in_order)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files in the folder and below, but for hidden ones, in order."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(visible, key=lambda path: results.in_order(path.relative_to(folder).as_posix()))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PLNDError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _csv_tables(path: Path) -> list[Table]:
+    try:
+        lines = list(csv.reader(io.StringIO(results.read_text(path), newline=""), strict=True))
+    except csv.Error as error:
+        raise PLNDError(f"{path}: not a CSV file ({error})") from None
+    if not lines:
+        raise PLNDError(f"{path}: empty, expected a table with a header")
+    header, *rows = lines
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise PLNDError(f"{path}: row {number} has {len(row)} values, expected {len(header)}")
+    if not rows:
+        return []
+    if panels := _panels(header, rows):
+        return panels
+    columns = [[_csv_cell(text) for text in column] for column in zip(*rows, strict=True)]
+    for cells in columns:
+        if any(cell.kind == "number" for cell in cells):  # then a dash stands where a number would
+            cells[:] = [replace(cell, kind="number") if cell.text == "–" else cell for cell in cells]
+    return [Table(path.name, header, [list(row) for row in zip(*columns, strict=True)])]
+
+
+def _panels(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
+    """A table per value of the first column, where rows hold one number for each pair of the next two; else none."""
+    if len(header) != 4 or any(_float(row[3]) is None for row in rows):
+        return []
+    across, down = (1, 2) if header[2] == "block" else (2, 1)
+    tables = []
+    for panel in dict.fromkeys(row[0] for row in rows):
+        chosen = [row for row in rows if row[0] == panel]
+        values = {(row[down], row[across]): row[3] for row in chosen}
+        downs, acrosses = (list(dict.fromkeys(row[place] for row in chosen)) for place in (down, across))
+        if len(values) != len(chosen) or len(values) != len(downs) * len(acrosses):
+            return []
+        lines = [[Cell(y), *(_csv_cell(values[y, x]) for x in acrosses)] for y in downs]
+        caption = panel if header[3] == "value" else f"{panel}: {header[3]}"
+        tables.append(Table(caption, [header[down], *acrosses], lines))
+    return tables
+
+
+def _csv_cell(text: str) -> Cell:
+    number = _float(text)
+    if number is None:
+        return Cell(text or "–")
+    if not math.isfinite(number):
+        return Cell("–", kind="number")
+    if text.lstrip("-").isdigit():
+        return Cell(f"{int(text):,}".replace("-", "−"), text, "number")
+    return Cell(shown(number), text, "number")
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _enhancement(folder: Path) -> Section:
+    """The change that training made, of every `results.json` that `scripts/enhancement.py` wrote."""
+    section = Section("enhancement")
+    for path in _files(folder):
+        if path.name != "results.json":
+            continue
+        found = results.read_json(path)
+        if not {"base", "runs"} <= found.keys():
+            continue
+        try:
+            section.tables += _enhancement_tables(path.relative_to(folder).as_posix(), found["base"], found["runs"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise PLNDError(f"{path}: not what scripts/enhancement.py writes; run it again") from None
+    return section
+
+
+def _enhancement_tables(name: str, base: Mapping[str, Any], runs: Mapping[str, Any]) -> list[Table]:
+    tables = []
+    for metric in dict.fromkeys(metric for metrics in base.values() for metric in metrics):
+        tasks = [task for task in base if metric in base[task]]
+        dash = Cell("–", kind="number")
+        lines = [[Cell("nothing"), dash, Cell("–"), dash, *(number_cell(float(base[task][metric])) for task in tasks)]]
+        for key in sorted(runs, key=results.in_order):
+            language, documents, method = key.split("-", 2)
+            trained = f"{runs[key]['trained_parameters']:,}"
+            line = [Cell(language), Cell(documents, kind="number"), Cell(method), Cell(trained, kind="number")]
+            for task in tasks:
+                change = runs[key]["after"][task][metric] - base[task][metric]
+                line.append(change_cell(change))
+            lines.append(line)
+        header = ["trained on", "documents", "method", "parameters", *tasks]
+        looks = ["original", *("control" if line[2].text == "random" else "" for line in lines[1:])]
+        tables.append(Table(f"{name}, {metric}: score of the base model, change after training", header, lines, looks))
+    return tables
+
+
+# what was done
+
+
+def _switched_off(rows: Sequence[Row]) -> Section:
+    """Every setting once: what was off in it."""
+    section = Section("what was switched off")
+    lines, looks = [], []
+    for row in results.first_of_each(rows):
+        texts = (row.setting, row.neurons, row.language, row.region, row.control, row.seed, row.sample)
+        numbers = [Cell(f"{row.deactivated:,}", kind="number"), share_cell(row.share)]
+        lines.append([*(Cell(text or "–") for text in texts), *numbers, digest_cell(row.mask_sha256)])
+        looks.append(look_of(row))
+    if lines:
+        header = ["setting", "neurons", "language", "region", "control", "seed", "sample", "off", "of all", "SHA-256"]
+        section.tables.append(Table("settings, with the digest of the neurons", header, lines, looks))
+    return section
+
+
+def _artifacts(folder: Path) -> Section:
+    """Every artifact in the folder: what it holds, of which corpus, and its digests."""
+    from plnd.any_artifact import load
+    from plnd.io.artifact import ROLES, SCORES
+    from plnd.io.files import file_digest
+    from plnd.neurons.neuron_set import NeuronSet
+
+    section, lines = Section("artifacts"), []
+    for path in _files(folder):
+        if path.suffix != ".safetensors" or any((path.parent / name).is_file() for name in OF_A_MODEL):
+            continue
+        artifact = load(path)
+        metadata = artifact.metadata
+        corpus = metadata["corpus"]
+        neurons = artifact if isinstance(artifact, NeuronSet) else None
+        kind = {SCORES: "scores", ROLES: "roles"}.get(metadata["format"], "neurons")
+        languages = metadata["languages"] if kind == "roles" else [metadata["language"]]
+        lines.append(
+            [
+                Cell(path.relative_to(folder).as_posix()),
+                Cell(kind),
+                Cell(", ".join(filter(None, languages)) or "–"),
+                Cell("–" if neurons is None else f"{len(neurons):,}", kind="number"),
+                Cell("–" if neurons is None else results.rule_in_words(metadata), kind="words"),
+                Cell(f"{corpus['documents']:,}", kind="number"),
+                Cell(f"{corpus['tokens']:,}", kind="number"),
+                digest_cell(corpus["sha256"]),
+                digest_cell(file_digest(path)),
+            ]
+        )
+    if lines:
+        header = "file,kind,language,neurons,rule,documents,tokens,corpus SHA-256,file SHA-256".split(",")
+        section.tables.append(Table("scores, neurons and roles", header, lines))
+    return section
+
+
+def _settings(folder: Path) -> Section:
+    """The experiment's settings and the software that ran it."""
+    section = Section("settings and software")
+    if (folder / results.SETTINGS).is_file():
+        section.code.append((results.SETTINGS, results.read_text(folder / results.SETTINGS)))
+    if (folder / results.ENVIRONMENT).is_file():
+        found = results.read_json(folder / results.ENVIRONMENT)
+        lines = [[Cell(name), Cell(results.plain(value))] for name, value in sorted(found.items())]
+        section.tables.append(Table("versions", ["name", "version"], lines))
+    return section
+
+
+def _commands(folder: Path, rows: Sequence[Row]) -> Section:
+    """What to type to get all of it again, from the folder above this one."""
+    section = Section("to repeat it")
+    name = shlex.quote(folder.resolve().name)
+    lines = []
+    if (folder / results.SETTINGS).is_file():
+        lines.append(f"plnd experiment {name}/{results.SETTINGS} --output {name}-again")
+    lines += [_roles_command(folder, path) for path in _files(folder) if _is_roles(path)]
+    lines += _drawing(folder, name)
+    lines.append(f"plnd report {name}")
+    section.code.append(("all of it", "\n".join(lines) + "\n"))
+    if rows and (folder / results.SETTINGS).is_file():
+        from lm_eval_plnd.experiments.settings import load_settings
+
+        settings = load_settings(folder / results.SETTINGS)
+        commands = results.commands(settings, dict.fromkeys(row.item for row in rows))
+        section.code.append(("an evaluation with lm-eval alone", "\n".join(commands.values()) + "\n"))
+        firsts = results.first_of_each(rows)
+        models = [Cell(results.arguments(row, settings, folder.resolve().name), kind="code") for row in firsts]
+        cells = [[Cell(row.setting), model] for row, model in zip(firsts, models, strict=True)]
+        caption = "$MODEL in these commands, for each setting"
+        looks = [look_of(row) for row in firsts]
+        section.tables.append(Table(caption, ["setting", "$MODEL"], cells, looks, folded=True))
+    if (folder / COMMANDS).is_file():
+        section.code.append((COMMANDS, results.read_text(folder / COMMANDS)))
+    return section
+
+
+def _drawing(folder: Path, name: str) -> list[str]:
+    """The scripts' command for every figure and table that is named as they name them."""
+    commands = []
+    roles = [path for path in _files(folder) if _is_roles(path)]
+    scores = [path for path in _files(folder) if path.name.endswith("attribution.csv")]
+    for path in _files(folder):
+        base = path.relative_to(folder).with_suffix("").as_posix()
+        if path.suffix != ".csv" or not re.fullmatch(r"(figure|table)\d+", path.stem):
+            continue
+        if (folder / results.RESULTS).is_file():
+            script, inputs = "plnd_paper", [name] if path.stem in OF_EXPERIMENT else []
+        else:
+            used = scores if path.stem in OF_ATTRIBUTION else roles[:1] if path.stem == "table2" else roles
+            script, inputs = "sharing_matters", [f"{name}/{_quoted(folder, found)}" for found in used]
+        if inputs:
+            words = ["python", f"scripts/{script}.py", path.stem, *inputs, "--output", f"{name}/{shlex.quote(base)}"]
+            commands.append(" ".join(words))
+    return commands
+
+
+def _is_roles(path: Path) -> bool:
+    return path.name.endswith(".roles.safetensors")
+
+
+def _quoted(folder: Path, path: Path) -> str:
+    return shlex.quote(path.relative_to(folder).as_posix())
+
+
+def _roles_command(folder: Path, path: Path) -> str:
+    """The command that made a roles artifact, from what it says of itself."""
+    from plnd.roles.roles import Roles
+
+    metadata = Roles.load(path).metadata
+    model, method, corpus = metadata["model"], metadata["method"], metadata["corpus"]
+    options = ["--model", model["name"] or "MODEL"]
+    options += ["--revision", model["revision"]] if model["revision"] else []
+    options += (
+        ["--tasks", ",".join(metadata["tasks"])] if metadata["tasks"] else ["--parallel", corpus["source"] or "FILE"]
+    )
+    options += ["--limit", str(corpus["documents"]), "--tokens", method["tokens"]]
+    options += ["--thresholds", ",".join(f"{threshold:g}" for threshold in method["thresholds"])]
+    options += ["--num_fewshot", str(corpus["fewshot"])] if corpus["fewshot"] else []
+    name = shlex.quote(folder.resolve().name)
+    return f"{shlex.join(['plnd', 'roles', *options])} --output {name}/{_quoted(folder, path)}"

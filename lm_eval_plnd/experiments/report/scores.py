@@ -1,0 +1,213 @@
+"""The scores of an experiment as tables, with their changes, intervals and p-values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lm_eval_plnd.experiments import results
+from lm_eval_plnd.experiments.report.page import (
+    Cell,
+    Section,
+    Table,
+    change_cell,
+    in_full,
+    number_cell,
+    share_cell,
+    shown,
+    signed,
+)
+from lm_eval_plnd.experiments.results import BITS, TEXT, Row
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SURE = 0.05
+"""Differences of a smaller p-value are bold."""
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How sure a score is.
+
+    Attributes:
+        low, high: ends of its interval; nan where it has none.
+        p_value: that the difference from the original is chance; nan where they cannot be compared.
+    """
+
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
+
+
+Key = tuple[str, str, str]
+"""Setting, task and metric."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of an experiment, and what is known beside them.
+
+    Attributes:
+        by_key: rows by setting, task and metric.
+        text: bits per byte by setting and language.
+        certainty: of each row.
+        plain: name of the setting in which nothing was switched off; None if there is none.
+    """
+
+    by_key: Mapping[Key, Row]
+    text: Mapping[tuple[str, str], Row]
+    certainty: Mapping[Key, Certainty]
+    plain: str | None
+
+    def change(self, row: Row) -> float:
+        """Difference from the original; nan for the original itself, and where that was not evaluated."""
+        old = self.by_key.get((self.plain or "", row.task, row.metric))
+        return math.nan if old is None or row.original else row.value - old.value
+
+    def bits(self, row: Row) -> Row | None:
+        """The bits per byte of a row's setting in the language of its task."""
+        return self.text.get((row.setting, row.task_language))
+
+
+def _scores(folder: Path, rows: Sequence[Row], progress: bool) -> Scores:
+    from tqdm import tqdm
+
+    by_key = {(row.setting, row.task, row.metric): row for row in rows}
+    plain = next((row.setting for row in rows if row.original), None)
+    samples = {row.setting: results.read_samples(folder, row.setting) for row in results.first_of_each(rows)}
+    certainty = {}
+    for row in tqdm(rows, desc="statistics", unit=" scores", disable=not progress):
+        old = by_key.get((plain or "", row.task, row.metric))
+        before = None if old is None or row.original else _values(old, samples[old.setting])[0]
+        certainty[row.setting, row.task, row.metric] = _certainty(row, samples[row.setting], before)
+    text = {(row.setting, row.task_language): row for row in rows if (row.item, row.metric) == (TEXT, BITS)}
+    return Scores(by_key, text, certainty, plain)
+
+
+def _certainty(row: Row, samples: results.Samples, before: np.ndarray | None) -> Certainty:
+    """Interval, and p-value against the original's values, from the documents.
+
+    Bits per byte are a mean weighted by the documents' bytes w: Σ w·v / Σ w, the plain mean of w·v / w̄. That is what
+    the test compares; the interval is that of the ratio.
+    """
+    from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value
+
+    values, weights = _values(row, samples)
+    if values is None:
+        return Certainty()
+    low, high = bootstrap_interval(as_ratio(weights * values, weights))
+    if before is None or len(before) != len(values):
+        return Certainty(low, high)
+    return Certainty(low, high, paired_p_value(weights * values, weights * before))
+
+
+def _values(row: Row, samples: results.Samples) -> tuple[np.ndarray | None, np.ndarray]:
+    """A row's values and their weights, which have the mean 1, both [documents]; None where they were not kept."""
+    import numpy as np
+
+    metrics = samples.get(row.task, {})
+    try:
+        values = np.asarray(metrics[row.metric], dtype=np.float64)
+        weights = np.ones_like(values)
+        if row.metric == BITS:
+            weights = np.asarray(metrics["bytes"], dtype=np.float64)
+    except (KeyError, TypeError, ValueError):
+        return None, np.empty(0)
+    if values.ndim != 1 or values.shape != weights.shape or not len(values) or not weights.sum() > 0:
+        return None, np.empty(0)
+    weights = weights / weights.mean()
+    fits = math.isclose(float((weights * values).mean()), row.value, rel_tol=1e-6, abs_tol=1e-9)
+    return (values, weights) if fits else (None, weights)
+
+
+def score_sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section]:
+    """A section per item: all settings against all languages, then each task with its statistics."""
+    if not rows:
+        return []
+    scores = _scores(folder, rows, progress)
+    sections = []
+    for item in dict.fromkeys(row.item for row in rows):
+        section = Section(item)
+        for metric in dict.fromkeys(row.metric for row in rows if row.item == item):
+            chosen = [row for row in rows if (row.item, row.metric) == (item, metric)]
+            section.tables.append(_overview(item, metric, chosen, scores))
+            for task in dict.fromkeys(row.task for row in chosen):
+                section.tables.append(_task_table([row for row in chosen if row.task == task], scores))
+        sections.append(section)
+    return sections
+
+
+def _overview(item: str, metric: str, rows: Sequence[Row], scores: Scores) -> Table:
+    """Settings by tasks, and beside them the same settings' bits per byte in the tasks' languages."""
+    tasks = {row.task: row for row in rows}
+    languages = [row.task_language for row in tasks.values()]
+    short = all(languages) and len(set(languages)) == len(tasks)
+    header = ["setting", *(row.task_language if short else task for task, row in tasks.items())]
+    by_place = {(row.setting, row.task): row for row in rows}
+    settings = results.first_of_each(rows)
+    parts = [[[by_place.get((row.setting, task)) for task in tasks] for row in settings]]
+    if item != TEXT and any(scores.bits(row) for row in rows):
+        header += [f"bits/byte, {language}" for language in dict.fromkeys(languages)]
+        beside = {row.task_language: task for task, row in reversed(tasks.items())}
+        chosen = [[by_place.get((row.setting, beside[x])) for x in dict.fromkeys(languages)] for row in settings]
+        parts.append([[None if row is None else scores.bits(row) for row in line] for line in chosen])
+    lines = [[Cell(row.setting)] for row in settings]
+    for part in parts:
+        changes = [abs(scores.change(row)) for line in part for row in line if row is not None]
+        most = max(filter(math.isfinite, changes), default=0.0)
+        for cells, line in zip(lines, part, strict=True):
+            cells += [_tinted(row, scores, most) for row in line]
+    what = "score of the original, change of every other setting" if scores.plain else "scores"
+    return Table(f"{item}, {metric}: {what}", header, lines, [look_of(row) for row in settings])
+
+
+def _tinted(row: Row | None, scores: Scores, most: float) -> Cell:
+    """A row's change, tinted by its size against the largest; its score where there is nothing to compare it with."""
+    if row is None:
+        return Cell("–", kind="number")
+    change = scores.change(row)
+    if not math.isfinite(change):
+        return number_cell(row.value)
+    sure = scores.certainty[row.setting, row.task, row.metric].p_value < SURE
+    return Cell(signed(change), repr(change), "number", change / most if most > 0 else 0.0, strong=sure)
+
+
+def _task_table(rows: Sequence[Row], scores: Scores) -> Table:
+    """One task in one metric: every setting with its statistics and, beside it, the bits per byte of the language."""
+    task, metric, language = rows[0].task, rows[0].metric, rows[0].task_language
+    beside = rows[0].item != TEXT and any(scores.bits(row) for row in rows)
+    lines = []
+    for row in rows:
+        found = scores.certainty[row.setting, row.task, row.metric]
+        line = [
+            Cell(row.setting),
+            number_cell(row.value, strong=True),
+            change_cell(scores.change(row)),
+            Cell(_p_text(found.p_value), in_full(found.p_value), "number", strong=found.p_value < SURE),
+            Cell("–" if math.isnan(found.low) else f"{shown(found.low)} to {shown(found.high)}", kind="number"),
+            number_cell(row.stderr),
+        ]
+        if beside:
+            bits = scores.bits(row)
+            value, change = (bits.value, scores.change(bits)) if bits else (math.nan, math.nan)
+            line += [number_cell(value), change_cell(change)]
+        neurons = [Cell(f"{row.deactivated:,}", kind="number"), share_cell(row.share)]
+        lines.append([*line, *neurons, Cell(f"{row.documents:,}", kind="number")])
+    header = ["setting", metric, "change", "p", "95 % interval", "stderr"]
+    header += [f"bits/byte, {language}", "their change"] if beside else []
+    header += ["neurons off", "of all", "documents"]
+    caption = f"{task}{f' ({language})' if language else ''}, {metric}: every setting with its statistics"
+    return Table(caption, header, lines, [look_of(row) for row in rows], folded=True)
+
+
+def look_of(row: Row) -> str:
+    """What the style sheet calls a row of this setting."""
+    return "original" if row.original else "control" if row.control else ""
+
+
+def _p_text(p_value: float) -> str:
+    return "–" if math.isnan(p_value) else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -1,0 +1,506 @@
+"""The rows of the tasks in `tasks/`: what their YAML files name as `custom_dataset`.
+
+lm-eval calls these functions with a task's metadata, which holds all of `--metadata` and `--model_args`, and with the
+YAML's `dataset_kwargs`. `language` comes from the YAML, `data_dir` from the user (`--metadata '{"data_dir": "…"}'`):
+with it rows come from files in that folder, without it from the Hugging Face hub, in the same columns. MzsRE and
+mParaRel are not on the hub as they were published, so they come from a fixed commit of their GitHub repositories. No
+loading script is run. Entries that are for others are ignored.
+"""
+
+import json
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pyarrow.parquet
+import regex
+
+from plnd.errors import CorpusError
+from plnd.io.corpus import read_documents
+
+MGSM = "juletxara/mgsm"
+XQUAD = "google/xquad"
+XCSQA = "INK-USC/xcsr"
+XLSUM = "hf://datasets/csebuetnlp/xlsum@refs/convert/parquet/{name}/test"
+XNLI = "facebook/xnli"
+MPARAREL = (
+    "https://raw.githubusercontent.com/coastalcph/mpararel/7153b7bdc86901fbe23d0c2909a4f2d4609b09d9/"
+    "data/mpararel_reviewed/tuples/{code}/P36.jsonl"
+)
+MZSRE = (
+    "https://raw.githubusercontent.com/weixuan-wang123/ReMaKE/975a9e90698d0e9021e44d49809c0ee24b2710a5/"
+    "data/MzsRE/mzsre_test_duplicate_en{language}.json"
+)
+WIKIPEDIA = "hf://datasets/wikimedia/wikipedia/20231101.{language}"
+TEXT_DOCUMENTS = 500
+SUMMARIES = 500  # as many as arXiv:2402.18815 samples
+CANDIDATES = 10
+SEED = 0
+
+XLSUM_NAMES = {
+    code: name
+    for pair in (
+        "ar arabic|az azerbaijani|bn bengali|cy welsh|en english|es spanish|fa persian|fr french|gu gujarati|"
+        "hi hindi|id indonesian|ja japanese|ko korean|mr marathi|ne nepali|pa punjabi|pt portuguese|ru russian|"
+        "sw swahili|ta tamil|te telugu|th thai|tr turkish|uk ukrainian|ur urdu|vi vietnamese|zh chinese_simplified"
+    ).split("|")
+    for code, name in [pair.split()]
+}
+MPARAREL_CODES = {"zh": "zh-hans"}
+XCSQA_CODES = {"ja": "jap"}
+XNLI_LABELS = ("entailment", "neutral", "contradiction")  # in the order of the hub's class labels
+
+
+def _features(texts: str, lists: str = "", numbers: str = "") -> datasets.Features:
+    """Columns of text, of lists of text and of whole numbers, by their names."""
+    return datasets.Features(
+        {column: datasets.Value("string") for column in texts.split()}
+        | {column: [datasets.Value("string")] for column in lists.split()}
+        | {column: datasets.Value("int32") for column in numbers.split()}
+    )
+
+
+PROBLEMS = _features("language question answer")
+QUESTIONS = _features("id language context question", lists="answers")
+CHOICES = _features("id language question", lists="choices", numbers="label")
+ARTICLES = _features("id language title text summary")
+PAIRS = _features("language premise hypothesis", lists="choices", numbers="label")
+FACTS = _features("id language subject prompt", lists="answers choices", numbers="pattern label")
+EDITS = _features("language context question", lists="answers")
+TEXTS = _features("text")
+
+_OR_HUB = "download it again, or leave out data_dir to read it from the network"
+_SQUAD = f"SQuAD v1.1 (data, paragraphs, qas, answers): {_OR_HUB}"
+_MGSM = f"MGSM (question, tab, number on each line): {_OR_HUB}"
+_XCSQA = f"X-CSQA (id, question with stem and choices, answerKey on each line): {_OR_HUB}"
+_XLSUM = f"XL-Sum (id, title, text, summary on each line): {_OR_HUB}"
+_XNLI = f"XNLI (premise, hypothesis, label on each line): {_OR_HUB}"
+_MPARAREL = f"mParaRel tuples (sub_label, obj_label, sub_uri on each line): {_OR_HUB}"
+_MZSRE = f"MzsRE (a list of pairs with src and alt): {_OR_HUB}"
+
+
+def mgsm(language: str, data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """MGSM in one language, 250 problems: the split `test`, with the columns of `PROBLEMS`.
+
+    Args:
+        language: one of MGSM's, en de fr es ru zh ja th sw bn te.
+        data_dir: folder with `mgsm/mgsm_{language}.tsv` as it is published; None reads `juletxara/mgsm`.
+    Raises:
+        CorpusError: if the file or the hub cannot be read, or the file is something else.
+    """
+    if data_dir is None:
+        with _hub(MGSM):
+            hub = datasets.load_dataset(MGSM, language, split="test")
+            rows = [(row["question"], str(int(row["answer_number"]))) for row in hub]
+    else:
+        path = _path(data_dir, "mgsm", f"mgsm_{language}.tsv")
+        rows = []
+        for number, line in _numbered(path, _MGSM):
+            with _reading(f"{path}, line {number}", _MGSM):
+                question, answer = line.split("\t")
+                rows.append((question, answer))
+    problems = [{"language": language, "question": q.strip(), "answer": a.strip()} for q, a in rows]
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(problems, features=PROBLEMS))
+
+
+def xquad(language: str, data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """XQuAD in one language, 1190 questions: the split `validation`, with the columns of `QUESTIONS`.
+
+    All text loses the white space around it, so that no prompt ends with a space, and contexts the byte-order marks
+    with which some begin.
+
+    Args:
+        language: one of XQuAD's, en de es ru zh vi th ar el tr hi ro.
+        data_dir: folder with `xquad/xquad.{language}.json` in SQuAD v1.1 format; None reads `google/xquad`.
+    Raises:
+        CorpusError: if the file or the hub cannot be read, or the file is something else.
+    """
+    if data_dir is None:
+        with _hub(XQUAD):
+            hub = datasets.load_dataset(XQUAD, f"xquad.{language}", split="validation")
+            rows = [_question(language, row, row["context"], row["answers"]["text"]) for row in hub]
+    else:
+        rows = _squad(language, _path(data_dir, "xquad", f"xquad.{language}.json"))
+    return datasets.DatasetDict(validation=datasets.Dataset.from_list(rows, features=QUESTIONS))
+
+
+def xcsqa(language: str, data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """X-CSQA in one language, 1000 questions with five choices: the split `validation`, with the columns of `CHOICES`.
+
+    The labels of the test split are hidden, so the labelled development split is the one that is read.
+
+    Args:
+        language: one of X-CSQA's, en zh de es fr it ja nl pl pt ru ar vi hi sw ur.
+        data_dir: folder with `xcsqa/{language}/dev.jsonl` as it is published (there Japanese is `jap`, here `ja`); None
+            reads `INK-USC/xcsr`.
+    Raises:
+        CorpusError: if the file or the hub cannot be read, or the file is something else.
+    """
+    if data_dir is None:
+        with _hub(XCSQA):
+            code = XCSQA_CODES.get(language, language)
+            hub = datasets.load_dataset(XCSQA, f"X-CSQA-{code}", split="validation")
+            rows = [
+                _choice(language, row, row["question"]["choices"]["label"], row["question"]["choices"]["text"])
+                for row in hub
+            ]
+    else:
+        path = _path(data_dir, "xcsqa", language, "dev.jsonl")
+        rows = []
+        for place, row in _json_lines(path, _XCSQA):
+            with _reading(place, _XCSQA):
+                choices = row["question"]["choices"]
+                rows.append(_choice(language, row, [c["label"] for c in choices], [c["text"] for c in choices]))
+    return datasets.DatasetDict(validation=datasets.Dataset.from_list(rows, features=CHOICES))
+
+
+def xlsum(language: str, data_dir: str | None = None, rows: int | str = SUMMARIES, **_: Any) -> datasets.DatasetDict:
+    """XL-Sum's test articles in one language: the split `test`, with the columns of `ARTICLES`.
+
+    Args:
+        language: one of `XLSUM_NAMES`.
+        data_dir: folder with `xlsum/{name}_test.jsonl` as it is published (`english_test.jsonl`,
+            `chinese_simplified_test.jsonl`, …); None reads the hub's own conversion of `csebuetnlp/xlsum` to parquet.
+        rows: how many articles to draw, always the same ones in the same order; or "all", in the data's order.
+    Raises:
+        CorpusError: if the file or the hub cannot be read, or the file is something else.
+    """
+    name = XLSUM_NAMES[language]
+    columns = ("id", "title", "text", "summary")
+    if data_dir is None:
+        source = XLSUM.format(name=name)
+        with _hub(source):
+            read = _parquet(source, columns)
+    else:
+        read = []
+        for place, row in _json_lines(_path(data_dir, "xlsum", f"{name}_test.jsonl"), _XLSUM):
+            with _reading(place, _XLSUM):
+                read.append({column: row[column].strip() for column in columns})
+    if rows != "all":
+        read = random.Random(SEED).sample(read, min(int(rows), len(read)))
+    articles = [{"language": language} | {column: row[column].strip() for column in columns} for row in read]
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(articles, features=ARTICLES))
+
+
+def xnli(language: str, answers: Mapping[str, str], data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """XNLI in one language: the splits `validation` (2490 pairs) and `test` (5010), with the columns of `PAIRS`.
+
+    Args:
+        language: one of XNLI's, ar bg de el en es fr hi ru sw th tr ur vi zh.
+        answers: for each of `XNLI_LABELS` the word that the prompt offers; they become the choices.
+        data_dir: folder with `xnli/xnli_dev_{language}.jsonl` and `xnli/xnli_test_{language}.jsonl`; None reads
+            `facebook/xnli`.
+    Raises:
+        CorpusError: if a file or the hub cannot be read, or a file is something else.
+    """
+    choices = [answers[label] for label in XNLI_LABELS]
+    splits = {}
+    for split, file in (("validation", "dev"), ("test", "test")):
+        if data_dir is None:
+            with _hub(XNLI):
+                hub = datasets.load_dataset(XNLI, language, split=split)
+                pairs = [(row["premise"], row["hypothesis"], row["label"]) for row in hub]
+        else:
+            pairs = []
+            for place, row in _json_lines(_path(data_dir, "xnli", f"xnli_{file}_{language}.jsonl"), _XNLI):
+                with _reading(place, _XNLI):
+                    pairs.append((row["premise"], row["hypothesis"], XNLI_LABELS.index(row["label"])))
+        rows = [
+            {"language": language, "premise": p.strip(), "hypothesis": h.strip(), "choices": choices, "label": label}
+            for p, h, label in pairs
+        ]
+        splits[split] = datasets.Dataset.from_list(rows, features=PAIRS)
+    return datasets.DatasetDict(splits)
+
+
+def fact_probing(language: str, patterns: Sequence[str], data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """Capitals (relation P36 of mParaRel), each fact in each paraphrase: the split `test`, with the columns of `FACTS`.
+
+    Subjects with one name are one fact with several answers. An answer is right with and without what tells it from
+    others of its name (`bare_name`); choices are without. They are the first answer and nine capitals of other
+    subjects, drawn by the subject. Rows come in rounds: in each, every fact once, and the paraphrases in turn, so
+    that the first rows are different facts. `id` is the same in all languages: the subject's item of Wikidata (of
+    subjects with one name, the first) and the paraphrase.
+
+    Args:
+        language: one of en de es fr ru zh vi th ar pt tr.
+        patterns: sentences with `{subject}` that end where the answer begins.
+        data_dir: folder with `fact_probing/tuples/{language}.jsonl` as mParaRel publishes them (Chinese is `zh-hans`);
+            None reads mParaRel's own repository.
+    Raises:
+        CorpusError: if the file cannot be read, or is something else, or has fewer than ten capitals.
+    """
+    code = MPARAREL_CODES.get(language, language)
+    if data_dir is None:
+        source: str | Path = MPARAREL.format(code=code)
+    else:
+        source = _path(data_dir, "fact_probing", "tuples", f"{code}.jsonl")
+    capitals: dict[str, list[str]] = {}
+    items: dict[str, str] = {}
+    for place, row in _json_lines(source, _MPARAREL):
+        with _reading(place, _MPARAREL):
+            capitals.setdefault(row["sub_label"].strip(), []).append(row["obj_label"].strip())
+            items.setdefault(row["sub_label"].strip(), row["sub_uri"])
+    every = sorted({bare_name(capital) for names in capitals.values() for capital in names})
+    if len(every) < CANDIDATES:
+        raise CorpusError(f"{source}: capitals found: {len(every)}, expected at least {CANDIDATES}; {_OR_HUB}")
+    facts: list[dict[str, Any]] = []
+    for subject, names in capitals.items():
+        answers = list(dict.fromkeys(form for name in names for form in (name, bare_name(name))))
+        drawn = random.Random(f"{SEED} {subject}")
+        choices = [bare_name(names[0]), *drawn.sample([name for name in every if name not in answers], CANDIDATES - 1)]
+        drawn.shuffle(choices)
+        label = choices.index(bare_name(names[0]))
+        facts.append({"subject": subject, "answers": answers, "choices": choices, "label": label})
+    rows = [
+        {
+            "id": f"{items[fact['subject']]}/{pattern}",
+            "language": language,
+            "pattern": pattern,
+            "prompt": patterns[pattern].format(subject=fact["subject"]),
+        }
+        | fact
+        for turn in range(len(patterns))
+        for number, fact in enumerate(facts)
+        for pattern in [(number + turn) % len(patterns)]
+    ]
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows, features=FACTS))
+
+
+_QUALIFIER = regex.compile(r"\s*(?:\([^()]*\)|（[^（）]*）|[,،，、].*|(?<=\p{Han}{2})市)$")
+
+
+def bare_name(name: str) -> str:
+    """A place's name without what tells it from others of that name.
+
+    That is what stands in final brackets or after a comma (`Richmond, Texas`, `Boone (Carolina del Norte)`), and 市,
+    city.
+    """
+    return _QUALIFIER.sub("", name) or name
+
+
+def mzsre(context_language: str, question_language: str, data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """MzsRE, 743 edits stated in one language and asked for in another: the split `test`, with the columns of `EDITS`.
+
+    The context is the question with its edited answer, in one language; question and answer are the same in the other.
+
+    Args:
+        context_language: language of the context; one of the two is en.
+        question_language: language of question and answer; the other is one of de es fr pt ru th tr vi zh.
+        data_dir: folder with `mzsre/en-{language}.json` as ReMaKE publishes them; None reads ReMaKE's own repository.
+    Raises:
+        CorpusError: if the file cannot be read, or is something else.
+    """
+    other = question_language if context_language == "en" else context_language
+    if data_dir is None:
+        source: str | Path = MZSRE.format(language=other)
+    else:
+        source = _path(data_dir, "mzsre", f"en-{other}.json")
+    space = "" if context_language == "zh" else " "
+    with _reading(source, _MZSRE):
+        rows = [
+            {
+                "language": question_language,
+                "context": edit[context_language]["src"].strip() + space + edit[context_language]["alt"].strip(),
+                "question": edit[question_language]["src"].strip(),
+                "answers": [edit[question_language]["alt"].strip()],
+            }
+            for edit in json.loads(_text(source, _MZSRE))
+        ]
+    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows, features=EDITS))
+
+
+def text(
+    language: str, data_dir: str | None = None, text_documents: int | str | None = None, **_: Any
+) -> datasets.DatasetDict:
+    """The last documents of a corpus, in its order: the split `test`, with the column of `TEXTS`.
+
+    Detection reads a corpus from its start, so evaluation takes its end: the last 500 documents, and never more than
+    the last half, unless the metadata says otherwise. What is a document is what `plnd.read_documents` says, for both.
+
+    Args:
+        language: two-letter code of the corpus.
+        data_dir: folder with `corpora/{language}.jsonl` (a JSON object with a `text` on each line) or, where that is
+            missing, `corpora/{language}.txt` (a document on each line); None reads Wikipedia, `wikimedia/wikipedia`
+            20231101, of which only the parquet row groups that hold the last 500 articles are downloaded.
+        text_documents: from the metadata; "all", or how many to take from the end (all, if there are fewer).
+    Raises:
+        CorpusError: if the file or the hub cannot be read, or no document is left to take.
+    """
+    wanted = TEXT_DOCUMENTS if text_documents is None else _count(text_documents)
+    if data_dir is None:
+        source = WIKIPEDIA.format(language=language)
+        if wanted is None:
+            raise CorpusError(f'{source}: text_documents "all" would download the whole Wikipedia; give a number')
+        with _hub(source):
+            taken = _last_articles(source, wanted)
+    else:
+        path = _corpus(_path(data_dir, "corpora"), language)
+        last = deque(enumerate(read_documents(path), start=1), maxlen=wanted)
+        total = last[-1][0] if last else 0
+        first_half = total - total // 2 if text_documents is None else 0
+        taken = [document for number, document in last if number > first_half]
+        if not taken:
+            raise CorpusError(
+                f"{path}: documents found: {total}, expected at least 2, to score the last half; add some, "
+                'or score all with --metadata \'{"text_documents": "all", …}\''
+            )
+    return datasets.DatasetDict(test=datasets.Dataset.from_dict({"text": taken}, features=TEXTS))
+
+
+def _count(text_documents: int | str) -> int | None:
+    """The number that the metadata gives, None for "all"."""
+    if text_documents == "all":
+        return None
+    if isinstance(text_documents, bool) or not str(text_documents).isdecimal() or int(text_documents) == 0:
+        raise CorpusError(f'text_documents: found {text_documents!r}, expected "all" or a number above 0')
+    return int(text_documents)
+
+
+def _corpus(folder: Path, language: str) -> Path:
+    """The file of a language's corpus: .jsonl, else .txt."""
+    for path in (folder / f"{language}.jsonl", folder / f"{language}.txt"):
+        if path.is_file():
+            return path
+    raise CorpusError(
+        f"{folder}: found neither {language}.jsonl (an object with a `text` on each line) nor {language}.txt "
+        "(a document on each line); put one there, or leave out data_dir to read Wikipedia from the hub"
+    )
+
+
+def _last_articles(source: str, count: int) -> list[str]:
+    """The `text` of the last `count` rows of a folder of parquet files, in order, reading no row group without one.
+
+    Args:
+        source: path or URL of the folder, of any kind that fsspec knows.
+        count: number of rows; fewer come back if there are fewer.
+    """
+    filesystem, folder = fsspec.core.url_to_fs(source)
+    articles: list[str] = []
+    for name in sorted(filesystem.glob(f"{folder}/*.parquet"), reverse=True):
+        with filesystem.open(name) as file:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            for group in reversed(range(parquet.num_row_groups)):
+                articles = parquet.read_row_group(group, columns=["text"])["text"].to_pylist() + articles
+                if len(articles) >= count:
+                    return articles[-count:]
+    if not articles:
+        raise FileNotFoundError(f"no rows in {folder}/*.parquet")
+    return articles
+
+
+def _parquet(source: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a folder of parquet files, in order; `source` is a path or URL of any kind that fsspec knows."""
+    filesystem, folder = fsspec.core.url_to_fs(source)
+    rows: list[dict[str, Any]] = []
+    for name in sorted(filesystem.glob(f"{folder}/*.parquet")):
+        with filesystem.open(name) as file:
+            rows += pyarrow.parquet.read_table(file, columns=list(columns)).to_pylist()
+    if not rows:
+        raise FileNotFoundError(f"no rows in {folder}/*.parquet")
+    return rows
+
+
+def _squad(language: str, path: Path) -> list[dict[str, Any]]:
+    """The questions of a SQuAD v1.1 file as rows with the columns of `QUESTIONS`."""
+    with _reading(path, _SQUAD):
+        rows = [
+            _question(language, qa, paragraph["context"], [answer["text"] for answer in qa["answers"]])
+            for article in json.loads(_text(path, _SQUAD))["data"]
+            for paragraph in article["paragraphs"]
+            for qa in paragraph["qas"]
+        ]
+    if not rows:
+        raise CorpusError(f"{path}: no question found, expected {_SQUAD}")
+    for row in rows:
+        if not row["answers"]:
+            raise CorpusError(f"{path}: question {row['id']} has no answer, expected {_SQUAD}")
+    return rows
+
+
+def _question(language: str, qa: Mapping[str, Any], context: str, answers: Sequence[str]) -> dict[str, Any]:
+    """One row with the columns of `QUESTIONS`; `qa` gives its id and question."""
+    return {
+        "id": qa["id"],
+        "language": language,
+        "context": context.replace("\ufeff", "").strip(),
+        "question": qa["question"].strip(),
+        "answers": [answer.strip() for answer in answers],
+    }
+
+
+def _choice(language: str, row: Mapping[str, Any], labels: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """One row with the columns of `CHOICES`; `row` gives its id, stem and key."""
+    return {
+        "id": row["id"],
+        "language": language,
+        "question": row["question"]["stem"].strip(),
+        "choices": [text.strip() for text in texts],
+        "label": list(labels).index(row["answerKey"]),
+    }
+
+
+def _path(data_dir: str, *parts: str) -> Path:
+    """A file or folder in the user's data folder."""
+    return Path(data_dir).expanduser().joinpath(*parts)
+
+
+def _text(source: str | Path, expected: str) -> str:
+    """The text of a file, or what is at an address."""
+    if isinstance(source, Path):
+        with _reading(source, expected):
+            return source.read_text(encoding="utf-8-sig")
+    with _hub(source), fsspec.open(source, encoding="utf-8-sig", mode="rt") as file:
+        return file.read()
+
+
+def _numbered(source: str | Path, expected: str) -> list[tuple[int, str]]:
+    """The lines of a file that are not blank, with their numbers, at least one."""
+    lines = [(n, line) for n, line in enumerate(_text(source, expected).split("\n"), 1) if line.strip()]
+    if not lines:
+        raise CorpusError(f"{source}: nothing in it, expected {expected}")
+    return lines
+
+
+def _json_lines(source: str | Path, expected: str) -> Iterator[tuple[str, Any]]:
+    """What the lines of a file hold, each with where it stands."""
+    for number, line in _numbered(source, expected):
+        place = f"{source}, line {number}"
+        with _reading(place, expected):
+            row = json.loads(line)
+        yield place, row
+
+
+@contextmanager
+def _reading(place: str | Path, expected: str) -> Iterator[None]:
+    """What goes wrong in reading a file as one line: what it is, what was expected."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise CorpusError(f"{place}: no such file, expected {expected}") from None
+    except OSError as error:
+        raise CorpusError(f"{place}: cannot be read ({error.strerror}), expected {expected}") from None
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{place}: not UTF-8 ({error}), expected {expected}") from None
+    except json.JSONDecodeError as error:  # whose text says where
+        raise CorpusError(f"{place}: not JSON ({error}), expected {expected}") from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CorpusError(f"{place}: rows of another shape ({error!r}), expected {expected}") from None
+
+
+@contextmanager
+def _hub(source: str) -> Iterator[None]:
+    """What goes wrong in reading the hub, errors of many libraries, as one line that says how to do without."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CorpusError(
+            f"{source}: cannot be downloaded ({reason}); "
+            'connect, or read local files with --metadata \'{"data_dir": "…"}\''
+        ) from error

@@ -1,0 +1,1 @@
+"""How a task's answers are read and scored."""

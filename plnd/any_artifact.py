@@ -1,0 +1,26 @@
+"""Reading an artifact of whichever kind; the only module that knows all kinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plnd.io import artifact
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.scores import Scores
+from plnd.roles.roles import Roles
+
+_KINDS: dict[str, type[Scores] | type[NeuronSet] | type[Roles]] = {
+    artifact.SCORES: Scores,
+    artifact.NEURONS: NeuronSet,
+    artifact.ROLES: Roles,
+}
+
+
+def load(path: str | Path) -> Scores | NeuronSet | Roles:
+    """Reads any artifact, whichever the file says it is.
+
+    Raises:
+        ArtifactError: one line that says what is wrong with the file, and what to do.
+    """
+    form = artifact.read_metadata(Path(path)).get("format")
+    return (_KINDS[form] if isinstance(form, str) and form in _KINDS else NeuronSet).load(path)

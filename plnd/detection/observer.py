@@ -1,0 +1,443 @@
+"""Watches a model's forward pass and hands out the importance of every neuron, as soon as it can be computed.
+
+Nothing of the model's code is replaced: inputs and outputs of projections come from hooks, queries and keys from an
+attention function registered with transformers' own `AttentionInterface`, which calls PyTorch's SDPA and so leaves the
+pass as it is; in families whose attention does not go through that interface, from the arguments of the attention
+module. Fused experts are watched by a function registered with transformers' `ExpertsInterface`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.moe import ExpertsInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from plnd.errors import FamilyError
+from plnd.importance.attention import Attention, HeadNorm, Rotary, as_assumed, attention_importance, rotated
+from plnd.importance.memory import release_memory
+from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
+from plnd.models.families import Norm
+from plnd.models.layout import Block, Layout, Target, attribute
+from plnd.models.quantised import dequantised
+
+QK = Literal["exact", "first_order", "off"]
+
+SITES = {
+    "query": ("q_proj",),
+    "key": ("k_proj",),
+    "value": ("v_proj",),
+    "output": ("o_proj",),
+    "ffn": ("gate_proj", "up_proj", "down_proj"),
+    "up": ("up_proj", "down_proj"),
+}
+"""What is measured once, and the projections whose neurons share the measurement (eq. 5: up, gate and down are one)."""
+
+Sink = Callable[[str, str, Tensor], None]
+"""Receives (block, site, importance [documents, width]) during the forward pass."""
+
+
+@dataclass
+class Observer:
+    """Computes importances during forward passes of `layout`'s model, between `attached()` and its exit.
+
+    Attributes:
+        layout: the model.
+        qk: how rows of `q_proj` and `k_proj` are measured; `off` leaves both out.
+        sink: receives each result.
+        spans: (first, last + 1) token of every document of the batch in the pass that follows.
+        alive: block to the rows of `q_proj` and `k_proj` that are wanted, both boolean [width]; the others' importance
+            is 0. Of blocks that are not named all are wanted.
+        watch: what is measured in each block; a subclass of `BlockWatch` measures something else than the paper's
+            importance.
+    """
+
+    layout: Layout
+    qk: QK
+    sink: Sink
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    alive: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    watch: Callable[[Observer, Block], BlockWatch] | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks in place and gradients off; on exit the model is as it was.
+
+        Raises:
+            FamilyError: if the feed-forward non-linearity does not map 0 to 0, so that no closed form holds; and where
+                queries and keys are wanted, if they cannot be observed or attention is not what the table says.
+        """
+        model = self.layout.model
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.callback(release_memory)
+            for block in self.layout.blocks:
+                watch = (self.watch or BlockWatch)(self, block)
+                for handle in watch.hooks():
+                    stack.callback(handle.remove)
+            if self.qk != "off" and self.layout.family.stacks[0].interface:
+                stack.enter_context(_attention_implementation(self.layout))
+            if any(block.stack.experts for block in self.layout.blocks):
+                stack.callback(model.set_experts_implementation, model.config._experts_implementation)
+                model.set_experts_implementation(_NAME)
+            yield
+
+
+class BlockWatch:
+    """The hooks of one block and what they carry from one to the next within a pass."""
+
+    def __init__(self, observer: Observer, block: Block) -> None:
+        self.observer, self.name, self.block, self.stack = observer, block.name, block.module, block.stack
+        self.head_dim = int(attribute(self.block, self.stack.head_dim))
+        self.attention = self.block.get_submodule(self.stack.attention)
+        self.rows: dict[str, Tensor] = {}
+        self.rotary: tuple[Tensor, Tensor] | None = None
+        self.unproven = True
+        self.first_trace: Attention | None = None
+        self.first_context: Tensor | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What the measure needs of the weights."""
+        self.attention_readout = self._readout("o_proj", self.stack.attention_norm)
+        groups = self._target("v_proj").width // self.head_dim
+        self.gram = self.attention_readout.gram(groups, self.head_dim)
+        gained = self.attention_readout.gain is not None
+        self.gained_gram = self.attention_readout.gram(groups, self.head_dim, gained=True) if gained else None
+        if self.stack.activation:
+            activation = attribute(self.block, self.stack.activation)
+            if float(activation(torch.zeros(1))) != 0:
+                raise FamilyError(
+                    f"block {self.name}: the activation {activation} does not map 0 to 0, which eq. 5 needs"
+                )
+            self.ffn = self._readout("down_proj", self.stack.feed_forward_norm)
+
+    def hooks(self) -> Iterator[Any]:
+        """Handles, each with `remove`."""
+        if self.stack.experts:
+            yield _put(self.block.get_submodule(self.stack.experts), self._experts)
+        elif self.stack.activation:
+            yield self._target(self._watched).module.register_forward_hook(self._feed_forward)
+        yield from self._attention_hooks()
+
+    @property
+    def _watched(self) -> str:
+        """The projection at which the feed-forward is watched."""
+        return "down_proj"
+
+    def _attention_hooks(self) -> Iterator[Any]:
+        yield self._target("o_proj").module.register_forward_hook(self._attention_output)
+        if self.observer.qk == "off":
+            return
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield self._target(name).module.register_forward_hook(self._keeper(name))
+        yield self.attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
+        if self.stack.interface:
+            yield _put(self.attention, self._queries_and_keys)
+        else:
+            yield self.attention.register_forward_hook(self._after_attention, with_kwargs=True)
+
+    def _target(self, projection: str) -> Target:
+        return self.observer.layout.targets[f"{self.name}.{projection}"]
+
+    def _readout(self, projection: str, norm: Norm | None) -> Readout:
+        target = self._target(projection)
+        if norm is None:
+            return Readout(target.weight)
+        module = self.block.get_submodule(norm.module)
+        return Readout(target.weight, _gain(module, norm), getattr(module, norm.eps))
+
+    def _emit(self, site: str, importance: Sequence[Tensor]) -> None:
+        self.observer.sink(self.name, site, torch.stack(list(importance)))
+
+    def _documents(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Each document's own tokens of [batch, seq, ...] tensors; some models flatten the first two."""
+        spans = self.observer.spans
+        tensors = tuple(x if x.dim() == 3 else x.unflatten(0, (len(spans), -1)) for x in tensors)
+        for index, (start, stop) in enumerate(spans):
+            yield tuple(tensor[index, start:stop] for tensor in tensors)
+
+    # feed-forward
+
+    def _feed_forward(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self._emit("ffn", [column_importance(h, f, self.ffn) for h, f in self._documents(args[0], output)])
+
+    def _experts(self, tokens: int) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
+        """See `_sum_routed`. An expert's neuron k adds share·h[k]·W_down[:, k] to a token that is routed to it."""
+        norm = self.ffn.column_norm
+        return self._sum_routed(
+            "ffn", tokens, lambda _, inner, share: (inner * share).to(norm.dtype).square(), lambda x: x.sqrt() * norm
+        )
+
+    def _sum_routed(
+        self,
+        site: str,
+        tokens: int,
+        term: Callable[[Tensor, Tensor, Tensor], Tensor],
+        finish: Callable[[Tensor], Tensor],
+    ) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
+        """What a pass through fused experts calls with (expert, its tokens, its projections, activations and shares).
+
+        Args:
+            site: what is emitted at the end of the pass.
+            tokens: of the batch, padding included.
+            term: summed over each document's tokens: of the output of `gate_up_proj` [tokens, 2·width], the inner
+                activations [tokens, width] and the tokens' shares of this expert [tokens, 1].
+            finish: from those sums to importances, [documents, experts·width].
+        """
+        spans = self.observer.spans
+        document = torch.full((len(spans), tokens // len(spans)), len(spans))  # padding belongs to none
+        for index, (start, stop) in enumerate(spans):
+            document[index, start:stop] = index
+        document = document.flatten()
+        target = self._target("down_proj")
+        assert target.experts is not None
+        sums: dict[int, Tensor] = {}
+
+        def add(expert: int, routed: Tensor, fused: Tensor, inner: Tensor, share: Tensor) -> None:
+            value = term(fused, inner, share)
+            total = value.new_zeros(len(spans) + 1, value.shape[-1])
+            sums[expert] = total.index_add_(0, document.to(value.device)[routed.to(value.device)], value)
+
+        def done() -> None:
+            some = next(iter(sums.values()))
+            every = [sums.get(expert, torch.zeros_like(some)) for expert in range(target.experts or 0)]
+            self._emit(site, list(finish(torch.cat(every, dim=1)[:-1])))
+
+        add.done = done  # type: ignore[attr-defined]
+        return add
+
+    # attention
+
+    def _attention_output(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        results = [self._outputs_and_values(c, f) for c, f in self._documents(args[0], output)]
+        for site, importance in zip(("output", "value"), zip(*results, strict=True), strict=True):
+            self._emit(site, importance)
+        if self.observer.qk != "off" and self.unproven:
+            self.first_context = next(self._documents(args[0]))[0]
+            self._prove()
+
+    def _outputs_and_values(self, context: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `o_proj` and `v_proj`, from the input [seq, heads * head_dim] and output [seq, hidden] of `o_proj`."""
+        return attention_output_importance(context, output, self.attention_readout, self.gram, self.gained_gram)
+
+    def _keeper(self, name: str) -> Callable:
+        target = self._target(name)
+
+        def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+            if name != "v_proj" or self.unproven:
+                self.rows[name] = target.select(output)
+
+        return keep
+
+    def _before_attention(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        rotation = self.stack.rotation
+        self.rotary = None
+        if rotation is None or not (rotation.when is None or attribute(self.block, rotation.when)):
+            return
+        if rotation.table is None:
+            self.rotary = kwargs["position_embeddings"]
+        else:
+            table = attribute(self.block, rotation.table)
+            sin, cos = table[kwargs["position_ids"].to(table.device)].repeat_interleave(2, dim=-1).chunk(2, dim=-1)
+            self.rotary = (cos, sin)
+
+    def _after_attention(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """Of an attention module outside the interface: its queries, keys and mask put together from its arguments."""
+        mask = kwargs["attention_mask"]
+        if self.stack.alibi:
+            bias = kwargs["alibi"].unflatten(0, (len(self.observer.spans), -1))
+            mask = bias if mask is None else bias + mask
+        self._queries_and_keys(None, None, mask, self.head_dim**-0.5, None)
+
+    def _queries_and_keys(
+        self, query: Tensor | None, key: Tensor | None, mask: Tensor | None, scaling: float, softcap: float | None
+    ) -> None:
+        """The importances of the queries and keys of a pass.
+
+        Args:
+            query, key: as they enter the scalar product, [batch, heads, seq, head_dim]; None: computed from the
+                projections' outputs.
+            mask: boolean (may be seen) or additive, [batch or 1, heads or 1, seq, seq]; None: causal.
+            scaling: factor of the scalar product.
+            softcap: soft-cap of the logits.
+        """
+        if self.stack.scaled_queries and query is not None:
+            scaling = self.head_dim**-0.5
+            query = query / scaling
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
+        norms = [self._head_norm(norm) for norm in (self.stack.query_norm, self.stack.key_norm)]
+        results: dict[str, list[Tensor]] = {"query": [], "key": []}
+        for index, (start, stop) in enumerate(self.observer.spans):
+            span = slice(start, stop)
+            q, k = (self._heads(name, index, span) for name in ("q_proj", "k_proj"))
+            rotary = self._rotary(index, span)
+            trace = Attention(
+                query=q,
+                key=k,
+                query_rotated=rotated(q, norms[0], rotary) if query is None else query[index, :, span],
+                key_rotated=rotated(k, norms[1], rotary) if key is None else key[index, :, span],
+                scaling=scaling,
+                rotary=rotary,
+                query_norm=norms[0],
+                key_norm=norms[1],
+                mask=None if mask is None else mask[index % len(mask), :, span, span],
+                softcap=softcap,
+            )
+            if self.unproven and index == 0:
+                self.first_trace = trace
+                self._prove()
+            for measured, importance in zip(results.values(), self._queries_and_keys_of(trace), strict=True):
+                measured.append(importance)
+        self.rotary = None
+        for side, importances in results.items():
+            self._emit(side, importances)
+
+    def _queries_and_keys_of(self, trace: Attention) -> tuple[Tensor, Tensor]:
+        """Of `q_proj` and `k_proj`, for one document."""
+        alive = self.observer.alive.get(self.name)
+        return attention_importance(trace, self.observer.qk, alive)  # type: ignore[arg-type]
+
+    def _rotary(self, index: int, span: slice) -> Rotary | None:
+        if self.rotary is None or self.stack.rotation is None:
+            return None
+        cos, sin = (x[index % len(x), span] for x in self.rotary)
+        return Rotary.of(cos, sin, self.head_dim, self.stack.rotation.pairs)
+
+    def _heads(self, name: str, index: int, span: slice) -> Tensor:
+        """A document's rows, [heads, seq, head_dim]."""
+        return self.rows[name][index, span].unflatten(-1, (-1, self.head_dim)).transpose(0, 1)
+
+    def _head_norm(self, norm: Norm | None) -> HeadNorm | None:
+        if norm is None:
+            return None
+        module = self.block.get_submodule(norm.module)
+        return HeadNorm(_gain(module, norm), getattr(module, norm.eps), norm.whole)
+
+    def _prove(self) -> None:
+        """Holds the first document's attention, as it was put together here, against what the model computed."""
+        if self.first_trace is None or self.first_context is None:
+            return
+        trace, context, self.first_trace, self.first_context = self.first_trace, self.first_context, None, None
+        if not torch.isfinite(context).all():
+            return  # this document says nothing; the first one of the next batch may
+        value = self._heads("v_proj", 0, slice(*self.observer.spans[0]))
+        if not as_assumed(trace, value, context):
+            raise FamilyError(
+                f"block {self.name}: attention is not what the families table says of"
+                f" {self.observer.layout.family.name}, so eq. 10 cannot be evaluated: detect with --qk off"
+            )
+        self.unproven = False
+
+
+@dataclass
+class _Attribute:
+    """An attribute put on a module, with the `remove` of a hook handle."""
+
+    module: nn.Module
+    name: str
+
+    def remove(self) -> None:
+        delattr(self.module, self.name)
+
+
+_NAME = "plnd_observed"
+
+
+def _put(module: nn.Module, watch: Callable) -> _Attribute:
+    """Tells the functions below whom to call for `module`."""
+    module._plnd_watch = watch  # type: ignore[assignment]
+    return _Attribute(module, "_plnd_watch")
+
+
+def _observed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """SDPA, after the block's watch has seen the queries and keys; with a soft-cap, which SDPA lacks, written out."""
+    scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
+    softcap, bias = kwargs.get("softcap"), kwargs.get("position_bias")
+    mask = attention_mask
+    if bias is not None:
+        if mask is None:
+            mask = bias if not module.is_causal else bias + _causal(query, key)
+        else:
+            mask = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
+    module._plnd_watch(query, key, mask, scaling, softcap)  # type: ignore[operator]
+    if softcap is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    logits = softcap * torch.tanh(query @ key.mT * scaling / softcap)
+    if mask is None:
+        logits = logits + _causal(query, key)
+    else:
+        lowest = torch.finfo(logits.dtype).min  # not -inf: padding sees nothing, and would become nan
+        logits = logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else logits + mask
+    p = torch.softmax(logits, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
+    return (p @ value).transpose(1, 2).contiguous(), None
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    """An additive causal mask, [queries, keys]."""
+    return query.new_full((query.shape[-2], key.shape[-2]), -torch.inf).triu(1)
+
+
+def _observed_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Fused experts, one after the other, after the block's watch has seen each one's inner activations.
+
+    Args:
+        hidden: [tokens, hidden].
+        index, weights: the experts of each token and their shares, [tokens, experts per token].
+    """
+    watch = module._plnd_watch(len(hidden))  # type: ignore[operator]
+    output = torch.zeros_like(hidden)
+    for expert in index.unique().tolist():
+        token, place = (index == expert).nonzero(as_tuple=True)
+        share = weights[token, place, None]
+        fused = linear(hidden[token], module.gate_up_proj[expert])  # type: ignore[index]
+        inner = module._apply_gate(fused)  # type: ignore[operator]
+        watch(expert, token, fused, inner, share)
+        output.index_add_(0, token, (linear(inner, module.down_proj[expert]) * share).to(output.dtype))  # type: ignore[index]
+    watch.done()
+    return output
+
+
+AttentionInterface.register(_NAME, _observed_attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
+ExpertsInterface.register(_NAME, _observed_experts)
+
+
+@contextmanager
+def _attention_implementation(layout: Layout) -> Iterator[None]:
+    """The model runs with the observed attention function; its own is put back on exit."""
+    model: Any = layout.model
+    if not (model._supports_sdpa or layout.family.stacks[0].softcap):
+        raise FamilyError(
+            f"{type(model).__name__} cannot run with PyTorch's SDPA, so its queries and keys cannot be observed: detect"
+            " with --qk off"
+        )
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        if model.config._attn_implementation != _NAME:
+            raise FamilyError(
+                f"{type(model).__name__} does not use transformers' AttentionInterface, so its queries and keys cannot"
+                " be observed: detect with --qk off"
+            )
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _gain(module: nn.Module, norm: Norm) -> Tensor:
+    """What the norm multiplies by, in its accumulation dtype."""
+    weight = dequantised(module)
+    return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset

@@ -1,0 +1,151 @@
+"""What the PLND paper's published code computes, where that differs from the printed formulas, to compare old results.
+
+The code is DAMO-NLP-SG/multilingual_analysis (commit be2b161), `neuron_detection/transformers/models/*/modeling_*.py`
+for Llama, Mistral and Gemma 2. For one document, with all sums over its tokens:
+
+- `up_proj` and `down_proj`: Σ|up_proj(x)|, before it meets the gate; both the same (`LlamaMLP.forward`).
+- `q_proj`: Σ(softmax(S - Δ_c) - softmax(S))², not its root, with Δ_c[i, j] = q̃_i[c]·k̃_j[c] of the queries and keys
+  after norm and rotation, not scaled as S is, and taken after S has been soft-capped and masked
+  (`LlamaAttention.shared_forward`).
+- `k_proj`: the numbers of `q_proj` again, one for every channel of every query head.
+- `v_proj` and `o_proj`: Σ|context|, the input of `o_proj`, one for every channel of every query head. The code measures
+  `o_proj` too, though its script writes no file of it.
+- `gate_proj` is not measured.
+
+Rows of keys and values are measured in the space of queries there. Here a row has the largest number of the query rows
+that it serves: it is found where one of them is, as `plnd convert` maps old sets.
+
+The published Mistral file attends without a causal mask: transformers drops the mask for PyTorch's SDPA, the default,
+which the file replaces by a function that knows none. So it is here, see `sees_all`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plnd.detection.observer import BlockWatch
+from plnd.errors import FamilyError, PLNDError
+from plnd.importance import memory
+from plnd.importance.attention import Attention, attention_importance
+from plnd.importance.memory import accumulation_dtype
+from plnd.models.layout import Layout
+
+SEES_ALL = ("mistral",)
+"""Families whose published file attends without a causal mask."""
+
+
+class OfficialWatch(BlockWatch):
+    """The hooks of one block that measure as the published code does."""
+
+    def _prepare(self) -> None:
+        self.groups = self._target("v_proj").width // self.head_dim
+
+    @property
+    def _watched(self) -> str:
+        return "up_proj"
+
+    def _feed_forward(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        up = self._target("up_proj").select(output)
+        self._emit("up", [absolute_sum(x) for (x,) in self._documents(up)])
+
+    def _experts(self, tokens: int) -> Any:
+        def term(fused: Tensor, *_: Tensor) -> Tensor:
+            return self._target("up_proj").select(fused).abs().to(accumulation_dtype(fused.dtype))
+
+        return self._sum_routed("up", tokens, term, lambda total: total)
+
+    def _outputs_and_values(self, context: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        importance = absolute_sum(context)
+        return importance, self._largest(importance)
+
+    def _queries_and_keys_of(self, trace: Attention) -> tuple[Tensor, Tensor]:
+        importance = squared_change(trace)
+        return importance, self._largest(importance)
+
+    def _largest(self, importance: Tensor) -> Tensor:
+        """From query rows, [heads * head_dim], to the key or value rows that serve them, [groups * head_dim]."""
+        return importance.view(self.groups, -1, self.head_dim).amax(1).flatten()
+
+
+def absolute_sum(x: Tensor) -> Tensor:
+    """Σ|x| over tokens: [seq, width] to [width], in the accumulation dtype."""
+    return x.abs().sum(0, dtype=accumulation_dtype(x.dtype))
+
+
+def squared_change(trace: Attention) -> Tensor:
+    """Σ(softmax(S - Δ_c) - softmax(S))² over queries and keys, for every channel c of every query head.
+
+    Δ_c[i, j] = q̃_i[c]·k̃_j[c], unscaled, of queries and keys as they enter the scalar product. Memory is that of
+    `plnd.importance.attention.attention_importance`; with a soft-cap also one more block of `ROWS_BUDGET` elements.
+
+    Args:
+        trace: the document's queries, keys and mask.
+    Returns:
+        [heads * head_dim].
+    """
+    dtype = accumulation_dtype(trace.query.dtype)
+    query, key = trace.query_rotated.to(dtype), trace.key_rotated.to(dtype)
+    # What eq. 10 calls Δ_c is scaled and before rotation: queries that are neither give this Δ_c.
+    trace = replace(trace, query=query / trace.scaling, key=key, query_rotated=query, key_rotated=key)
+    trace = replace(trace, rotary=None, query_norm=None, key_norm=None)
+    heads, _, head_dim = query.shape
+    every = torch.ones(heads * head_dim, dtype=torch.bool, device=query.device)
+    none = torch.zeros(len(key) * head_dim, dtype=torch.bool, device=query.device)
+    parts = [trace] if trace.softcap is None else _capped(trace)
+    return sum(attention_importance(part, "exact", (every, none))[0].square() for part in parts)  # type: ignore[return-value]
+
+
+def _capped(trace: Attention) -> Iterator[Attention]:
+    """The same attention, some queries at a time, with the soft-cap as part of an additive mask: Δ_c comes after it."""
+    assert trace.softcap is not None
+    heads, queries, _ = trace.query_rotated.shape
+    keys = trace.key_rotated.repeat_interleave(heads // len(trace.key_rotated), dim=0)
+    mask = trace.mask
+    if mask is None:
+        mask = torch.ones(1, queries, keys.shape[1], dtype=torch.bool, device=keys.device).tril_()
+    size = max(1, memory.ROWS_BUDGET // (heads * keys.shape[1]))
+    for start in range(0, queries, size):
+        rows = slice(start, start + size)
+        query = trace.query_rotated[:, rows]
+        logits = query @ keys.mT * trace.scaling
+        bias = trace.softcap * torch.tanh(logits / trace.softcap) - logits
+        part = mask[:, rows]
+        bias = bias.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else bias + part
+        yield replace(trace, query=trace.query[:, rows], query_rotated=query, mask=bias, softcap=None)
+
+
+def check_official(layout: Layout, max_length: int) -> None:
+    """Refuses models for which the published code says nothing.
+
+    Raises:
+        FamilyError: for a model with an encoder.
+        PLNDError: for documents as long as Mistral's window, from where on the published file computes something else.
+    """
+    config = layout.model.config
+    if config.is_encoder_decoder:
+        raise FamilyError(
+            f"model family {config.model_type!r} has an encoder, of which the published code knows nothing: use"
+            " --scoring paper"
+        )
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    if sees_all(layout) and window is not None and max_length >= window:
+        raise PLNDError(
+            f"max_length={max_length}: what the published code for {config.model_type} computes is known for documents"
+            f" shorter than the sliding window of {window} tokens; use a smaller one"
+        )
+
+
+def sees_all(layout: Layout) -> bool:
+    """Whether the published file for this family attends to all tokens of a document, also to later ones."""
+    return layout.model.config.get_text_config().model_type in SEES_ALL
+
+
+def mask_of_all(attention_mask: Tensor) -> Tensor:
+    """A mask with which every token sees all tokens of its document, from [batch, seq] to [batch, 1, seq, seq]."""
+    real = attention_mask.bool()
+    return (real[:, None, :] | ~real[:, :, None])[:, None]

@@ -1,0 +1,1 @@
+"""Checkpoints out, published neuron files in."""

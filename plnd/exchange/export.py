@@ -1,0 +1,447 @@
+"""Writes an ordinary checkpoint with neurons zeroed, file by file: no model is built, no file is held in memory.
+
+Every safetensors file is copied as it is, then the zeros are written into the copy. So everything else in it (names,
+order, dtypes, metadata, the other numbers) is bit for bit what it was, and memory holds no more than the pages of one
+tensor at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from plnd.errors import FamilyError, PLNDError
+from plnd.io.files import write_bytes
+from plnd.io.safetensors_layout import read_header
+from plnd.models.layout import Layout
+from plnd.models.loading import load_skeleton
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RECORD = "plnd.json"
+"""The file of an exported checkpoint that says what was zeroed."""
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data", ".tflite", ".ot")
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor of a checkpoint lies: its file, and there its dtype, shape and first byte."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def export(
+    model: str | Path,
+    neurons: NeuronSet,
+    output: str | Path,
+    *,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Writes the model without `neurons` as an ordinary checkpoint: every parameter of theirs is zero in its files.
+
+    The folder appears whole or not at all. Weights are zeroed in their stored dtype; configuration, tokenizer and all
+    other files are carried over, but for weights in other formats, which would still hold the neurons.
+
+    Args:
+        model: folder or hub name of a checkpoint in safetensors, one file or sharded.
+        neurons: what to zero.
+        output: folder to write, new or empty.
+        revision: hub branch, tag or commit.
+        overwrite: replace an earlier export there.
+        progress: show a bar over the bytes of weights.
+
+    Returns:
+        What `plnd.json` in the folder says: the mask's SHA-256, language, neurons and counts by projection, the model,
+        the number of tensors edited and of all, the files left out, and the same of the model if it was an export.
+
+    Raises:
+        ModelMismatchError: if the neurons were made for a model of another family, depth or width.
+        FamilyError: if the family is unknown, or a weight with neurons is not in the files as the model has it.
+        PLNDError: if the checkpoint is not a whole, unquantised one in safetensors, or the folder cannot be written.
+    """
+    source, output = _source(str(model), revision), Path(os.path.realpath(output))
+    _check_output(output, source, overwrite)
+    files = _weight_files(source)
+    _check_space(output, sum((source / file).stat().st_size for file in files))
+    stored = _stored_tensors(source, files)
+    skeleton = load_skeleton(str(source))
+    _check_dense(source, skeleton)
+    layout = Layout(skeleton)
+    neurons.check_model(layout.description())
+    edits = locate(skeleton, stored, zeros(layout, neurons))
+    carried, left_out = _other_files(source, files)
+    record = {
+        "format": "plnd.export",
+        "plnd": __version__,
+        "model": {"name": str(model), "revision": revision if os.path.isdir(model) else source.name},
+        "mask": {
+            "sha256": neurons.digest,
+            "language": neurons.metadata.get("language"),
+            "neurons": len(neurons),
+            "counts": neurons.counts(),
+        },
+        "tensors": {"edited": len(edits), "all": len(stored)},
+        "left_out": left_out,
+        "earlier": _earlier_record(source),
+    }
+    with _folder_in_one_step(output) as folder:
+        for name in carried:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+        _write_weights(source, folder, files, stored, edits, progress)
+        write_bytes(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n", folder / RECORD)
+    return record
+
+
+# what to zero, in the model and in its files
+
+
+def zeros(layout: Layout, neurons: NeuronSet) -> dict[str, Tensor]:
+    """Which elements of which parameters belong to neurons.
+
+    Returns:
+        Parameter name to a mask, bool, of as many dimensions as the parameter, that broadcasts to it.
+
+    Raises:
+        FamilyError: if such a parameter serves in two places, so that it cannot be zeroed in one.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in layout.model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    masks: dict[str, Tensor] = {}
+    for address, indices in neurons.items():
+        target = layout.targets[address]
+        column = target.projection.axis == "column"
+        axes = (target.dim,) if target.experts is None else (0, 2 if column else 1)
+        touched = [(target.stored, axes)]
+        bias = getattr(target.plain, "bias", None)
+        if bias is not None and not column:
+            touched.append((bias, (0,)))
+        for parameter, axes in touched:
+            name, *others = names[id(parameter)]
+            if others:
+                raise FamilyError(f"{address}: {name} is also {others[0]}; its neurons cannot be zeroed alone")
+            shape = [size if axis in axes else 1 for axis, size in enumerate(parameter.shape)]
+            mask = masks.get(name, torch.zeros(shape, dtype=torch.bool)).clone()
+            mask.movedim(axes, tuple(range(len(axes))))[target.position(torch.from_numpy(indices).long())] = True
+            masks[name] = mask
+    return masks
+
+
+def locate(model: PreTrainedModel, stored: Mapping[str, Stored], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Carries masks from a model's parameters over to the tensors of its files.
+
+    Names go the way of transformers' own loading: its renamings, the body's prefix added or taken away, and, where a
+    parameter is put together from several tensors (the experts of a mixture), its conversion in reverse.
+
+    Args:
+        model: the model on any device.
+        stored: the tensors of its files by name.
+        masks: parameter name to a mask that broadcasts to it.
+
+    Returns:
+        Tensor name to a mask that broadcasts to the tensor.
+
+    Raises:
+        FamilyError: if a parameter has no tensor, or one of another shape.
+        PLNDError: if a tensor is not of a plain floating-point dtype.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    origins: dict[str, list[_Origin]] = {}
+    for origin in _origins(model, stored, parameters):
+        origins.setdefault(origin.parameter, []).append(origin)
+    edits: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        found = origins.get(name, [])
+        if not found:
+            raise FamilyError(f"the checkpoint has no tensor for {name}, which the mask zeroes in part")
+        for origin in found:
+            if origin.converter is None and stored[origin.key].shape != tuple(parameters[name].shape):
+                raise FamilyError(
+                    f"{origin.key} is {list(stored[origin.key].shape)} in the checkpoint, but {name} is"
+                    f" {list(parameters[name].shape)} in the model"
+                )
+        converted = _reversed(found, mask, model)
+        for origin in found:
+            edits[origin.key] = converted.get(origin.loaded, mask) if origin.converter else mask
+            _check_edit(origin.key, stored[origin.key], edits[origin.key])
+    return edits
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The way of one stored tensor into the model.
+
+    Attributes:
+        key: its name in the files.
+        loaded: the same after transformers' renamings.
+        converted: and after its conversion, if any.
+        converter: that conversion.
+        parameter: the parameter it becomes, or becomes part of.
+    """
+
+    key: str
+    loaded: str
+    converted: str
+    converter: Any
+    parameter: str
+
+
+def _origins(model: PreTrainedModel, stored: Mapping[str, Stored], parameters: Mapping[str, Any]) -> Iterator[_Origin]:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    transforms = get_model_conversion_mapping(model) or []
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    renamings = [transform for transform in transforms if not isinstance(transform, WeightConverter)]
+    prefix = f"{model.base_model_prefix}."
+    for key in stored:
+        loaded = key
+        for renaming in renamings:
+            loaded = renaming.rename_source_key(loaded)[0]
+        converted, used = loaded, None
+        for converter in converters:
+            converted, pattern = converter.rename_source_key(loaded)
+            if pattern is not None:
+                used = converter
+                break
+        # the body's prefix may be missing in the files, or stand there without need
+        spellings = (converted, prefix + converted, converted.removeprefix(prefix))
+        parameter = next((name for name in spellings if name in parameters), None)
+        if parameter is not None:
+            yield _Origin(key, loaded, converted, used, parameter)
+
+
+def _reversed(origins: list[_Origin], mask: Tensor, model: PreTrainedModel) -> dict[str, Tensor]:
+    """The parts of a parameter's mask for the tensors that it is put together from, by their loaded names."""
+    ways = {(id(origin.converter), origin.converted): origin for origin in origins if origin.converter is not None}
+    parts: dict[str, Tensor] = {}
+    for origin in ways.values():
+        try:
+            back = origin.converter.reverse_transform()
+            loaded, pattern = back.rename_source_key(origin.converted)
+            back.add_tensor(loaded, origin.converted, pattern, mask)
+            parts |= back.convert(loaded, model=model, config=model.config)
+        except Exception as error:  # whatever a conversion says of a mask that it was not made for
+            raise FamilyError(
+                f"{origin.key}: {_converted_otherwise(origin)} ({type(error).__name__}: {error})"
+            ) from None
+    for origin in origins:
+        if origin.converter is not None and not isinstance(parts.get(origin.loaded), Tensor):
+            raise FamilyError(f"{origin.key}: {_converted_otherwise(origin)}")
+    for name in sorted(parts.keys() - {origin.loaded for origin in origins}):
+        if parts[name].any():
+            raise FamilyError(f"the checkpoint has no tensor for {name}, which the mask zeroes in part")
+    return parts
+
+
+def _converted_otherwise(origin: _Origin) -> str:
+    return f"transformers converts it into {origin.parameter} in a way that plnd cannot follow backwards"
+
+
+def _check_edit(key: str, stored: Stored, mask: Tensor) -> None:
+    if stored.dtype not in _BYTES:
+        raise PLNDError(f"{key} is stored as {stored.dtype}, expected one of {', '.join(_BYTES)}: quantised weights"
+                        " cannot be zeroed by row and column; use the checkpoint that they were made from")  # fmt: skip
+    fits = len(stored.shape) == mask.ndim and all(m in (1, s) for m, s in zip(mask.shape, stored.shape, strict=True))
+    if not fits:
+        raise FamilyError(f"{key} is {list(stored.shape)} in the checkpoint, which is not how the model has it")
+
+
+# reading a checkpoint
+
+
+def _source(model: str, revision: str | None) -> Path:
+    """The folder of a checkpoint, downloaded where `model` is a hub name; without weights in other formats."""
+    if os.path.isdir(model):
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    unneeded = ["consolidated*", "original/*", *(f"*{end}" for end in _OTHER_WEIGHTS)]
+    try:
+        return Path(snapshot_download(model, revision=revision, ignore_patterns=unneeded))
+    except Exception as error:  # the hub raises its own, and httpx's
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise PLNDError(f"{model}: neither a folder nor to be had from the hub ({reason.strip()})") from None
+
+
+def _weight_files(source: Path) -> list[str]:
+    """Names of the weight files, those that transformers would load, in order."""
+    if (source / "adapter_config.json").is_file():
+        raise PLNDError(f"{source}: holds an adapter; merge it into its base model first (merge_and_unload)")
+    if (source / _SINGLE).is_file():
+        return [_SINGLE]
+    if not (source / _INDEX).is_file():
+        others = sorted(path.name for path in source.iterdir() if path.name.endswith(_OTHER_WEIGHTS))
+        found = f"only {others[0]}: load it with transformers and save it again" if others else "expected a checkpoint"
+        raise PLNDError(f"{source}: has neither {_SINGLE} nor {_INDEX}, {found}")
+    try:
+        files = sorted(set(json.loads((source / _INDEX).read_bytes())["weight_map"].values()))
+        good = bool(files) and all(Path(name).name == name and name.endswith(".safetensors") for name in files)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        good = False
+    if not good:
+        raise PLNDError(f"{source / _INDEX}: not an index of safetensors files; copy or download it again")
+    for file in files:
+        if not (source / file).is_file():
+            raise PLNDError(f"{source / file}: no such file, but {_INDEX} names it; copy or download it again")
+    return files
+
+
+def _stored_tensors(source: Path, files: list[str]) -> dict[str, Stored]:
+    """Every tensor of the files by name."""
+    stored: dict[str, Stored] = {}
+    for file in files:
+        for key, tensor in _read_header(source / file).items():
+            if key in stored:
+                raise PLNDError(f"{source}: {key} is in {stored[key].file} and again in {file}")
+            stored[key] = tensor
+    if files != [_SINGLE]:
+        for key, file in json.loads((source / _INDEX).read_bytes())["weight_map"].items():
+            if key not in stored or stored[key].file != file:
+                raise PLNDError(f"{source / file}: lacks {key}, which {_INDEX} places there; copy or download it again")
+    return stored
+
+
+def _read_header(path: Path) -> dict[str, Stored]:
+    try:
+        with safe_open(path, framework="np"):  # checks the file as a whole
+            pass
+        header = read_header(path)
+    except Exception as error:  # the library's own errors differ by version
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PLNDError(f"{path}: not a whole safetensors file ({reason}); copy or download it again") from None
+    return {key: Stored(path.name, place.dtype, place.shape, place.start) for key, place in header.items()}
+
+
+def _check_dense(source: Path, skeleton: PreTrainedModel) -> None:
+    config = skeleton.config
+    for part in (config, config.get_text_config()):
+        quantisation = getattr(part, "quantization_config", None)
+        if quantisation:
+            method = quantisation.get("quant_method") if isinstance(quantisation, dict) else quantisation.quant_method
+            raise PLNDError(
+                f"{source}: quantised ({getattr(method, 'value', method)}); rows and columns can only be zeroed in the"
+                " checkpoint that it was made from: export that one and quantise the result"
+            )
+
+
+def _earlier_record(source: Path) -> dict[str, Any] | None:
+    """What was zeroed before, where the checkpoint is itself an export."""
+    if not (source / RECORD).is_file():
+        return None
+    try:
+        return json.loads((source / RECORD).read_bytes())
+    except (ValueError, RecursionError):
+        raise PLNDError(f"{source / RECORD}: not JSON, expected the record of an earlier export") from None
+
+
+def _other_files(source: Path, files: list[str]) -> tuple[list[str], list[str]]:
+    """What else lies in the folder: files to carry over, and other weights, which still hold the neurons, to leave."""
+    carried: list[str] = []
+    left_out: list[str] = []
+    index = [] if files == [_SINGLE] else [_INDEX]
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source)
+        if not path.is_file() or str(name) in (*files, RECORD) or any(part.startswith(".") for part in name.parts):
+            continue
+        weights = (*_OTHER_WEIGHTS, ".safetensors", ".index.json")
+        (left_out if str(name) not in index and name.name.endswith(weights) else carried).append(str(name))
+    return carried, left_out
+
+
+# writing one
+
+
+def _check_output(output: Path, source: Path, overwrite: bool) -> None:
+    if output == Path(os.path.realpath(source)) or output in Path(os.path.realpath(source)).parents:
+        raise PLNDError(f"{output}: holds the checkpoint itself; choose another folder")
+    if output.exists() and not output.is_dir():
+        raise PLNDError(f"{output}: is a file, expected the name of a folder to write")
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / RECORD).is_file():
+            raise PLNDError(f"{output}: is not empty; choose a new folder")
+        if not overwrite:
+            raise PLNDError(f"{output}: holds an earlier export; choose a new folder, or --overwrite it")
+
+
+def _check_space(output: Path, needed: int) -> None:
+    free = shutil.disk_usage(output.parent).free if output.parent.is_dir() else needed
+    if free < needed:
+        raise PLNDError(f"{output}: {free:,} bytes are free there, but the weights need {needed:,}")
+
+
+@contextmanager
+def _folder_in_one_step(output: Path) -> Iterator[Path]:
+    """A new folder beside `output` that takes its place at the end, or is gone after an error."""
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    except OSError as error:
+        raise PLNDError(
+            f"{output}: cannot be written ({error.strerror or error}); choose a place that exists and is yours"
+        ) from None
+    try:
+        whole, earlier = temporary / "whole", temporary / "earlier"
+        whole.mkdir()
+        yield whole
+        if output.exists():
+            os.rename(output, earlier)
+        try:
+            os.rename(whole, output)
+        except OSError:
+            if earlier.exists():
+                os.rename(earlier, output)
+            raise
+    except OSError as error:
+        raise PLNDError(f"{output}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_weights(
+    source: Path,
+    folder: Path,
+    files: list[str],
+    stored: Mapping[str, Stored],
+    edits: Mapping[str, Tensor],
+    progress: bool,
+) -> None:
+    total = sum((source / file).stat().st_size for file in files)
+    with tqdm(total=total, unit="B", unit_scale=True, disable=not progress) as bar:
+        for file in files:
+            shutil.copyfile(source / file, folder / file)
+            for key, mask in edits.items():
+                if stored[key].file == file:
+                    _write_zeros(folder / file, stored[key], mask.numpy())
+            bar.update((source / file).stat().st_size)
+
+
+def _write_zeros(path: Path, stored: Stored, mask: np.ndarray) -> None:
+    """Zeroes the elements of one stored tensor where `mask`, broadcast to its shape, is true."""
+    words = np.memmap(path, f"u{_BYTES[stored.dtype]}", "r+", offset=stored.offset, shape=stored.shape)
+    np.copyto(words, 0, where=mask)
+    words.flush()

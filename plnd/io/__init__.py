@@ -1,0 +1,1 @@
+"""Files: the artifact format, corpora, whole-or-nothing writing."""

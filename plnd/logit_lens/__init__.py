@@ -1,0 +1,1 @@
+"""Which language a model's hidden states speak, block by block."""

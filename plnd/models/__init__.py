@@ -1,0 +1,1 @@
+"""Where a model keeps what: the families table, its binding to a loaded model, loading, quantised weights."""

@@ -1,0 +1,322 @@
+"""A family's row bound to one model: its blocks, and where each projection's weights lie."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from plnd.addresses import PROJECTIONS, block_order
+from plnd.errors import FamilyError
+from plnd.models.families import FAMILIES, Family, Projection, Stack, like_llama
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+_LLAMA_BLOCK = {
+    "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
+    "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
+}
+
+
+def find_family(model: PreTrainedModel) -> Family:
+    """The table's row for `model`; an unlisted `model_type` is taken as Llama if its blocks have Llama's modules.
+
+    Raises:
+        FamilyError: if the family is neither listed nor laid out as Llama, or if the model's configuration is one for
+            which its row is not exact.
+    """
+    config = model.config.get_text_config()
+    rows = [family for family in FAMILIES.values() if config.model_type in family.model_types]
+    if rows:
+        family = next((row for row in rows if _fits(row, _body(model))), rows[0])
+        for name, wanted in family.requires.items():
+            found = getattr(config, name, wanted)
+            if found != wanted:
+                raise FamilyError(
+                    f"model family {config.model_type!r} with {name}={found!r}: its exact form is not known; plnd has"
+                    f" it for {name}={wanted!r} only"
+                )
+        return family
+    try:
+        block = _body(model).get_submodule("layers")[0]  # type: ignore[index]
+        alike = all({n for n, _ in block.get_submodule(p).named_children()} == c for p, c in _LLAMA_BLOCK.items())
+    except (AttributeError, TypeError, IndexError):
+        alike = False
+    if not alike:
+        raise FamilyError(
+            f"model family {config.model_type!r} is not in the families table (`plnd families` prints it) and its"
+            " blocks are not laid out as Llama's: add a row to plnd/families.py (docs/families.md)"
+        )
+    warnings.warn(
+        f"model family {config.model_type!r} is not in the table; its modules match Llama's layout", stacklevel=2
+    )
+    return like_llama(config.model_type)
+
+
+def _body(model: PreTrainedModel) -> PreTrainedModel:
+    """The language model without its head (and without the other parts of a multimodal one)."""
+    body: Any = model.base_model
+    return getattr(body, "language_model", body)
+
+
+def _fits(family: Family, body: nn.Module) -> bool:
+    """Whether the first block of every stack has the row's modules."""
+    try:
+        for stack in family.stacks:
+            block = body.get_submodule(stack.blocks)[0]  # type: ignore[index]
+            for projection in stack.projections:
+                block.get_submodule(projection.module)
+    except (AttributeError, IndexError):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block (or the cross-attention of one) of a loaded model."""
+
+    name: str
+    module: nn.Module
+    stack: Stack
+
+
+@dataclass(frozen=True)
+class Target:
+    """One logical projection of a loaded model.
+
+    Attributes:
+        name: address, `"{block}.{projection}"`.
+        module: the module that holds it (a PEFT wrapper where there is one).
+        projection: its row of the table.
+        width: number of neurons.
+        transposed: the module is a `Conv1D`, whose weight is [in, out].
+        rows: storage rows of the projection in the module, in its own order (of one expert's matrix).
+        experts: number of experts, where they are fused in one parameter; `width` counts the neurons of all.
+    """
+
+    name: str
+    module: nn.Module
+    projection: Projection
+    width: int
+    transposed: bool
+    rows: range | torch.Tensor
+    experts: int | None = None
+
+    @property
+    def plain(self) -> nn.Module:
+        """The module without a PEFT wrapper around it."""
+        return _plain(self.module)
+
+    @property
+    def stored(self) -> Any:
+        """The parameter that holds the neurons' weights."""
+        return getattr(self.plain, self.projection.parameter)
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the stored weight along which neurons lie; only where experts are not fused."""
+        assert self.experts is None
+        return int((self.projection.axis == "column") != self.transposed)
+
+    def storage(self, indices: torch.Tensor) -> torch.Tensor:
+        """Where neurons `indices` (int64) lie along `dim` of the stored weight; rows of the bias for row neurons."""
+        if isinstance(self.rows, range):
+            return indices + self.rows.start
+        return self.rows.to(indices.device)[indices]
+
+    def select(self, output: torch.Tensor) -> torch.Tensor:
+        """The projection's own rows of its module's output, [..., width] (a view where they are consecutive)."""
+        if isinstance(self.rows, range):
+            return output[..., self.rows.start : self.rows.stop]
+        return output.index_select(-1, self.rows.to(output.device))
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """Views of every stored tensor with parameters of the neurons, neurons first: edit them at `position`."""
+        weight = self.stored.data
+        if self.experts is not None:
+            yield weight.movedim(2, 1) if self.projection.axis == "column" else weight
+            return
+        yield weight.movedim(self.dim, 0)
+        bias = getattr(self.plain, "bias", None)
+        if bias is not None and self.projection.axis == "row":
+            yield bias.data
+
+    def position(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Index, along the first dimensions of `parameters`, of the neurons `indices` (int64)."""
+        if self.experts is None:
+            return (self.storage(indices),)
+        each = self.width // self.experts
+        return indices // each, self.storage(indices % each)
+
+    def weight(self) -> torch.Tensor:
+        """The logical matrix, [out, in]: a view of the stored weight where it is dense, on a device and consecutive.
+
+        Of fused experts, the experts' matrices one after the other: [experts·width, in] or [out, experts·width].
+        """
+        from plnd.models.quantised import dequantised
+
+        stored = dequantised(self.plain, self.projection.parameter)
+        if self.experts is not None:
+            if self.projection.axis == "column":
+                return stored.movedim(0, 1).flatten(1)
+            return self.select(stored.mT).mT.flatten(0, 1)
+        weight = stored.T if self.transposed else stored
+        return weight if self.projection.axis == "column" else self.select(weight.T).T
+
+
+def _features(module: nn.Module, parameter: str) -> tuple[int, int, bool, int | None] | None:
+    """(out, in, transposed, experts) of a linear module, read from its weight or, where that is packed, from itself."""
+    weight: Any = getattr(module, parameter, None)
+    if getattr(weight, "ndim", 0) == 3:
+        experts, out, into = weight.shape
+        return out, into, False, experts
+    transposed = hasattr(module, "nf")  # transformers' Conv1D
+    if not transposed and not hasattr(module, "out_features"):
+        return None
+    if getattr(weight, "ndim", 0) == 2 and weight.is_floating_point():
+        out, into = weight.shape[::-1] if transposed else weight.shape
+    else:
+        out, into = module.out_features, module.in_features  # type: ignore[assignment]
+    return out, into, transposed, None
+
+
+class Layout:
+    """A family bound to a loaded model: which module, which rows, how wide.
+
+    Args:
+        model: a transformers model, or a PEFT model around one.
+
+    Raises:
+        FamilyError: if the family is unknown or a projection is not where the table says.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
+        self.family = find_family(self.model)
+        blocks = []
+        for stack in self.family.stacks:
+            try:
+                modules = list(self.body.get_submodule(stack.blocks))  # type: ignore[call-overload]
+            except AttributeError as error:
+                raise FamilyError(f"{self.family.name}: no list of blocks at {stack.blocks!r}: {error}") from None
+            blocks += [Block(stack.name.format(n=n), module, stack) for n, module in enumerate(modules)]
+        self.blocks: list[Block] = sorted(blocks, key=lambda block: block_order(block.name))
+
+    @property
+    def body(self) -> PreTrainedModel:
+        """The model without its language-model head."""
+        return _body(self.model)
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where token ids go in: where the embedding runs. (In an offloaded model, parameters are nowhere.)"""
+        import torch
+
+        embedding: Any = self.body.get_input_embeddings()
+        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+        return torch.device(embedding.weight.device if device is None else device)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> None:
+        """One pass of the body, without its head; a decoder with an encoder reads the same document, shifted by one.
+
+        Args:
+            input_ids: [batch, seq].
+            attention_mask: [batch, seq], 1 for tokens and 0 for padding.
+            kwargs: further arguments of the body of a decoder-only model.
+        """
+        body, config = self.body, self.model.config
+        if not config.is_encoder_decoder:
+            body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **kwargs)
+            return
+        before = attention_mask.roll(1, dims=1)
+        before[:, 0] = 0
+        shifted = input_ids.roll(1, dims=1).masked_fill(before == 0, config.decoder_start_token_id or 0)
+        seen = body.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        body.get_decoder()(
+            input_ids=shifted,
+            attention_mask=attention_mask,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
+        )
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        """Every projection of every block by address, in the table's order."""
+        return {target.name: target for target in self._resolve()}
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Number of neurons of every projection by address."""
+        return {name: target.width for name, target in self.targets.items()}
+
+    def description(self) -> dict:
+        """What an artifact says of its base model: name, revision, family, number of blocks, widths."""
+        config = self.model.config
+        return {
+            "name": config._name_or_path or None,
+            "revision": getattr(config, "_commit_hash", None),
+            "model_type": config.get_text_config().model_type,
+            "blocks": len({block.name.removesuffix(".cross") for block in self.blocks}),
+            "widths": dict(self.widths),
+        }
+
+    def _resolve(self) -> Iterator[Target]:
+        for block in self.blocks:
+            for projection in block.stack.projections:
+                name = f"{block.name}.{projection.name}"
+                plain = _plain(self._module(block, projection.module, name))
+                features = _features(plain, projection.parameter)
+                if features is None:
+                    raise FamilyError(f"{name}: {type(plain).__name__} is not a linear module that plnd knows")
+                out, into, transposed, experts = features
+                rows = self._rows(block, projection, out)
+                width = (into if projection.axis == "column" else len(rows)) * (experts or 1)
+                module = self._module(block, projection.module, name)
+                yield Target(name, module, projection, width, transposed, rows, experts)
+
+    def _rows(self, block: Block, projection: Projection, out: int) -> range | torch.Tensor:
+        """The rows of a fused module of `out` rows that belong to one projection."""
+        if projection.fused is None:
+            return range(out)
+        part = PROJECTIONS.index(projection.name)
+        if projection.fused == "halves":
+            return range(out // 2) if projection.name == "gate_proj" else range(out // 2, out)
+        output = next(p for p in block.stack.projections if p.name == "o_proj")
+        features = _features(_plain(self._module(block, output.module, f"{block.name}.o_proj")), output.parameter)
+        assert features is not None
+        queries = features[1]
+        keys = (out - queries) // 2
+        if projection.fused == "stacked":
+            return (range(queries), range(queries, queries + keys), range(queries + keys, out))[part]
+        import torch
+
+        groups = keys // int(attribute(block.module, block.stack.head_dim))
+        rows = torch.arange(out).view(groups, out // groups)
+        own = queries // groups
+        each = keys // groups
+        return (rows[:, :own], rows[:, own : own + each], rows[:, own + each :])[part].flatten()
+
+    def _module(self, block: Block, path: str, name: str) -> nn.Module:
+        try:
+            return block.module.get_submodule(path)
+        except AttributeError:
+            raise FamilyError(f"{name}: the model has no module {path!r} in block {block.name}") from None
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    return module.base_layer if hasattr(module, "base_layer") else module  # type: ignore[return-value]
+
+
+def attribute(block: nn.Module, path: str) -> Any:
+    """The attribute at a dotted path below a module."""
+    value: Any = block
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

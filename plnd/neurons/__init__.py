@@ -1,0 +1,1 @@
+"""Scores and sets of neurons, the rules that select, the algebra of sets; numpy only."""

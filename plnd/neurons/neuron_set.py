@@ -1,0 +1,241 @@
+"""A set of neurons: "block.projection" to ascending indices, with the algebra of sets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plnd.addresses import PROJECTIONS, address_order, numbered, split_address
+from plnd.errors import PLNDError
+from plnd.io import artifact
+from plnd.io.files import write_bytes
+from plnd.model_description import check_model
+from plnd.neurons.regions import Regions
+from plnd.neurons.selection import chosen_addresses
+
+_Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronSet:
+    """Neurons of one model, each with its importance.
+
+    Attributes:
+        indices: `"{block}.{projection}"` to an ascending int32 vector; addresses without neurons are left out.
+        importance: the same addresses to float32 vectors: the smallest importance over the corpus.
+        metadata: what the artifact says of model, language, corpus, method and rule (README, «Artifact format»).
+    """
+
+    indices: _Arrays
+    importance: _Arrays
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "indices", {name: v for name, v in self.indices.items() if len(v)})
+        object.__setattr__(self, "importance", {name: self.importance[name] for name in self.indices})
+
+    # what is in it
+
+    def __len__(self) -> int:
+        return sum(map(len, self.indices.values()))
+
+    def __eq__(self, other: object) -> bool:
+        """Same model widths and same neurons; importance and provenance do not count."""
+        if not isinstance(other, NeuronSet):
+            return NotImplemented
+        return (
+            self.widths == other.widths
+            and self.indices.keys() == other.indices.keys()
+            and all(np.array_equal(v, other.indices[name]) for name, v in self.indices.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def items(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(address, indices) in the order of blocks and projections."""
+        yield from sorted(self.indices.items(), key=lambda item: address_order(item[0]))
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The base model's description: name, revision, model_type, blocks, widths."""
+        return self.metadata["model"]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of neurons, in the whole model, of every address."""
+        return self.model["widths"]
+
+    @property
+    def total(self) -> int:
+        """Number of neurons that the whole model has."""
+        return sum(self.widths.values())
+
+    def counts(self) -> dict[str, int]:
+        """Number of neurons of this set by projection, in the usual order."""
+        counts = dict.fromkeys(sorted({split_address(a)[1] for a in self.widths}, key=PROJECTIONS.index), 0)
+        for name, indices in self.items():
+            counts[name.rsplit(".", 1)[1]] += len(indices)
+        return counts
+
+    # algebra
+
+    def __or__(self, other: NeuronSet) -> NeuronSet:
+        return self._combined(other, "union", np.union1d)
+
+    def __and__(self, other: NeuronSet) -> NeuronSet:
+        return self._combined(other, "intersect", np.intersect1d)
+
+    def __sub__(self, other: NeuronSet) -> NeuronSet:
+        return self._combined(other, "minus", np.setdiff1d)
+
+    def minus_shared(self, others: Iterable[NeuronSet]) -> NeuronSet:
+        """Without the neurons that this set and all of `others` have in common."""
+        others = list(others)
+        if not others:
+            raise PLNDError("minus_shared needs at least one other set")
+        shared = self
+        for other in others:
+            shared = shared & other
+        result = self - shared
+        return result._with(operands=self._operands(*(_operand("minus_shared", other) for other in others)))
+
+    def restrict(
+        self,
+        *,
+        projections: Iterable[str] | None = None,
+        regions: Regions | None = None,
+        where: Callable[[int, str], bool] | None = None,
+    ) -> NeuronSet:
+        """Only the neurons of these projections and regions, and for whose (block, projection) `where` is true."""
+        projections = None if projections is None else list(projections)
+        chosen = set(chosen_addresses(self.widths, self.model["blocks"], projections, regions))
+        if where is not None:
+            chosen = {a for a in chosen if where(*numbered(a))}
+        described = regions.description() if regions else None
+        record = {"operation": "restrict", "projections": projections, "regions": described}
+        if where is not None:
+            record["where"] = "a condition in Python"
+        return self._replaced({name: v for name, v in self.indices.items() if name in chosen}, record)
+
+    def top(self, n: int) -> NeuronSet:
+        """The n most important neurons of the whole set (ties: the first address, the lowest index)."""
+        if n < 0:
+            raise PLNDError(f"top {n}: expected a number of neurons, 0 or more")
+        values = [(-float(i), address_order(name), int(k), name) for name, ks in self.items()
+                  for k, i in zip(ks, self.importance[name], strict=True)]  # fmt: skip
+        kept: dict[str, list[int]] = {}
+        for _, _, k, name in sorted(values)[:n]:
+            kept.setdefault(name, []).append(k)
+        indices = {name: np.array(sorted(ks), dtype=np.int32) for name, ks in kept.items()}
+        return self._replaced(indices, {"operation": "top", "n": n})
+
+    def random_like(self, seed: int) -> NeuronSet:
+        """As many neurons of each block and projection, drawn at random from all neurons there: the scientific control.
+
+        The same seed draws the same neurons on every machine: numpy keeps the bits of a generator, though not the
+        methods that stand on them, so the neurons are put in the order of one random number each.
+        """
+        drawn = {}
+        for name, indices in self.items():
+            key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
+            order = np.random.PCG64(key).random_raw(self.widths[name]).argsort(kind="stable")
+            drawn[name] = np.sort(order[: len(indices)]).astype(np.int32)
+        return NeuronSet(drawn, _zeros(drawn), {**self.metadata, "control": {"name": "random", "seed": seed}})
+
+    # relation to a model
+
+    def check_model(self, description: Mapping[str, Any]) -> None:
+        """Refuses a model (`plnd.models.layout.Layout.description`) of another family, number of blocks or width.
+
+        Raises:
+            ModelMismatchError: naming the first difference.
+        """
+        check_model(self.model, description, "neurons")
+
+    # files
+
+    def save(self, path: str | Path) -> str:
+        """Writes the neurons artifact in one step (a temporary file beside it, then a rename); returns its SHA-256."""
+        return write_bytes(self.to_bytes(), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NeuronSet:
+        """Reads a neurons artifact, trusting nothing.
+
+        Raises:
+            ArtifactError: one line that says what is wrong with the file, and what to do.
+        """
+        path = Path(path)
+        metadata, tensors = artifact.read(path, artifact.NEURONS)
+        widths = metadata["model"]["widths"]
+        indices, importance = {}, {}
+        addresses = {key.removesuffix(".importance") for key in tensors} & widths.keys()
+        artifact.check_names(path, tensors, addresses | {f"{name}.importance" for name in addresses})
+        for name in sorted(addresses):
+            indices[name], importance[name] = tensors[name], tensors[f"{name}.importance"]
+            artifact.check_indices(path, name, indices[name], widths[name])
+            if (np.diff(indices[name]) <= 0).any():
+                raise artifact.bad(path, f"the indices of {name} are not ascending")
+            artifact.check_importance(path, f"{name}.importance", importance[name], len(indices[name]))
+        return cls(indices, importance, metadata)
+
+    def to_bytes(self) -> bytes:
+        """The neurons artifact as bytes, the same for equal sets on every machine."""
+        tensors = dict(self.indices) | {f"{name}.importance": values for name, values in self.importance.items()}
+        return artifact.encode(tensors, {**self.metadata, "format": artifact.NEURONS, "version": artifact.VERSION})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the artifact that `save` writes."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    # helpers
+
+    def _combined(self, other: NeuronSet, operation: str, combine: Callable[..., np.ndarray]) -> NeuronSet:
+        check_model(other.model, self.model, "the other set")
+        empty = np.empty(0, dtype=np.int32)
+        names = sorted(self.indices.keys() | other.indices.keys(), key=address_order)
+        indices = {
+            name: combine(self.indices.get(name, empty), other.indices.get(name, empty)).astype(np.int32)
+            for name in names
+        }
+        importance = {name: self._importance_of(name, v, other) for name, v in indices.items()}
+        return NeuronSet(indices, importance, self.metadata)._with(operands=self._operands(_operand(operation, other)))
+
+    def _importance_of(self, name: str, indices: np.ndarray, other: NeuronSet) -> np.ndarray:
+        """Importance of `indices`: this set's own where it has them, the other's elsewhere."""
+        result = np.zeros(len(indices), dtype=np.float32)
+        for source in (other, self):
+            if name in source.indices:
+                found, here, there = np.intersect1d(indices, source.indices[name], return_indices=True)
+                result[here] = source.importance[name][there]
+        return result
+
+    def _replaced(self, indices: _Arrays, record: dict[str, Any]) -> NeuronSet:
+        importance = {name: self._importance_of(name, v, self) for name, v in indices.items()}
+        return NeuronSet(indices, importance, self.metadata)._with(operands=self._operands(record))
+
+    def _operands(self, *further: dict[str, Any]) -> list[dict[str, Any]]:
+        """What was done to this set since it was selected, and what is being done now."""
+        return [*self.metadata.get("operands", ()), *further]
+
+    def _with(self, **metadata: Any) -> NeuronSet:
+        return NeuronSet(self.indices, self.importance, {**self.metadata, **metadata})
+
+
+def _operand(operation: str, neurons: NeuronSet) -> dict[str, Any]:
+    return {
+        "operation": operation,
+        "language": neurons.metadata.get("language"),
+        "neurons": len(neurons),
+        "sha256": neurons.digest,
+    }
+
+
+def _zeros(indices: _Arrays) -> dict[str, np.ndarray]:
+    return {name: np.zeros(len(v), dtype=np.float32) for name, v in indices.items()}

@@ -1,0 +1,165 @@
+"""What detection leaves behind: three numbers per neuron, from which every rule is a read."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plnd.addresses import split_address
+from plnd.errors import PLNDError
+from plnd.io import artifact
+from plnd.io.files import write_bytes
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.regions import Regions
+from plnd.neurons.selection import chosen_addresses
+
+_EXPECTED = {
+    "epsilon": "a number above 0",
+    "top_k": "a whole number above 0",
+    "fraction": "a number above 0 and at most 1",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Importance of every neuron over the documents of a corpus.
+
+    Attributes:
+        minimum: address to the smallest importance in any document, [width] float32.
+        mean: address to the mean importance, [width] float32: over documents, or, with `method="activation"` and
+            `"lape"`, over all tokens of the corpus.
+        worst_rank: address to the largest rank in any document, [width] int32; 0 is the most important neuron of its
+            projection, equal importances share the larger rank.
+        metadata: what the artifact says of model, language, corpus and method.
+
+    Where detection knew its rule (`method.epsilon` in the metadata), rows of `q_proj` and `k_proj` whose importance was
+    below it in some document have minimum and mean 0, and all of them the last rank: `select` then takes no other rule
+    for them than an epsilon of at least that.
+    """
+
+    minimum: Mapping[str, np.ndarray]
+    mean: Mapping[str, np.ndarray]
+    worst_rank: Mapping[str, np.ndarray]
+    metadata: dict[str, Any]
+
+    def select(
+        self,
+        *,
+        epsilon: float | None = None,
+        top_k: int | None = None,
+        fraction: float | None = None,
+        projections: Iterable[str] | None = None,
+        regions: Regions | None = None,
+    ) -> NeuronSet:
+        """The neurons that one rule keeps, out of those of `projections` and `regions` (all by default).
+
+        Args:
+            epsilon: importance at least this in every document (eq. 2 of arXiv:2402.18815).
+            top_k: among the k most important of their projection in every document.
+            fraction: `top_k` with k one share of each projection's width, the share whose set is nearest to this
+                fraction of the neurons chosen from.
+
+        Raises:
+            PLNDError: if not exactly one rule is given, its number makes no sense, or these scores do not tell (they
+                were detected for an epsilon, and another rule is asked for rows of `q_proj` and `k_proj`).
+        """
+        rules = {"epsilon": epsilon, "top_k": top_k, "fraction": fraction}
+        given = {name: value for name, value in rules.items() if value is not None}
+        if len(given) != 1:
+            raise PLNDError(f"expected exactly one of epsilon, top_k, fraction, found {', '.join(given) or 'none'}")
+        ((name, value),) = given.items()
+        fits = 0 < value < math.inf and (name != "fraction" or value <= 1) and (name != "top_k" or value == int(value))
+        if not fits:
+            raise PLNDError(f"{name}={value}: expected {_EXPECTED[name]}")
+        value = int(value) if name == "top_k" else float(value)
+        projections = None if projections is None else list(projections)
+        model = self.metadata["model"]
+        widths = {address: len(values) for address, values in self.minimum.items()}
+        chosen = chosen_addresses(widths, model["blocks"], projections, regions)
+        if not chosen:
+            scored = ", ".join(self.metadata["method"]["projections"])
+            raise PLNDError(f"no neuron to select from: these scores cover {scored}")
+        self._check_known(name, value, chosen)
+        rule: dict[str, Any] = {"name": name, "value": value, "projections": projections}
+        rule["regions"] = regions.description() if regions else None
+        if name == "epsilon":
+            kept = {a: self.minimum[a].astype(np.float64) >= value for a in chosen}
+        elif name == "top_k":
+            kept = {a: self.worst_rank[a] < value for a in chosen}
+        else:
+            entry = {a: (self.worst_rank[a].astype(np.float64) + 1) / widths[a] for a in chosen}
+            rule["share"] = _share(np.concatenate(list(entry.values())), value)
+            kept = {a: entry[a] <= rule["share"] for a in chosen}
+        indices = {a: np.flatnonzero(mask).astype(np.int32) for a, mask in kept.items()}
+        importance = {a: self.minimum[a][rows] for a, rows in indices.items()}
+        metadata = {**self.metadata, "format": artifact.NEURONS, "rule": rule, "scores_sha256": self.digest}
+        return NeuronSet(indices, importance, metadata)
+
+    def _check_known(self, name: str, value: float, chosen: Iterable[str]) -> None:
+        """Refuses a rule that scores detected for an epsilon do not decide."""
+        known = self.metadata["method"].get("epsilon")
+        if known is None or not any(address.endswith((".q_proj", ".k_proj")) for address in chosen):
+            return
+        if name != "epsilon" or value < known:
+            raise PLNDError(
+                f"{name}={value}: these scores were detected with epsilon={known}, which leaves no ranks in q_proj and"
+                f" k_proj and nothing below it; select with an epsilon of {known} or more, or other projections"
+            )
+
+    def save(self, path: str | Path) -> str:
+        """Writes the scores artifact in one step (a temporary file beside it, then a rename); returns its SHA-256."""
+        return write_bytes(self.to_bytes(), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scores:
+        """Reads a scores artifact, trusting nothing.
+
+        Raises:
+            ArtifactError: one line that says what is wrong with the file, and what to do.
+        """
+        path = Path(path)
+        metadata, tensors = artifact.read(path, artifact.SCORES)
+        widths, projections = metadata["model"]["widths"], metadata["method"]["projections"]
+        addresses = [name for name in widths if split_address(name)[1] in projections]
+        if not addresses:
+            raise artifact.bad(path, "metadata says that no projection was scored")
+        parts = ("min", "mean", "worst_rank")
+        artifact.check_names(path, tensors, {f"{name}.{part}" for name in addresses for part in parts})
+        for name in addresses:
+            for part in ("min", "mean"):
+                artifact.check_importance(path, f"{name}.{part}", tensors[f"{name}.{part}"], widths[name])
+            ranks = tensors[f"{name}.worst_rank"]
+            artifact.check_indices(path, f"{name}.worst_rank", ranks, widths[name])
+            if len(ranks) != widths[name]:
+                raise artifact.bad(path, f"{name}.worst_rank has {len(ranks)} entries, expected {widths[name]}")
+        minimum, mean, worst_rank = ({name: tensors[f"{name}.{part}"] for name in addresses} for part in parts)
+        return cls(minimum, mean, worst_rank, metadata)
+
+    def to_bytes(self) -> bytes:
+        """The scores artifact as bytes, the same for equal scores on every machine."""
+        parts = {"min": self.minimum, "mean": self.mean, "worst_rank": self.worst_rank}
+        tensors = {f"{name}.{part}": values for part, vectors in parts.items() for name, values in vectors.items()}
+        return artifact.encode(tensors, self.metadata)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the artifact that `save` writes."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def _share(entry: np.ndarray, fraction: float) -> float:
+    """The share of each width at which the number of neurons is nearest to `fraction` of all (below on a tie).
+
+    Args:
+        entry: for every neuron the smallest share that contains it, [neurons] float64.
+    """
+    shares, counts = np.unique(entry, return_counts=True)
+    reached = np.concatenate(([0], np.cumsum(counts)))
+    nearest = int(np.argmin(np.abs(reached - fraction * len(entry))))
+    return float(shares[nearest - 1]) if nearest else 0.0

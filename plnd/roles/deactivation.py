@@ -1,0 +1,115 @@
+"""Switches off other neurons in every row of a batch: those with one role in the row's own example.
+
+Roles differ by example (`plnd.roles`), so the deactivated set does too (Tables 2 and 4 of arXiv:2406.09265).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plnd.errors import ModelMismatchError, PLNDError
+from plnd.models.layout import Layout
+from plnd.roles.activations import feed_forward_widths
+from plnd.roles.roles import ROLES, Roles
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which neurons of an example are switched off.
+
+    Attributes:
+        role: one of `ROLES`, or `random`.
+        share: of `random`, which share of each block's neurons; 0 switches nothing off, for a baseline.
+        control: `random` draws as many neurons of each block as there have the role in this example.
+        seed: of what is drawn. An example's draw depends on nothing but seed, example and counts.
+    """
+
+    role: str
+    share: float | None = None
+    control: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.role not in (*ROLES, RANDOM):
+            raise PLNDError(f"unknown deactivate={self.role}: expected one of {', '.join((*ROLES, RANDOM))}")
+        if (self.share is not None) != (self.role == RANDOM):
+            raise PLNDError("deactivate=random and share= belong together: deactivate=random,share=0.25")
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise PLNDError(f"share={self.share}: expected a share from 0 to 1, such as 0.25")
+        if self.control not in (None, RANDOM) or (self.control and self.role == RANDOM):
+            raise PLNDError(f"unknown control {self.control!r}: expected random, with a role in deactivate=")
+
+    def neurons(self, roles: Roles, example: int) -> dict[str, np.ndarray]:
+        """The neurons of one example, bool [width], by block."""
+        if self.role == RANDOM:
+            assert self.share is not None
+            counts = [round(self.share * width) for width in roles.widths.values()]
+        else:
+            found = {name: codes == ROLES.index(self.role) for name, codes in roles.of(example).items()}
+            if self.control is None:
+                return found
+            counts = [int(chosen.sum()) for chosen in found.values()]
+        generator = np.random.Generator(np.random.PCG64([self.seed, example]))
+        drawn = {}
+        for (name, width), count in zip(roles.widths.items(), counts, strict=True):
+            order = np.argsort(generator.integers(2**63, size=width), kind="stable")
+            drawn[name] = np.zeros(width, dtype=bool)
+            drawn[name][order[:count]] = True
+        return drawn
+
+
+@contextmanager
+def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, np.ndarray]]) -> Iterator[None]:
+    """In row i of every batch the neurons `neurons[i]` are off: at all positions, in every step of a generation.
+
+    What goes into `down_proj` is set to zero there. In a gated feed-forward too that is what an activation of zero
+    gives. Where a batch has several times as many rows (beam search), consecutive ones belong to one example.
+
+    Args:
+        model: a transformers model of a known family, or a PEFT model around one, or its layout.
+        neurons: for each row, by block, bool [width]; blocks that are left out keep all their neurons.
+
+    Raises:
+        ModelMismatchError: if a block or its width is not the model's.
+        FamilyError: if the model's feed-forward is not one that has roles.
+        PLNDError: if a batch has another number of rows.
+    """
+    layout = model if isinstance(model, Layout) else Layout(model)
+    widths = feed_forward_widths(layout)
+    for row in neurons:
+        for name, chosen in row.items():
+            if chosen.dtype != bool or chosen.shape != (widths.get(name),):
+                has = widths.get(name, "no such block")
+                raise ModelMismatchError(f"block {name}: roles of {len(chosen)} neurons, but the model has {has}")
+    nothing = {name: np.zeros(width, dtype=bool) for name, width in widths.items()}
+    with ExitStack() as stack:
+        for name in widths:
+            mask = torch.from_numpy(np.stack([row.get(name, nothing[name]) for row in neurons]))
+            if bool(mask.any()):
+                module = layout.targets[f"{name}.down_proj"].module
+                stack.callback(module.register_forward_pre_hook(_zero_rows(mask)).remove)
+        yield
+
+
+def _zero_rows(mask: Tensor) -> Callable:
+    """A hook that zeroes the masked inputs, [rows, width], of each row's share of a batch."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal mask
+        values = args[0]
+        rows, width = mask.shape
+        if values.numel() % (rows * width) or (values.dim() == 3 and len(values) % rows):
+            raise PLNDError(f"a batch of {len(values)} rows, but neurons were chosen for {rows}")
+        mask = mask.to(values.device)
+        zeroed = values.reshape(rows, -1, width).masked_fill(mask[:, None], 0)
+        return (zeroed.reshape(values.shape), *args[1:])
+
+    return hook

@@ -1,0 +1,108 @@
+"""The roles artifact: written and read example by example, so that it never has to fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plnd.addresses import block_order, split_address
+from plnd.io import artifact
+from plnd.io.files import whole_file
+from plnd.io.safetensors_layout import header_bytes, read_header
+
+
+class RolesContent(NamedTuple):
+    """What a roles artifact holds; see `plnd.roles.roles.Roles`."""
+
+    packed: np.ndarray
+    patterns: np.ndarray
+    prompts: np.ndarray
+    metadata: dict[str, Any]
+
+
+def write_roles(
+    path: str | Path, metadata: Mapping[str, Any], patterns: np.ndarray, prompts: np.ndarray, rows: Iterable[np.ndarray]
+) -> None:
+    """Writes a roles artifact in one step (a temporary file beside it, then a rename), example by example.
+
+    Args:
+        path: the file.
+        metadata: as `plnd.roles.roles.Roles` has it.
+        patterns: int64 [thresholds, blocks, 2^languages]; it is read after the last row was taken.
+        prompts: int64 [examples, languages].
+        rows: packed roles of consecutive examples, uint8 [some examples, bytes]; as many in all as `prompts` has.
+    """
+    width = packed_width(metadata["model"]["widths"])
+    tensors = {
+        "patterns": ("I64", patterns.shape),
+        "prompts": ("I64", prompts.shape),
+        "roles": ("U8", (len(prompts), width)),
+    }
+    header = header_bytes(tensors, {artifact.METADATA_KEY: artifact.to_json(metadata)})
+    with whole_file(path) as stream:
+        stream.write(header)
+        stream.write(bytes(patterns.nbytes) + prompts.astype("<i8").tobytes())
+        for some in rows:
+            assert some.dtype == np.uint8 and some.shape[1] == width
+            stream.write(some.tobytes())
+        assert stream.tell() == len(header) + patterns.nbytes + prompts.nbytes + len(prompts) * width
+        stream.seek(len(header))
+        stream.write(patterns.astype("<i8").tobytes())
+
+
+def read_roles(path: str | Path) -> RolesContent:
+    """Opens a roles artifact; an example's roles are read from the file when they are wanted.
+
+    Raises:
+        ArtifactError: one line that says what is wrong with the file, and what to do.
+    """
+    path = Path(path)
+    metadata = artifact.read_metadata(path)
+    artifact.check_form(path, metadata, artifact.ROLES)
+    artifact.check_version(path, metadata, artifact.ROLES)
+    artifact.check_model_form(path, metadata["model"])
+    languages, documents = metadata["languages"], metadata["documents"]
+    for name in ("tasks", "documents"):
+        rows = documents if name == "documents" else [metadata["tasks"] or languages]
+        if any(len(row) != len(languages) for row in rows):
+            raise artifact.bad(path, f"metadata names {len(languages)} languages, and other numbers of {name}")
+    if not 2 <= len(languages) <= 16 or not documents or len(set(languages)) < len(languages):
+        raise artifact.bad(path, f"metadata names {len(languages)} languages and {len(documents)} examples")
+    widths, thresholds = role_widths(metadata["model"]["widths"]), metadata["method"]["thresholds"]
+    if not widths or not thresholds:
+        raise artifact.bad(path, "metadata names no feed-forward, or no threshold")
+    expected = {
+        "patterns": ("I64", [len(thresholds), len(widths), 2 ** len(languages)]),
+        "prompts": ("I64", [len(documents), len(languages)]),
+        "roles": ("U8", [len(documents), packed_width(metadata["model"]["widths"])]),
+    }
+    with artifact.opened(path) as stream:
+        slices = {name: stream.get_slice(name) for name in stream.keys()}
+        artifact.check_names(path, slices, set(expected))
+        for name, (dtype, shape) in expected.items():
+            found = (slices[name].get_dtype(), list(slices[name].get_shape()))
+            if found != (dtype, shape):
+                raise artifact.bad(
+                    path, f"tensor {name} is {found[0]} of shape {found[1]}, expected {dtype} of shape {shape}"
+                )
+        patterns, prompts = stream.get_tensor("patterns"), stream.get_tensor("prompts")
+    neurons = np.array(list(widths.values())) * len(documents)
+    if (patterns < 0).any() or (patterns.sum(-1) != neurons).any():
+        raise artifact.bad(path, "patterns do not count every neuron of every example once; the file is damaged")
+    start = read_header(path)["roles"].start
+    packed = np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=tuple(expected["roles"][1]))
+    return RolesContent(packed, patterns, prompts, metadata)
+
+
+def role_widths(widths: Mapping[str, int]) -> dict[str, int]:
+    """Number of feed-forward neurons by block, in the order of blocks, from the widths of projections."""
+    blocks = {split_address(name)[0]: width for name, width in widths.items() if split_address(name)[1] == "down_proj"}
+    return {name: blocks[name] for name in sorted(blocks, key=block_order)}
+
+
+def packed_width(widths: Mapping[str, int]) -> int:
+    """Bytes of one example's roles: two bits a neuron, the blocks one after the other."""
+    return -(-sum(role_widths(widths).values()) // 4)

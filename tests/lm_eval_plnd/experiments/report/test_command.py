@@ -1,0 +1,327 @@
+"""The report of an experiment: complete, escaped, self-contained, the same for the same files."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm_eval_plnd.experiments.report.command import make_page
+from lm_eval_plnd.experiments.results import COLUMNS, read_results
+from plnd.commands.main import main
+from plnd.errors import PLNDError
+from plnd.io.files import write_csv
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.statistics import bootstrap_interval, paired_p_value
+
+NASTY = """zh.<script src=http://x.example/>alert("a" & 'b')</script>"""
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+)
+SETTINGS = """
+model: {pretrained: some/model, dtype: float32, batch_size: 4}
+languages: [en, zh]
+corpus: "{language}.jsonl"
+rule: {fraction: 0.01}
+regions: {under: 8, gen: 2}
+tasks:
+  text: {task: "plnd_text_{language}", limit: 20}
+  xnli: {task: "plnd_xnli_{language}", num_fewshot: 2, metadata: {data_dir: data}}
+experiments: {table1: text, table2: xnli}
+"""
+BYTES = [10.0, 40.0, 20.0, 30.0]
+BITS = {"original": [1.0, 1.5, 2.0, 1.25], "zh.specific.under": [1.5, 2.5, 2.25, 1.75]}
+CORRECT = {"original": [1.0, 1.0, 0.0, 1.0], "zh.specific.under": [0.0, 1.0, 0.0, 0.0]}
+
+
+class Page(HTMLParser):
+    """What a browser would see: texts, tags with their attributes, and the tables' rows."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.values = "", []
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        """Keeps it."""
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "wbr"):
+            self.open.append(tag)
+        if tag == "data":
+            self.values.append(dict(attributes)["value"])
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        """Closes the last one."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        """Adds to the text, and to the cell that is open."""
+        if "style" in self.open:
+            return
+        self.text += text
+        if "th" in self.open or "td" in self.open:
+            self.rows[-1][-1] += text
+
+
+def row(item: str, setting: str, language: str, metric: str, value: float, **more) -> list:
+    """A line of results.csv about Chinese neurons, or about none."""
+    original = setting == "original"
+    found = dict.fromkeys(COLUMNS, "") | {"item": item, "setting": setting, "metric": metric, "value": repr(value)}
+    found |= {"neurons": "none"} if original else {"neurons": "specific", "language": "zh", "mask_sha256": "ab" * 32}
+    found |= {
+        "deactivated": 0 if original else 1492,
+        "share": 0.0 if original else 0.00951,
+        "sample": 0,
+        "documents": 4,
+    }
+    found |= {"task": f"plnd_{item}_{language}", "task_language": language, **more}
+    return list(found.values())
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A small experiment by hand: the original, one set, one control with a nasty name; two items."""
+    folder = tmp_path / "an experiment"
+    (folder / "samples").mkdir(parents=True)
+    rows = []
+    for setting in ("original", "zh.specific.under", NASTY):
+        samples = {}
+        bits, correct = BITS.get(setting), CORRECT.get(setting)
+        region = {"region": "under"} if setting == "zh.specific.under" else {}
+        control = {"control": "random", "seed": 7} if setting == NASTY else {}
+        for language in ("en", "zh"):
+            value = 1.23456 if bits is None else float(np.average(bits, weights=BYTES))
+            rows.append(row("text", setting, language, "bits_per_byte", value, **region, **control))
+            samples[f"plnd_text_{language}"] = {"bits_per_byte": bits, "bytes": BYTES}
+        value, stderr = (0.625, "") if correct is None else (float(np.mean(correct)), "0.23217")
+        rows.append(row("xnli", setting, "zh", "acc", value, stderr=stderr, **region, **control))
+        samples["plnd_xnli_zh"] = {"acc": correct}
+        if setting in BITS:
+            (folder / "samples" / f"{setting}.json").write_text(json.dumps(samples))
+    write_csv(folder / "results.csv", COLUMNS, rows)
+    (folder / "settings.yaml").write_text(SETTINGS)
+    (folder / "environment.json").write_text(json.dumps({"plnd": "0.1.0", "torch": "2.99.0"}))
+    return folder
+
+
+def test_every_number_is_in_the_page(folder):
+    """Each value, error and share of results.csv stands in full in the page, and the counts and names in its tables."""
+    page = Page(make_page(folder))
+    for found in read_results(folder):
+        assert repr(found.value) in page.values and repr(found.share) in page.values
+        assert found.stderr != found.stderr or repr(found.stderr) in page.values
+        rows = [cells for cells in page.rows if cells[0] == found.setting]
+        assert any(found.mask_sha256 in cells for cells in rows) or found.original
+        assert f"{found.deactivated:,}" in rows[-2] or found.original
+    assert "2.99.0" in page.text and "fraction: 0.01" in page.text
+
+
+def test_statistics_stand_beside_the_score(folder):
+    """A task's table has score, error, interval, change, p-value and, beside them, bits per byte of its language."""
+    page = Page(make_page(folder))
+    low, high = bootstrap_interval(CORRECT["zh.specific.under"])
+    p_value = paired_p_value(CORRECT["zh.specific.under"], CORRECT["original"])
+    header = "setting,acc,change,p,95 % interval,stderr,bits/byte, zh,their change,neurons off,of all,documents"
+    place = next(n for n, cells in enumerate(page.rows) if ",".join(cells) == header)
+    original, changed, nasty = page.rows[place + 1 : place + 4]
+    assert original[:4] == ["original", "0.750", "–", "–"] and original[5:] == [
+        "0.232",
+        "1.475",
+        "–",
+        "0",
+        "0.000 %",
+        "4",
+    ]
+    assert changed == [
+        *("zh.specific.under", "0.250", "−0.500", f"{p_value:.3f}", f"{low:.3f} to {high:.3f}", "0.232"),
+        *("2.125", "+0.650", "1,492", "0.951 %", "4"),
+    ]
+    assert nasty[:6] == [NASTY, "0.625", "−0.125", "–", "–", "–"]  # no document by document values
+
+
+def test_bits_per_byte_are_weighted_by_bytes(folder):
+    """Their interval surrounds the weighted mean, and the test compares documents by their bytes."""
+    page = Page(make_page(folder))
+    weights = np.array(BYTES) / np.mean(BYTES)
+    values, before = np.array(BITS["zh.specific.under"]), np.array(BITS["original"])
+    low, high = bootstrap_interval(2.125 + weights * (values - 2.125))
+    p_value = paired_p_value(weights * values, weights * before)
+    header = [
+        "setting",
+        "bits_per_byte",
+        "change",
+        "p",
+        "95 % interval",
+        "stderr",
+        "neurons off",
+        "of all",
+        "documents",
+    ]
+    cells = page.rows[page.rows.index(header) + 2]
+    assert cells[1:6] == ["2.125", "+0.650", f"{p_value:.3f}", f"{low:.3f} to {high:.3f}", "–"]
+    assert low < 2.125 < high
+
+
+def test_page_asks_nobody(folder):
+    """No script; pictures are inside the page; nothing is loaded from anywhere; even the names cannot break out."""
+    (folder / "figure3.png").write_bytes(PICTURE)
+    (folder / "figure10.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>')
+    html = make_page(folder)
+    page = Page(html)
+    names = [tag for tag, _ in page.tags]
+    assert "script" not in names and "iframe" not in names and "object" not in names
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    assert "url(" not in html and "@import" not in html
+    pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert pictures[0] == "data:image/png;base64," + base64.b64encode(PICTURE).decode()  # Figure 3 before Figure 10
+    assert pictures[1].startswith("data:image/svg+xml;base64,")
+    assert NASTY in page.text and "<script" not in html
+
+
+def test_links_lead_somewhere(folder):
+    """Every section has a link at the top."""
+    tags = Page(make_page(folder)).tags
+    links = [attributes["href"][1:] for tag, attributes in tags if tag == "a"]
+    assert links and links == [attributes["id"] for tag, attributes in tags if tag == "section"]
+
+
+def test_tables_of_the_scripts(folder):
+    """A table with one number for each pair becomes a grid for each panel; any other stays as it is."""
+    curves = [
+        (p, c, b, p_ + c_ + b)
+        for p, p_ in (("x", 0.5), ("y", 1.5))
+        for c, c_ in (("en", 10), ("zh", 20))
+        for b in (0, 1)
+    ]
+    write_csv(folder / "figure3.csv", ("panel", "curve", "block", "value"), curves)
+    sizes = [("en", "words", 1200, "", 0.25), ("zh", "words", 34, 2, float("nan"))]
+    write_csv(folder / "table7.csv", ("language", "unit", "documents", "missing", "share"), sizes)
+    page = make_page(folder)
+    rows = Page(page).rows
+    grid = rows.index(["block", "en", "zh"])
+    assert rows[grid + 1 : grid + 3] == [["0", "10.500", "20.500"], ["1", "11.500", "21.500"]]
+    plain = rows.index(["language", "unit", "documents", "missing", "share"])
+    assert rows[plain + 1 : plain + 3] == [["en", "words", "1,200", "–", "0.250"], ["zh", "words", "34", "2", "–"]]
+    assert '<th scope="col" class="number">missing</th>' in page and '<th scope="col">language</th>' in page
+
+
+def test_enhancement(folder):
+    """What scripts/enhancement.py wrote: the base model's score and the change of every run."""
+    base = {"plnd_text_en": {"bits_per_byte": 1.0}, "plnd_text_zh": {"bits_per_byte": 1.5}}
+    after = {"plnd_text_en": {"bits_per_byte": 1.01}, "plnd_text_zh": {"bits_per_byte": 1.375}}
+    runs = {f"zh-{n}-neurons": {"trained_parameters": 4321, "after": after} for n in (400, 100)}
+    (folder / "enhancement").mkdir()
+    (folder / "enhancement" / "results.json").write_text(json.dumps({"base": base, "runs": runs}))
+    rows = Page(make_page(folder)).rows
+    place = rows.index(["trained on", "documents", "method", "parameters", "plnd_text_en", "plnd_text_zh"])
+    assert rows[place + 1] == ["nothing", "–", "–", "–", "1.000", "1.500"]
+    assert rows[place + 2] == ["zh", "100", "neurons", "4,321", "+0.010", "−0.125"]
+
+
+def test_artifacts_and_commands(folder):
+    """Artifacts with their digests; commands with the folder's name quoted, and each setting's model arguments."""
+    widths = {"0.down_proj": 8}
+    model = {"name": "some/model", "revision": None, "model_type": "llama", "blocks": 1, "widths": widths}
+    corpus = {"source": "zh.jsonl", "sha256": "cd" * 32, "documents": 5, "tokens": 6789, "max_length": 9, "skipped": {}}
+    metadata = {
+        "format": "plnd.neurons",
+        "version": 1,
+        "plnd": "0.1.0",
+        "language": "zh",
+        "model": model,
+        "corpus": corpus,
+    }
+    metadata |= {"method": {"name": "plnd", "projections": ["down_proj"]}, "dtype": "float32", "scores_sha256": ""}
+    metadata |= {"rule": {"name": "fraction", "value": 0.01}}
+    (folder / "neurons").mkdir()
+    neurons = NeuronSet({"0.down_proj": np.array([1, 5], np.int32)}, {"0.down_proj": np.ones(2, np.float32)}, metadata)
+    neurons.save(folder / "neurons" / "zh.specific.safetensors")
+    (folder / "commands.sh").write_text("echo <done>\n")
+    (folder / "tuned").mkdir()
+    (folder / "tuned" / "adapter_config.json").write_text("{}")
+    (folder / "tuned" / "adapter_model.safetensors").write_text("weights, which are no artifact")
+    page = Page(make_page(folder))
+    (cells,) = [cells for cells in page.rows if cells[0] == "neurons/zh.specific.safetensors"]
+    assert cells[1:7] == ["neurons", "zh", "2", "fraction 0.01", "5", "6,789"]
+    assert cells[7:] == ["cd" * 32, neurons.digest]
+    assert "plnd experiment 'an experiment'/settings.yaml --output 'an experiment'-again" in page.text
+    assert "plnd report 'an experiment'" in page.text and "echo <done>" in page.text
+    (cells,) = [cells for cells in page.rows if cells[0] == "zh.specific.under" and len(cells) == 2]
+    mask = "mask=an experiment/neurons/zh.specific.safetensors,regions=under,under=8,gen=2"
+    assert cells[1] == f"--model plnd --model_args '{mask},pretrained=some/model,dtype=float32'"
+    command = '--tasks plnd_xnli_en,plnd_xnli_zh --num_fewshot 2 --metadata \'{"data_dir": "data"}\''
+    assert f'lm_eval $MODEL --batch_size 4 --include_path "$(plnd tasks)" {command}' in page.text
+
+
+def test_same_folder_same_bytes(folder, capsys):
+    """The command writes the page into the folder, and does not read it when it makes it again."""
+    assert main(["report", str(folder)]) == 0
+    first = (folder / "report.html").read_bytes()
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_bytes() == first
+    assert str(folder / "report.html") in capsys.readouterr().out
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results.csv", "a,b\n1,2\n", "columns a,b; expected item,setting,neurons"),
+        ("results.csv", "", "columns none; expected item"),
+        ("results.csv", b"\xff\xfe", "not UTF-8"),
+        ("results.csv", ",".join(COLUMNS) + "\n", "no results in it yet"),
+        ("results.csv", ",".join(COLUMNS) + "\n1,2\n", "line 2 has 2 values, expected 17"),
+        ("samples/original.json", "{", "not JSON"),
+        ("samples/original.json", '{"task": [1]}', "expected {task: {metric: [value per document]}}"),
+        ("settings.yaml", "model: 3", "languages: missing"),
+        ("environment.json", "[]", "a JSON list, expected an object"),
+        ("table9.csv", "a,b\n1\n", "row 2 has 1 values, expected 2"),
+        ("neurons.safetensors", "x", "not a whole safetensors file"),
+        ("results.json", '{"base": 1, "runs": {}}', "not what scripts/enhancement.py writes"),
+    ],
+)
+def test_damaged_files_are_one_line(folder, capsys, name, content, message):
+    """Exit status 2, one line with the file and what is wrong, and no page."""
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main(["report", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"plnd report: {folder / name}: ") and message in error and error.count("\n") == 1
+    assert not (folder / "report.html").exists()
+
+
+def test_a_bad_value_names_its_line(folder):
+    """A number that is none, and a row that stands there twice."""
+    lines = list(csv.reader((folder / "results.csv").read_text().splitlines()))
+    bad = [*lines[2]]
+    bad[COLUMNS.index("value")] = "high"
+    write_csv(folder / "results.csv", COLUMNS, [lines[1], bad])
+    with pytest.raises(PLNDError, match="line 3: value is 'high', expected a number"):
+        make_page(folder)
+    write_csv(folder / "results.csv", COLUMNS, [lines[1], lines[1]])
+    with pytest.raises(PLNDError, match="original, plnd_text_en, bits_per_byte stands there twice"):
+        make_page(folder)
+
+
+def test_no_folder_and_an_empty_one(tmp_path, capsys):
+    """One line, exit status 2."""
+    assert main(["report", str(tmp_path / "absent")]) == 2
+    assert "absent: no such folder; expected a folder that `plnd experiment` wrote" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("nothing for a report")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "nothing to report there" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""What each table of the paper switches off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from handmade import make_scores
+from lm_eval_plnd.experiments.conditions import BEST, REGIONS, Setting, neuron_sets, plan, region_of, switched_off
+from lm_eval_plnd.experiments.settings import NEURONS as NEURON_KINDS
+
+
+def names(settings) -> list[str]:
+    """The settings of a plan."""
+    return [setting.name for setting in plan(settings)]
+
+
+def test_the_original_comes_first_and_everywhere(tiny):
+    """The model as it is is evaluated once, first, on every item in every language that has it."""
+    first = plan(tiny(experiments={"table5": ["reading"], "table1": ["text"]}))[0]
+    assert (first.name, first.items) == ("original", ("reading", "text"))
+    tasks = first.tasks(tiny())
+    assert list(tasks["reading"]) == ["en", "zh"] and list(tasks["text"]) == ["en", "de", "zh"]
+
+
+def test_a_setting_of_several_tables_is_run_once(tiny):
+    """It is evaluated on the items of all of them."""
+    settings = tiny(experiments={"table2": ["text"], "table5": ["reading"]})
+    found = {setting.name: setting.items for setting in plan(settings)}
+    assert len(found) == len(plan(settings))
+    assert found["zh.specific.random0"] == found["zh.specific.gen"] == ("reading", "text")
+    assert found["zh.specific.under"] == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("experiments", "expected"),
+    [
+        (
+            "table1",
+            "specific specific.random0 all all.random0",
+        ),
+        ("table2", "specific.under.random0 specific.random0 specific.solve specific.gen specific.under"),
+        (
+            "table3",
+            "specific.solve_attn.random0 specific.solve.random0 specific.random0 specific.solve specific.under+gen"
+            " specific.under+solve_ffn+gen",
+        ),
+        (
+            "table4",
+            "specific.solve_ffn.random0 specific.solve.random0 specific.random0 specific.solve_attn specific.solve_ffn",
+        ),
+        ("table5", "specific.gen.random0 specific.random0 specific.gen"),
+        ("table8", "all.under+solve_ffn+gen without_english.under+solve_ffn+gen"),
+        ("table9", "all.under+solve_ffn+gen without_shared.under+solve_ffn+gen"),
+        ("table10", "specific.under=1 specific.under=2 specific.gen=1"),
+    ],
+)
+def test_what_each_table_switches_off(tiny, experiments, expected):
+    """The rows of the paper's tables, top to bottom, in one language."""
+    settings = tiny(experiments={experiments: ["text"]}, search={"under": [1, 2], "gen": [1]})
+    assert [n for n in names(settings) if n.startswith("zh.")] == [f"zh.{name}" for name in expected.split()]
+    english = {"table1"}
+    assert any(n.startswith("en.") for n in names(settings)) == (experiments in english)
+
+
+def test_seeds_are_for_random_sets_and_samples_for_the_others(tiny):
+    """Two seeds and two samples of documents are two draws of each kind."""
+    settings = tiny(seeds=[3, 4], samples=2)
+    assert [n for n in names(settings) if n.startswith("zh.")] == [
+        "zh.specific.gen.random3",
+        "zh.specific.gen.random4",
+        "zh.specific.random3",
+        "zh.specific.random4",
+        "zh.specific.gen",
+        "zh.specific.gen.s1",
+    ]
+
+
+def test_own_language_and_english_or_all(tiny):
+    """A setting is evaluated in its own language and English, or in all; not on items its language does not have."""
+    setting = Setting(("reading", "text"), "specific", "zh")
+    own, every = tiny(), tiny(task_languages="all")
+    assert {i: list(t) for i, t in setting.tasks(own).items()} == {"reading": ["en", "zh"], "text": ["en", "zh"]}
+    assert list(setting.tasks(every)["text"]) == ["en", "de", "zh"]
+    assert list(replace(setting, language="de").tasks(every)) == ["text"]
+    assert list(replace(setting, language="en").tasks(own)["text"]) == ["en"]
+
+
+@pytest.mark.parametrize(
+    "region", sorted({r for table in REGIONS.values() for rs in table.values() for r in rs} - {""})
+)
+def test_regions_cover_the_blocks_they_name(tiny, region):
+    """Of eight blocks, two understand and one generates."""
+    found = region_of(Setting((), "all", "zh", region), tiny())
+    inside = {b for b in range(8) if found.contains(b, "o_proj", 8) or found.contains(b, "down_proj", 8)}
+    blocks = {"under": {0, 1}, "gen": {7}}
+    assert inside == set().union(*(blocks.get(name, {2, 3, 4, 5, 6}) for name in region.split("+")))
+
+
+def test_the_best_region_leaves_attention_of_task_solving_alone(tiny):
+    """Table 3's last row: all but S-ATTN."""
+    found = region_of(Setting((), "all", "zh", BEST), tiny())
+    assert not found.contains(4, "o_proj", 8) and found.contains(4, "down_proj", 8) and found.contains(7, "q_proj", 8)
+
+
+def test_a_search_has_its_own_numbers_of_blocks(tiny):
+    """`under=3` is the first three blocks, whatever N1 is."""
+    found = region_of(Setting((), "all", "zh", "under=3"), tiny())
+    assert [b for b in range(8) if found.contains(b, "o_proj", 8)] == [0, 1, 2]
+    found = region_of(Setting((), "all", "zh", "gen=2"), tiny())
+    assert [b for b in range(8) if found.contains(b, "o_proj", 8)] == [6, 7]
+
+
+# neurons and numbers
+
+
+def test_kinds_of_sets(tiny):
+    """All of a language, minus every other language's, minus English, minus what all share; by hand."""
+    important = {"en": (0, 1, 2), "de": (0, 1, 3), "zh": (0, 2, 3, 4)}
+    scores = {}
+    for language, indices in important.items():
+        values = np.zeros((1, 8))
+        values[0, list(indices)] = 1
+        scores[language] = make_scores({"0.down_proj": values}, language=language)
+    settings = tiny(rule={"epsilon": 0.5})
+    sets = neuron_sets(scores, settings)
+    found = {kind: list(sets["zh", kind].indices.get("0.down_proj", ())) for kind in NEURON_KINDS}
+    assert found == {
+        "all": [0, 2, 3, 4],
+        "specific": [4],
+        "without_english": [3, 4],
+        "without_shared": [2, 3, 4],
+    }
+    assert ("en", "without_english") not in sets and ("en", "without_shared") in sets
+    assert switched_off(Setting(()), settings, sets) is None
+    drawn = switched_off(Setting((), "all", "zh", seed=3), settings, sets)
+    assert len(drawn) == 4 and drawn == sets["zh", "all"].random_like(3)
+
+
+def test_a_setting_in_a_region(tiny):
+    """Only the neurons of its blocks are switched off; the random control is drawn for these."""
+    values = np.ones((1, 8))
+    scores = {x: make_scores({"0.down_proj": values, "1.down_proj": values}, language=x) for x in ("en", "de", "zh")}
+    settings = tiny(rule={"epsilon": 0.5}, regions={"under": 1, "gen": 0})
+    sets = neuron_sets(scores, settings)
+    off = switched_off(Setting((), "all", "zh", "under"), settings, sets)
+    assert list(off.indices) == ["0.down_proj"] and len(off) == 8

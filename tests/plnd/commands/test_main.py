@@ -1,0 +1,614 @@
+"""The command line: the whole path from text to tables, and every bad input in one line with exit status 2."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import (
+    CodeGenConfig,
+    CodeGenForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+)
+
+from handmade import MODEL, make_neurons, make_scores, neurons_metadata
+from plnd import NeuronSet, Regions, Scores, detect, lens, load_model, read_documents
+from plnd.commands.main import main
+from plnd.detection.run import DetectConfig
+from plnd.logit_lens.lens import LensConfig, load_lens
+from plnd.models.families import FAMILIES
+from plnd.models.loading import load_tokenizer
+
+SHAPE = dict(vocab_size=260, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_only = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(alphabet)}, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bytes_only).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A folder with a random two-block Llama and a tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**SHAPE, num_key_value_heads=2, max_position_embeddings=128)).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, model) -> Path:
+    """A working folder with corpora of two languages and artifacts of the model."""
+    monkeypatch.chdir(tmp_path)
+    for language, letters in (("en", "abcdefgh "), ("zh", "语言模型的神经元")):
+        rows = [{"text": letters[n:] + letters * (2 + n)} for n in range(6)]
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        (tmp_path / f"{language}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+DETECT = "detect --model {model} --corpus zh.jsonl --language zh --output zh.scores --min-length 8 --max-length 64"
+
+
+def plnd(command: str, **values) -> int:
+    """Runs one command line, split at spaces; returns its status, also where argparse exits."""
+    try:
+        return main(command.format(**values).split())
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def probe(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A fresh interpreter."""
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=env, timeout=120
+    )
+
+
+# the whole path
+
+
+def test_the_whole_path(here, model, capsys):
+    """detect, select, combine, show, verify, overlap, layers: each one's output is the next one's input."""
+    for language in ("en", "zh"):
+        assert plnd(DETECT.replace("zh", language) + " --qk exact --batch-size 3", model=model) == 0
+        assert f"{language}.scores: 6 documents, " in capsys.readouterr().out
+        assert plnd(f"select {language}.scores --fraction 0.2 --output {language}.safetensors") == 0
+    assert not list(here.glob("*.checkpoint")) and not list(here.glob("*.partial"))
+    assert plnd("combine zh.safetensors --minus en.safetensors --output zh_specific.safetensors") == 0
+    out, err = capsys.readouterr()
+    digest = hashlib.sha256((here / "zh_specific.safetensors").read_bytes()).hexdigest()
+    assert out.splitlines()[-1].startswith("zh_specific.safetensors: ") and out.endswith(f"sha256 {digest}\n")
+
+    zh, en, own = (NeuronSet.load(f"{name}.safetensors") for name in ("zh", "en", "zh_specific"))
+    assert own == zh - en and 0 < len(own) < len(zh)
+
+    assert plnd("show zh_specific.safetensors --json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["neurons"], facts["sha256"], facts["language"]) == (len(own), digest, "zh")
+    assert facts["counts"] == own.counts() and facts["operands"] == own.metadata["operands"]
+
+    assert plnd(f"verify zh_specific.safetensors --model {model}") == 0
+    assert plnd(f"verify zh.scores --model {model}") == 0
+    assert capsys.readouterr().out == "".join(
+        f"{name}: whole, and fits {model}\n" for name in ("zh_specific.safetensors", "zh.scores")
+    )
+
+    assert plnd("overlap en.safetensors zh.safetensors --csv overlap.csv --plot overlap.png") == 0
+    rows = list(csv.DictReader((here / "overlap.csv").open()))
+    assert len(rows) == 3 * 4
+    (value,) = (r["overlap"] for r in rows if (r["structure"], r["x"], r["y"]) == ("all", "en", "zh"))
+    assert float(value) == len(en & zh) / len(zh)
+    assert (here / "overlap.png").read_bytes().startswith(b"\x89PNG")
+
+    assert plnd("layers zh.safetensors en.safetensors --csv layers.csv --plot layers.svg") == 0
+    rows = list(csv.DictReader((here / "layers.csv").open()))
+    assert sum(int(row["neurons"]) for row in rows if row["set"] == "zh") == len(zh)
+    assert "<svg" in (here / "layers.svg").read_text()
+
+
+def test_detect_is_the_python_call(here, model):
+    """The command line writes what `plnd.detect` and `save` write, byte for byte."""
+    assert plnd(DETECT + " --max-documents 4 --batch-size 2 --qk off --dtype float64 --device cpu", model=model) == 0
+    config = DetectConfig(language="zh", qk="off", max_documents=4, max_length=64, min_length=8, batch_size=2)
+    scores = detect(
+        load_model(str(model), dtype="float64", device="cpu"),
+        read_documents("zh.jsonl"),
+        config,
+        tokenizer=load_tokenizer(str(model)),
+        source="zh.jsonl",
+    )
+    assert scores.digest == hashlib.sha256((here / "zh.scores").read_bytes()).hexdigest()
+
+
+def test_detect_finds_the_tokenizer_of_the_model(here, model):
+    """From Python too, texts need no tokenizer where the model was loaded from a folder that has one."""
+    loaded, config = load_model(str(model), device="cpu"), DetectConfig(min_length=8, max_length=64)
+    given = detect(loaded, read_documents("zh.jsonl"), config, tokenizer=load_tokenizer(str(model)))
+    assert detect(loaded, read_documents("zh.jsonl"), config).digest == given.digest
+
+
+def test_an_unlisted_family_is_one_warning(here, model, capsys):
+    """A model that is taken as Llama says so once, in a line without a place in the code, and is detected."""
+    (here / "granite").mkdir()
+    for file in model.iterdir():
+        text = file.read_bytes().replace(b'"llama"', b'"granite"').replace(b"LlamaFor", b"GraniteFor")
+        (here / "granite" / file.name).write_bytes(text)
+    assert plnd(DETECT.replace("{model}", "granite") + " --qk off") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "not in the table" in line]
+    assert warned == ["warning: model family 'granite' is not in the table; its modules match Llama's layout"]
+    assert Scores.load("zh.scores").metadata["model"]["model_type"] == "granite"
+
+
+def test_text_field_and_text_files(here, model):
+    """Another field, and lines of text, are the same corpus."""
+    rows = [json.loads(line) for line in (here / "zh.jsonl").read_text(encoding="utf-8").splitlines()]
+    (here / "other.jsonl").write_text("".join(json.dumps({"body": row["text"]}) + "\n" for row in rows))
+    (here / "lines.txt").write_text("\n".join(row["text"] for row in rows), encoding="utf-8")
+    digests = set()
+    for corpus in ("zh.jsonl", "other.jsonl --text-field body", "lines.txt"):
+        assert plnd(DETECT.replace("zh.jsonl", corpus) + " --qk off", model=model) == 0
+        digests.add(Scores.load("zh.scores").metadata["corpus"]["sha256"])
+    assert len(digests) == 1
+
+
+def test_interrupted_before_the_first_checkpoint(model, here, capsys):
+    """Where nothing was kept yet, nothing is promised."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = register_module_forward_pre_hook(interrupt)
+    try:
+        assert plnd(DETECT, model=model) == 130
+    finally:
+        handle.remove()
+    assert capsys.readouterr().err.splitlines()[-1] == "plnd detect: interrupted"
+    assert not (here / "zh.scores").exists()
+
+
+def test_detect_resumes(here, model, capsys, monkeypatch):
+    """An interrupted run returns 130 and leaves a checkpoint; --resume ends it with the same file."""
+    monkeypatch.setattr("plnd.detection.run.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("plnd.detection.run.WINDOW", 2)
+    command = DETECT + " --batch-size 1"
+    assert plnd(command, model=model) == 0
+    expected = (here / "zh.scores").read_bytes()
+    (here / "zh.scores").unlink()
+    capsys.readouterr()
+
+    def interrupt(*_):
+        if (here / "zh.scores.checkpoint").exists():
+            raise KeyboardInterrupt
+
+    handle = register_module_forward_pre_hook(interrupt)
+    try:
+        assert plnd(command, model=model) == 130
+    finally:
+        handle.remove()
+    assert capsys.readouterr().err.splitlines()[-1] == "plnd detect: interrupted; --resume continues"
+    assert (here / "zh.scores.checkpoint").exists() and not (here / "zh.scores").exists()
+    assert plnd(command + " --resume", model=model) == 0
+    assert (here / "zh.scores").read_bytes() == expected
+    assert not (here / "zh.scores.checkpoint").exists()
+
+
+# select and combine, on artifacts made by hand
+
+ZH = make_neurons({"0.q_proj": [0, 1, 2], "1.up_proj": [3, 4], "1.down_proj": [5]})
+EN = make_neurons({"0.q_proj": [1], "1.up_proj": [4, 6]}, language="en")
+RU = make_neurons({"0.q_proj": [1, 2]}, language="ru")
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch) -> Path:
+    """A working folder with three hand-made sets and scores."""
+    monkeypatch.chdir(tmp_path)
+    for name, neurons in (("zh", ZH), ("en", EN), ("ru", RU)):
+        neurons.save(f"{name}.safetensors")
+    widths = MODEL["widths"].items()
+    make_scores({name: np.arange(width, 0, -1.0)[None] for name, width in widths}).save("zh.scores")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ("", lambda: ZH),
+        ("--minus en.safetensors", lambda: ZH - EN),
+        ("--minus en.safetensors ru.safetensors", lambda: ZH - EN - RU),
+        ("--union en.safetensors --minus ru.safetensors", lambda: (ZH | EN) - RU),
+        ("--minus ru.safetensors --union en.safetensors", lambda: (ZH - RU) | EN),
+        ("--intersect en.safetensors ru.safetensors", lambda: ZH & EN & RU),
+        ("--minus-shared en.safetensors ru.safetensors", lambda: ZH.minus_shared([EN, RU])),
+        ("--minus en.safetensors --minus ru.safetensors", lambda: ZH - EN - RU),
+        ("--top 2", lambda: ZH.top(2)),
+        ("--projections up_proj,down_proj", lambda: ZH.restrict(projections=["up_proj", "down_proj"])),
+        ("--regions under --under 1", lambda: ZH.restrict(regions=Regions(("under",), 1, 0))),
+        (
+            "--minus en.safetensors --projections up_proj,down_proj --regions gen --gen 1 --top 1",
+            lambda: (ZH - EN).restrict(projections=["up_proj", "down_proj"], regions=Regions(("gen",), 0, 1)).top(1),
+        ),
+    ],
+)
+def test_combine_is_the_algebra(sets, arguments, expected):
+    """Operations apply from left to right, then the restriction, then --top; the file is that of the Python calls."""
+    assert plnd(f"combine zh.safetensors {arguments} --output out") == 0
+    assert NeuronSet.load("out") == expected()
+    assert NeuronSet.load("out").digest == expected().digest
+
+
+@pytest.mark.parametrize(
+    "arguments, keywords",
+    [
+        ("--epsilon 2.5", {"epsilon": 2.5}),
+        ("--top-k 3", {"top_k": 3}),
+        ("--fraction 0.25", {"fraction": 0.25}),
+        ("--top-k 2 --projections q_proj,up_proj", {"top_k": 2, "projections": ["q_proj", "up_proj"]}),
+        ("--top-k 2 --regions solve_ffn --under 1 --gen 0", {"top_k": 2, "regions": Regions(("solve_ffn",), 1, 0)}),
+    ],
+)
+def test_select_is_the_rule(sets, arguments, keywords):
+    """Each flag is the argument of `Scores.select`."""
+    assert plnd(f"select zh.scores {arguments} --output out") == 0
+    assert NeuronSet.load("out").digest == Scores.load("zh.scores").select(**keywords).digest
+
+
+def test_empty_results_are_written_with_a_warning(sets, capsys):
+    """A set without neurons is a result, and one that is worth a word."""
+    assert plnd("combine zh.safetensors --minus zh.safetensors --output out") == 0
+    assert capsys.readouterr().err == "warning: the set is empty\n" and len(NeuronSet.load("out")) == 0
+    assert plnd("layers out --csv out.csv") == plnd("overlap out zh.safetensors") == plnd("show out") == 0
+
+
+def test_show_in_words(sets, capsys):
+    """`show` says where an artifact is from and what was done to it."""
+    plnd("combine zh.safetensors --minus en.safetensors --regions gen --gen 1 --top 2 --output out")
+    capsys.readouterr()
+    assert plnd("show out") == 0
+    out = capsys.readouterr().out
+    for part in (
+        "plnd.neurons version 1, sha256 ",
+        "model     made/by-hand (llama, 2 blocks), dtype float32",
+        "language  zh",
+        "corpus    zh.jsonl: 3 documents, 120 tokens, 1 skipped (shorter than 32 tokens)",
+        "rule      name=top_k, value=2",
+        f"minus: language=en, neurons=3, sha256={EN.digest}",
+        "restrict: regions=(gen=1, names=gen, under=0)",
+        "top: n=2",
+        "neurons   2 of 88 neurons (2.273%)",
+    ):
+        assert part in out
+    assert plnd("show zh.scores") == 0
+    assert "plnd.scores version 1" in capsys.readouterr().out
+
+
+LENS = "lens --model {model} --corpus zh.jsonl en.jsonl --language zh en --max-length 9 --max-documents 4 --device cpu"
+
+
+def test_lens_is_the_python_call(here, model, capsys):
+    """Both languages are printed, written and drawn as `plnd.lens` counts them."""
+    command = LENS + " --identifier script --top-k 3 --batch-size 3 --dtype float64 --csv lens.csv --plot lens.png"
+    assert plnd(command, model=model) == 0
+    loaded, tokenizer = load_model(str(model), dtype="float64", device="cpu"), load_tokenizer(str(model))
+    found = load_lens("lens.csv")
+    assert [one.language for one in found] == ["zh", "en"]
+    for one in found:
+        documents = read_documents(f"{one.language}.jsonl")
+        config = LensConfig(top_k=3, max_documents=4, max_length=9)
+        same = lens(loaded, tokenizer, documents, one.language, config, identifier="script")
+        assert one.positions == same.positions == 36 and one.blocks == ("input", "0", "1")
+        for label, tokens in zip(same.decoded, same.tokens.T, strict=True):
+            assert np.array_equal(one.tokens[:, one.decoded.index(label)], tokens)
+    out = capsys.readouterr().out
+    assert "zh: 4 documents, 36 tokens, top 3 decoded" in out and "en (by script), %" in out
+    latin = found[0].shares()["Latin script"]
+    assert f"{100 * latin[0]:.1f}" in next(line for line in out.splitlines() if line.split()[:1] == ["input"])
+    assert (here / "lens.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lens_by_both(here, model, capsys):
+    """The two identifiers count the same tokens."""
+    pytest.importorskip("gcld3")
+    assert plnd(LENS + " --identifier both --csv lens.csv", model=model) == 0
+    found = load_lens("lens.csv")
+    assert [(x.language, x.identifier) for x in found] == [(x, y) for x in ("zh", "en") for y in ("cld3", "script")]
+    assert all((one.tokens.sum(1) == 36 * 10).all() for one in found)
+    assert "zh (by cld3), %" in capsys.readouterr().out
+
+
+def test_families_and_tasks(capsys):
+    """The table is printed with a line a family; the tasks' folder exists and holds tasks."""
+    assert plnd("families") == 0
+    out = capsys.readouterr().out
+    assert all(any(line.startswith(f"{family} ") for line in out.splitlines()) for family in FAMILIES)
+    assert plnd("tasks") == 0
+    folder = Path(capsys.readouterr().out.rstrip("\n"))
+    assert list(folder.rglob("*.yaml"))
+
+
+# bad input
+
+
+@pytest.fixture
+def bad(sets, model) -> Path:
+    """The hand-made sets beside files that are wrong in one way each."""
+    data = (sets / "zh.safetensors").read_bytes()
+    (sets / "truncated").write_bytes(data[:-7])
+    (sets / "random").write_bytes(bytes(range(256)))
+    (sets / "folder").mkdir()
+    (sets / "empty.txt").write_text(" \n\n")
+    (sets / "good.txt").write_text("some text that is long enough for a document\n")
+    (sets / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    (sets / "broken.jsonl").write_text("{")
+    tensors = {"0.q_proj": np.array([0, 6], np.int32), "0.q_proj.importance": np.ones(2, np.float32)}
+    (sets / "range").write_bytes(save(tensors, metadata={"plnd": json.dumps(neurons_metadata())}))
+    (sets / "newer").write_bytes(save(tensors, metadata={"plnd": json.dumps(neurons_metadata(version=2))}))
+    make_neurons({}, model={**MODEL, "model_type": "gpt2"}).save("gpt2.safetensors")
+    torch.manual_seed(0)
+    codegen = CodeGenConfig(vocab_size=260, n_embd=24, n_layer=1, n_head=4, n_inner=40, rotary_dim=4)
+    CodeGenForCausalLM(codegen).save_pretrained(sets / "codegen")
+    ViTConfig().save_pretrained(sets / "vit")
+    save_tokenizer(sets / "codegen")
+    (sets / "broken_model").mkdir()
+    (sets / "broken_model" / "config.json").write_bytes((model / "config.json").read_bytes())
+    (sets / "broken_model" / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:1000])
+    save_tokenizer(sets / "broken_model")
+    return sets
+
+
+DETECT_GOOD = "detect --model {model} --corpus good.txt --language xx --output out"
+"""What `{detect}` stands for below; the last one of a repeated flag counts."""
+LENS_GOOD = "lens --model {model} --corpus good.txt --language xx --identifier script"
+"""What `{lens}` stands for."""
+BAD_INPUT = [
+    # artifacts
+    ("show nothing", "nothing: no such file, expected a plnd artifact"),
+    ("show folder", "folder: is a folder, expected a plnd artifact"),
+    ("show truncated", "truncated: not a whole safetensors file ("),
+    ("show random", "random: not a whole safetensors file ("),
+    ("show newer", "newer: format version 2, but this plnd reads up to 1: upgrade plnd"),
+    ("show range", "range: 0.q_proj holds 6, out of range for 6 neurons"),
+    ("select nothing --top-k 1 --output out", "nothing: no such file"),
+    ("select zh.safetensors --top-k 1 --output out", "zh.safetensors: holds 'plnd.neurons', expected scores"),
+    ("combine zh.scores --output out", "zh.scores: holds 'plnd.scores', expected neurons"),
+    ("combine zh.safetensors --minus truncated --output out", "truncated: not a whole safetensors file"),
+    ("layers zh.safetensors random", "random: not a whole safetensors file ("),
+    ("overlap zh.safetensors newer", "newer: format version 2"),
+    # models
+    (
+        "verify zh.safetensors --model {model}",
+        "zh.safetensors: made for a model whose 0.down_proj has 8 neurons, but this one's has 40: detect again on this"
+        " model, or use the model that they were made for",
+    ),
+    (
+        "verify gpt2.safetensors --model {model}",
+        "gpt2.safetensors: made for gpt2 with 2 blocks (made/by-hand), but the model is llama with 2 blocks (",
+    ),
+    ("verify zh.safetensors --model codegen", "model family 'codegen' is not in the families table ("),
+    ("verify zh.safetensors --model vit", "vit: not a causal language model (Unrecognized configuration class"),
+    ("verify zh.safetensors --model nowhere", "nowhere: cannot be loaded ("),
+    ("verify zh.safetensors --model folder", "folder: cannot be loaded ("),
+    (
+        "combine zh.safetensors --minus gpt2.safetensors --output out",
+        "gpt2.safetensors: made for gpt2 with 2 blocks (made/by-hand), but the model is llama with 2 blocks (made/by-",
+    ),
+    ("overlap zh.safetensors gpt2.safetensors", "gpt2: made for gpt2 with 2 blocks"),
+    ("{detect} --model codegen", "model family 'codegen' is not in the families table (`plnd families` prints it)"),
+    ("{detect} --model nowhere", "nowhere: cannot be loaded ("),
+    ("{detect} --dtype int8", "unknown dtype 'int8': expected one of auto, float64, float32, bfloat16, float16"),
+    # corpora
+    ("{detect} --corpus empty.txt", "empty.txt: no document in it"),
+    ("{detect} --corpus nothing.txt", "nothing.txt: no such file"),
+    ("{detect} --corpus folder", "folder: a folder without .txt"),
+    ("{detect} --corpus latin.txt", "latin.txt, line 1: not UTF-8"),
+    ("{detect} --corpus broken.jsonl", "broken.jsonl, line 1: not JSON, expected one JSON object a line"),
+    # settings
+    ("{detect} --batch-size 0", "batch_size=0:"),
+    ("{detect} --min-length 99 --max-length 9", "min_length=99 is above max_length=9: no document could be scored"),
+    (
+        "select zh.scores --top-k 1 --regions over --under 1 --gen 1 --output out",
+        "unknown region 'over': expected some of under, solve, solve_attn, solve_ffn, gen",
+    ),
+    ("select zh.scores --top-k 1 --regions solve_atn --output out", "unknown region 'solve_atn': expected"),
+    ("select zh.scores --top-k 1 --regions under --output out", "regions under need under=N"),
+    ("select zh.scores --top-k 1 --regions under --under 3 --output out", "under=3 and gen=0 overlap: the"),
+    ("select zh.scores --top-k 1 --under 3 --output out", "--under and --gen say how large the regions are"),
+    ("select zh.scores --top-k 1 --projections q_proj,q --output out", "unknown projection 'q': expected"),
+    ("select zh.scores --top-k 0 --output out", "top_k=0: expected a whole number above 0"),
+    ("select zh.scores --fraction 2 --output out", "fraction=2.0: expected a number above 0 and at most 1"),
+    ("select zh.scores --epsilon nan --output out", "epsilon=nan: expected a number above 0"),
+    ("combine zh.safetensors --top 0 --output out", "--top 0: expected 1 or more"),
+    ("overlap zh.safetensors ./zh.safetensors", "two of the files have the same name"),
+    # lens
+    ("{lens} --language xx yy", "1 corpora and 2 languages: expected one for each"),
+    ("{lens} --corpus good.txt good.txt --language xx xx", "languages xx, xx: expected each once"),
+    ("{lens} --top-k 0", "top_k=0: expected 1 or more"),
+    ("{lens} --corpus empty.txt", "empty.txt: no document in it"),
+    ("{lens} --model codegen", "model family 'codegen' is not in the families table ("),
+    ("{lens} --csv missing/out.csv", "missing/out.csv: cannot be written ("),
+    ("{lens} --plot folder", "folder: is a folder, expected the name of a file"),
+    # targets
+    ("select zh.scores --top-k 1 --output missing/out", "missing/out: cannot be written (No such file"),
+    ("select zh.scores --top-k 1 --output folder", "folder: is a folder, expected the name of a file"),
+    ("select zh.scores --top-k 1 --output /proc/out", "/proc/out: cannot be written ("),
+    ("combine zh.safetensors --output /proc/out", "/proc/out: cannot be written ("),
+    ("layers zh.safetensors --csv missing/out.csv", "missing/out.csv: cannot be written ("),
+    ("overlap zh.safetensors --plot missing/out.png", "missing/out.png: cannot be written ("),
+    ("overlap zh.safetensors --plot out.xyz", "out.xyz: plots cannot be written as 'xyz'; use .png, .svg"),
+    ("{detect} --output /proc/out", "/proc/out: cannot be"),
+    ("{detect} --output missing/out", "missing/out: cannot be"),
+]
+
+
+@pytest.mark.parametrize("command, line", BAD_INPUT, ids=[command for command, _ in BAD_INPUT])
+def test_bad_input_is_one_line_and_status_2(bad, model, capsys, command, line):
+    """Whatever is wrong: one line on stderr that begins like this, status 2, and nothing written."""
+    before = sorted(bad.iterdir())
+    command = command.replace("{detect}", DETECT_GOOD).replace("{lens}", LENS_GOOD)
+    capsys.readouterr()
+    assert plnd(command, model=model) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"plnd {command.split()[0]}: {line}") and len(err.splitlines()) == 1 and err.endswith("\n")
+    assert sorted(bad.iterdir()) == before
+
+
+def test_empty_arguments_are_not_ignored(sets, capsys):
+    """An empty shell variable for --regions or --projections is an error, not the whole model."""
+    for flag, line in (("--regions", "no region named"), ("--projections", "unknown projection ''")):
+        assert main(["select", "zh.scores", "--top-k", "1", "--output", "out", flag, ""]) == 2
+        assert capsys.readouterr().err.startswith(f"plnd select: {line}")
+
+
+def test_weights_that_are_cut_are_refused(bad, capsys):
+    """What is found only while the model loads is the last line, whatever progress was shown above it."""
+    assert plnd("detect --model broken_model --corpus good.txt --language xx --output out --max-length 64") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("plnd detect: broken_model: cannot be loaded (")
+    assert not (bad / "out").exists()
+
+
+def test_a_corpus_of_short_documents_is_refused(bad, model, capsys):
+    """Where every document is too short the last line says how many there were, and there is no artifact."""
+    assert plnd(f"{DETECT_GOOD} --max-length 128 --min-length 120", model=model) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "plnd detect: good.txt: no document to score among 1 (1 shorter than 120 tokens, 0 with non-finite importance)"
+    )
+    assert not (bad / "out").exists()
+
+
+USAGE = [
+    ("", "plnd: the following arguments are required: COMMAND (see plnd --help)"),
+    ("nonsense", "plnd: argument COMMAND: invalid choice: 'nonsense'"),
+    ("show", "plnd show: the following arguments are required: file (see plnd show --help)"),
+    (
+        "select zh.scores --output out",
+        "plnd select: one of the arguments --epsilon --top-k --fraction --top-rate is required",
+    ),
+    (
+        "select zh.scores --top-k 1 --fraction 1 --output out",
+        "plnd select: argument --fraction: not allowed with argument",
+    ),
+    ("select zh.scores --top-k many --output out", "plnd select: argument --top-k: invalid int value: 'many'"),
+    ("detect --qk nearly", "plnd detect: argument --qk: invalid choice: 'nearly'"),
+]
+
+
+@pytest.mark.parametrize("command, line", USAGE, ids=[command or "nothing" for command, _ in USAGE])
+def test_usage_errors_are_one_line_and_status_2(capsys, command, line):
+    """A wrong flag prints no page of help, but one line that says where there is one."""
+    assert plnd(command) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(line) and len(err.splitlines()) == 1 and "--help)" in err and not out
+
+
+def test_usage_errors_with_line_breaks_are_one_line(capsys):
+    """Also where the argument itself has several lines."""
+    with pytest.raises(SystemExit):
+        main(["families", "one\ntwo"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# as a program
+
+LOADED = """
+import json, sys, time
+started = time.perf_counter()
+from plnd.commands.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+facts = {"modules": list(sys.modules), "seconds": time.perf_counter() - started}
+print(json.dumps(facts), file=sys.stderr)
+"""
+HEAVY = {"torch", "transformers", "numpy", "safetensors", "datasets", "tokenizers", "huggingface_hub", "matplotlib",
+         "lm_eval", "peft", "scipy", "tqdm"}  # fmt: skip
+
+
+def test_help_imports_nothing_heavy():
+    """`plnd --help` names every subcommand, and loads neither torch nor any other large package."""
+    done = probe(LOADED, "--help")
+    facts = json.loads(done.stderr)
+    assert not HEAVY & set(facts["modules"]) and facts["seconds"] < 1
+    for name in ("detect", "select", "combine", "show", "verify", "overlap", "layers", "families", "tasks"):
+        assert f"\n    {name} " in done.stdout
+
+
+def test_the_probe_would_notice():
+    """The negative: a subcommand that needs numpy shows in the same probe."""
+    modules = json.loads(probe(LOADED, "show", "nothing").stderr.splitlines()[-1])["modules"]
+    assert "numpy" in modules and "torch" not in modules
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["detect", "select", "combine", "show", "verify", "overlap", "layers", "lens", "export", "convert", "families"],
+)
+def test_each_help_has_an_example_that_parses(capsys, command):
+    """Every subcommand's --help ends with an example, and the example is valid."""
+    assert plnd(f"{command} --help") == 0
+    example = capsys.readouterr().out.rpartition("example:\n")[2].strip()
+    assert example.startswith(f"plnd {command}")
+    from plnd.commands.main import _parser
+
+    assert _parser().parse_args(example.split()[1:]).command == command
+
+
+def test_program_and_module(sets):
+    """`python -m plnd` and the installed program are the same command, with status and streams."""
+    for program in ([sys.executable, "-m", "plnd"], [str(Path(sys.executable).with_name("plnd"))]):
+        if not Path(program[0]).exists():
+            pytest.skip("the project is not installed with its scripts")
+        done = subprocess.run([*program, "show", "nothing"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "plnd show: nothing: no such file, expected a plnd artifact\n"
+        done = subprocess.run([*program, "--version"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout.split()[0]) == (0, "plnd")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of a POSIX shell")
+def test_a_closed_pipe_is_no_error(sets):
+    """`plnd show F | head -0` ends quietly."""
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m plnd show zh.safetensors --json | true"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_broken_plugin_breaks_only_itself(tmp_path):
+    """A subcommand of another package that cannot be imported is listed as that, and the others work."""
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[plnd.commands]\nbroken = no_such_module:Command\n")
+    run = "from plnd.commands.main import main; import sys; sys.exit(main(sys.argv[1:]))"
+    helped = probe(run, "--help", PYTHONPATH=str(tmp_path), COLUMNS="500")
+    assert (
+        helped.returncode == 0 and "cannot be loaded from no_such_module:Command (ModuleNotFoundError" in helped.stdout
+    )
+    assert probe(run, "families", PYTHONPATH=str(tmp_path)).returncode == 0
+    failed = probe(run, "broken", PYTHONPATH=str(tmp_path))
+    assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1
+    assert failed.stderr.startswith("plnd broken: cannot be loaded from no_such_module:Command (")

@@ -1,0 +1,171 @@
+"""Two processes share the documents and write, bit for bit, what one writes; where one fails, both end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import two_processes
+from plnd.commands.main import main
+from plnd.demo_data import demo_model
+from plnd.detection.processes import Processes
+from plnd.detection.run import detect
+from plnd.errors import CorpusError, PLNDError
+from plnd.neurons.scores import Scores
+from two_processes import CONFIG, EPSILON, STOPPED_AT, documents, model, small_windows, stopped
+
+SUPPORT = Path(two_processes.__file__).parent
+ACCELERATE = (
+    *("accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"),
+    *("--main_process_port", "0"),  # one that is free
+)
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def launch(*command: str | Path, folder: Path) -> subprocess.CompletedProcess:
+    """A launcher and what it starts, each process with one thread."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SUPPORT}{os.pathsep}{SUPPORT.parents[1]}"}
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums within a matrix product depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, one_thread):
+    """What two processes left, after one process had left them a checkpoint."""
+    folder = tmp_path_factory.mktemp("two")
+    with small_windows(), pytest.raises(CorpusError, match="enough"):
+        detect(model(), stopped(CorpusError("enough")), CONFIG, checkpoint=folder / "left_by_one")
+    (folder / "damaged").write_bytes(b"nonsense")
+    done = launch(*ACCELERATE, SUPPORT / "two_processes.py", folder, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def alone(config=CONFIG, **options) -> Scores:
+    """What one process finds."""
+    with small_windows():
+        return detect(model(), documents(), config, **options)
+
+
+def both(folder: Path, name: str) -> set[bytes]:
+    """What the two processes left under one name."""
+    return {(folder / f"rank{rank}" / name).read_bytes() for rank in (0, 1)}
+
+
+def test_two_processes_write_what_one_writes(folder, tmp_path):
+    """The artifact is the same bit for bit, skipped documents and all."""
+    scores = alone()
+    assert scores.metadata["corpus"]["skipped_counts"] == {"shorter than 4 tokens": 1, "non-finite importance": 1}
+    scores.save(tmp_path / "one")
+    assert both(folder, "plain") == {(tmp_path / "one").read_bytes()}
+
+
+def test_known_rule_with_two_processes(folder, tmp_path):
+    """What need not be measured again is the same for every number of processes."""
+    alone(replace(CONFIG, epsilon=EPSILON)).save(tmp_path / "one")
+    assert both(folder, "epsilon") == {(tmp_path / "one").read_bytes()}
+
+
+def test_one_process_resumed_by_two(folder, tmp_path):
+    """A run of one process that ended early is taken up by two."""
+    alone().save(tmp_path / "one")
+    assert both(folder, "resumed") == {(tmp_path / "one").read_bytes()}
+
+
+def test_two_processes_resumed_by_one(folder, tmp_path):
+    """A run of two processes that ended early is taken up by one, which reads again but does not score again."""
+    shutil.copy(folder / "left_by_two", tmp_path / "checkpoint")
+    passes, resuming = [], model()
+    resuming.model.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    with small_windows():
+        scores = detect(resuming, documents(), CONFIG, checkpoint=tmp_path / "checkpoint", resume=True)
+    assert scores.digest == alone().digest
+    scored_by_two = (STOPPED_AT - 1) // 6 * 3  # batches, in whole windows
+    assert len(passes) == 12 - scored_by_two
+
+
+@pytest.mark.parametrize(
+    "name, first, second",
+    [
+        ("stopped", "CorpusError: enough", "CorpusError: enough"),
+        ("one fails", "PLNDError: no more", "CorpusError: no more"),
+        ("one is wrong", "PLNDError: process 1 failed: ZeroDivisionError: oh", "ZeroDivisionError: oh"),
+        *(
+            (name, *["PLNDError: the processes read different documents: give each the same corpus"] * 2)
+            for name in ("other corpora", "fewer documents")
+        ),
+    ],
+)
+def test_an_error_of_one_ends_both(folder, name, first, second):
+    """No process goes on, or waits, when another has failed: each says why."""
+    assert [(folder / f"rank{rank}" / name).read_text() for rank in (0, 1)] == [first, second]
+
+
+def test_a_damaged_checkpoint_ends_both(folder):
+    """The first process alone reads it, and both refuse it."""
+    for text in both(folder, "damaged"):
+        assert text.decode().startswith(f"PLNDError: {folder}/damaged: not a whole checkpoint (")
+
+
+def test_one_line_for_all(folder):
+    """Of bad input the first process speaks, the others are silent."""
+    lines = [(folder / f"rank{rank}" / "cli").read_text() for rank in (0, 1)]
+    assert lines[0].startswith("plnd detect: none.txt: no such file") and lines[0].count("\n") == 1
+    assert lines[1] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [ACCELERATE, TORCHRUN], ids=["accelerate", "torchrun"])
+def test_command_line_under_a_launcher(tmp_path, monkeypatch, one_thread, capsys, launcher):
+    """`-m plnd detect` under a launcher with two processes writes the file that `plnd detect` writes."""
+    words = "one two three four five six seven eight nine ten eleven twelve".split()
+    lines = [" ".join(words[n % 5 : 4 + n % 9]) for n in range(23)]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines))
+    arguments = ["detect", "--model", str(demo_model()), "--corpus", "corpus.txt", "--language", "en"]
+    arguments += ["--min-length", "4", "--batch-size", "2", "--device", "cpu", "--output"]
+    done = launch(*launcher, "-m", "plnd", *arguments, "two", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "one"]) == 0
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+    assert done.stdout.replace("two:", "one:") == capsys.readouterr().out
+
+
+# one process
+
+
+def test_one_process_is_its_own_world():
+    """Without a launcher there is nobody to talk to, and errors are what they were."""
+    processes = Processes.launched()
+    assert (processes.rank, processes.count, processes.device, processes.first) == (0, 1, None, True)
+    assert processes.exchange("x") == ["x"]
+    assert processes.broadcast(torch.ones(2), 0).tolist() == [1, 1]
+    with pytest.raises(KeyError), processes.together():
+        raise KeyError
+    processes.close()
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda:1", "disk"])
+def test_a_device_for_each(monkeypatch, device):
+    """Several processes cannot share a device that was named for one, nor each spread over all of them."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PLNDError, match=f"device '{device}': 2 processes take one device each; give cpu"):
+        Processes.launched(device)

@@ -1,0 +1,204 @@
+"""A corpus gives its documents in order, from any format, or says where it is not what was expected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plnd.errors import CorpusError
+from plnd.io.corpus import read_documents
+
+TEXTS = ["Ein Satz.", "两个句子。还有一个。", "Три."]
+
+
+def json_lines(texts, field: str = "text") -> str:
+    """One object a line."""
+    return "".join(json.dumps({"id": n, field: text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts))
+
+
+def make(path: Path, content: str | bytes) -> Path:
+    """A file with this content."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refusal(source: str | Path, *arguments: str) -> str:
+    """What reading the whole corpus says; it must be one line."""
+    with pytest.raises(CorpusError) as caught:
+        list(read_documents(source, *arguments))
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# formats
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".text", "", ".md"])
+def test_text_is_one_document_a_line(tmp_path, suffix):
+    """Any file that is not JSON by its name is text."""
+    path = make(tmp_path / f"corpus{suffix}", "\n".join(TEXTS))
+    assert list(read_documents(path)) == list(read_documents(str(path))) == TEXTS
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json"])
+def test_json_lines(tmp_path, suffix):
+    """One object a line; the text is in the named field."""
+    assert list(read_documents(make(tmp_path / f"corpus{suffix}", json_lines(TEXTS)))) == TEXTS
+    assert list(read_documents(make(tmp_path / f"other{suffix}", json_lines(TEXTS, "body")), "body")) == TEXTS
+
+
+def test_folder_is_one_document_a_file(tmp_path):
+    """Files are read by name; line breaks stay inside a document; other files do not count."""
+    make(tmp_path / "b.txt", "second\n\nwith a gap\n"), make(tmp_path / "a.txt", "first"), make(tmp_path / "c.md", "no")
+    make(tmp_path / "empty.txt", "\n")
+    assert list(read_documents(tmp_path)) == ["first", "second\nwith a gap"]
+
+
+@pytest.mark.parametrize("content", ["\n \n\t\na\n\n\u3000\nb\n\n", "a\r\n\r\nb\r\n", "  a  \n\tb"], ids=repr)
+def test_blank_lines_and_line_ends(tmp_path, content):
+    """Blank lines are no documents, and the ends of lines no part of them, whichever system wrote them."""
+    assert list(read_documents(make(tmp_path / "corpus.txt", content))) == ["a", "b"]
+
+
+def test_blank_json(tmp_path):
+    """Blank lines between rows, and rows whose text is blank, are left out."""
+    content = '{"text": "a"}\n\n{"text": " \\n "}\n{"text": ""}\n{"text": "b"}'
+    assert list(read_documents(make(tmp_path / "corpus.jsonl", content))) == ["a", "b"]
+
+
+def test_json_text_is_kept_as_it_is(tmp_path):
+    """White space inside a row's text belongs to the text."""
+    assert list(read_documents(make(tmp_path / "corpus.jsonl", '{"text": " a\\nb "}'))) == [" a\nb "]
+
+
+@pytest.mark.parametrize("name, content", [("c.txt", "a\nb"), ("c.jsonl", '{"text": "a"}\n{"text": "b"}')])
+def test_byte_order_mark(tmp_path, name, content):
+    """A byte order mark at the start, as Windows writes it, is not part of the first document."""
+    assert list(read_documents(make(tmp_path / name, b"\xef\xbb\xbf" + content.encode()))) == ["a", "b"]
+
+
+def test_documents_are_streamed(tmp_path):
+    """What is wrong further down does not stop what comes before it."""
+    documents = read_documents(make(tmp_path / "corpus.jsonl", '{"text": "a"}\n{"text": "b"}\n{broken'))
+    assert [next(documents), next(documents)] == ["a", "b"]
+    with pytest.raises(CorpusError):
+        next(documents)
+
+
+# errors
+
+
+@pytest.mark.parametrize("name", ["corpus.txt", "corpus.jsonl"])
+@pytest.mark.parametrize("line", [1, 2, 700])
+def test_not_utf_8(tmp_path, name, line):
+    """The line that is not UTF-8 is named, wherever it is."""
+    good = b'{"text": "a"}\n'
+    path = make(tmp_path / name, good * (line - 1) + b'{"text": "\xe9"}\n' + good)
+    assert refusal(path) == f"{path}, line {line}: not UTF-8, expected UTF-8 text"
+
+
+def test_utf_16(tmp_path):
+    """Text in another encoding is refused, not read as something else."""
+    path = make(tmp_path / "corpus.txt", "é\n".encode("utf-16"))
+    assert refusal(path) == f"{path}, line 1: not UTF-8, expected UTF-8 text"
+
+
+@pytest.mark.parametrize("broken", ["{", "nonsense", '{"text": "a"', "[" * 100_000, '{"text": "a"}{"text": "b"}'])
+def test_broken_json(tmp_path, broken):
+    """The line that is not JSON is named; blank lines count."""
+    path = make(tmp_path / "corpus.jsonl", '{"text": "a"}\n\n' + broken)
+    assert refusal(path) == f"{path}, line 3: not JSON, expected one JSON object a line"
+
+
+@pytest.mark.parametrize(
+    "row, wording",
+    [
+        ('{"body": "a", "id": 1}', "no field 'text' among body, id; name another with --text-field"),
+        ("{}", "no field 'text' among ; name another with --text-field"),
+        ('{"text": null}', "field 'text' is None, expected text; name another with --text-field"),
+        ('{"text": ["a"]}', "field 'text' is ['a'], expected text; name another with --text-field"),
+        ("[1]", "a list, expected an object with the field 'text'"),
+        ('"a"', "a str, expected an object with the field 'text'"),
+        ('{"text": "a\\ud800"}', "half a surrogate pair, which is not text"),
+    ],
+)
+def test_row_that_is_not_what_was_expected(tmp_path, row, wording):
+    """The line is named, with what it has and what was expected."""
+    path = make(tmp_path / "corpus.jsonl", '{"text": "a"}\n' + row)
+    assert refusal(path) == f"{path}, line 2: {wording}"
+
+
+def test_long_rows_are_not_repeated(tmp_path):
+    """An error does not print a whole document."""
+    path = make(tmp_path / "corpus.jsonl", json.dumps({"text": ["long"] * 999}) + "\n")
+    assert len(refusal(path)) < 200 + len(str(path))
+    path = make(tmp_path / "corpus.jsonl", json.dumps({f"field {n}": 1 for n in range(999)}) + "\n")
+    assert len(refusal(path)) < 200 + len(str(path))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n \n"])
+@pytest.mark.parametrize("name", ["corpus.txt", "corpus.jsonl", "folder/a.txt"])
+def test_empty(tmp_path, name, content):
+    """A corpus without a document is an error and not an empty result."""
+    (tmp_path / "folder").mkdir()
+    path = make(tmp_path / name, content)
+    source = path.parent if "/" in name else path
+    assert refusal(source) == f"{source}: no document in it"
+
+
+def test_folder_without_text(tmp_path):
+    """A folder of something else is refused as that."""
+    make(tmp_path / "a.md", "a")
+    assert refusal(tmp_path) == f"{tmp_path}: a folder without .txt files, expected one document a file"
+
+
+@pytest.mark.parametrize("name", ["zh.jsonl", "zh.txt", "./zh", "folder.of/zh.json", "~/zh", "a" * 300 + ".txt"])
+def test_missing_file(tmp_path, monkeypatch, name):
+    """What looks like a file is not looked for on the hub."""
+    monkeypatch.chdir(tmp_path)
+    expected = f"{name}: no such file, expected a text file, a .jsonl file or a folder of .txt files"
+    assert refusal(name) == expected
+    assert refusal(tmp_path / "zh").endswith("zh: no such file, expected a text file, a .jsonl file or a folder of"
+                                             " .txt files")  # fmt: skip
+
+
+# data sets
+
+
+@pytest.fixture
+def data_set(tmp_path, monkeypatch) -> Path:
+    """A local data set: a folder with one Parquet file a split, in a working directory of its own."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "corpora"
+    folder.mkdir()
+    rows = {"text": TEXTS, "other": ["x", "y", "z"]}
+    datasets.Dataset.from_dict(rows).to_parquet(folder / "train-00000-of-00001.parquet")
+    datasets.Dataset.from_dict({"text": ["held out"]}).to_parquet(folder / "test-00000-of-00001.parquet")
+    return folder
+
+
+def test_data_set_by_name(data_set):
+    """`name:config:split` goes to `datasets.load_dataset`; the split is `train` unless it is named."""
+    assert list(read_documents("corpora:")) == list(read_documents("corpora:default")) == TEXTS
+    assert list(read_documents("corpora:default:test")) == list(read_documents("corpora::test")) == ["held out"]
+    assert list(read_documents("corpora:", "other")) == ["x", "y", "z"]
+
+
+def test_local_data_set_by_path(data_set):
+    """A colon after the path of a folder reads the folder as a data set, not as a folder of .txt files."""
+    assert list(read_documents(f"{data_set}:")) == list(read_documents("./corpora:")) == TEXTS
+
+
+def test_data_set_errors(data_set):
+    """A missing field, split or data set is one line."""
+    assert refusal("corpora:", "body") == (
+        "corpora:, row 1: no field 'body' among text, other; name another with --text-field"
+    )
+    assert refusal("corpora::nowhere").startswith(
+        "corpora::nowhere: neither a file nor a data set that can be loaded ("
+    )
+    assert refusal("nobody/nothing").startswith("nobody/nothing: neither a file nor a data set that can be loaded (")

@@ -1,0 +1,128 @@
+"""Languages and scripts of short texts, and everything that is no word."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from plnd.errors import PLNDError
+from plnd.logit_lens.language_id import IDENTIFIERS, NON_WORD, SCRIPTS, Cld3, Script, find_identifier, has_word, labels
+
+NO_WORDS = [
+    *("", " ", "\n", "123", "1,000.5", "½", "Ⅳ", "²", "①", "。", "--", "…", "€", "😀", "👍🏽", "\u200b", "\x00"),
+    *("aaaa", "AaAa", "的的的", "hahaha", "абвабвабв", "a a a", "a1a2a3"),
+    *("\ufffd", "\ufffd\ufffd", "的\ufffd", "\ufffdthe"),
+    *("<bos>", "<unused12>", " </div> ", "<0x0A>", "[multimodal]"),
+    *("\u0301", "\u093c", "\u0e31"),  # marks without a letter
+]
+
+
+@pytest.fixture(scope="module")
+def cld3() -> Cld3:
+    """The classifier, where one of its packages is installed."""
+    pytest.importorskip("gcld3")
+    return Cld3()
+
+
+@pytest.mark.parametrize("text", NO_WORDS)
+def test_what_is_no_word(text):
+    """Numbers, signs, emoji, repeats, broken UTF-8, names in brackets and marks alone have no language."""
+    assert not has_word(text)
+    assert Script().identify(text) == NON_WORD
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "aa", "的的", "haha", "mama", "1st", "😀 the", "don't", "a<b", "x]", " the", "ไทย"]
+)
+def test_what_may_be_a_word(text):
+    """The rules above leave alone what only looks like them."""
+    assert has_word(text)
+
+
+def test_cld3_is_wrong_about_them():
+    """The rules are needed: cld3 itself is sure that digits, signs and emoji are Japanese, and of repeats."""
+    gcld3 = pytest.importorskip("gcld3")
+    ask = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=1024).FindLanguage
+    for text in ("123", "😀", "--", "\ufffd", "a" * 30):
+        answer = ask(text=text)
+        assert (answer.language, answer.is_reliable) == ("ja", True)
+    assert ask(text="aaaa").is_reliable
+
+
+@pytest.mark.parametrize("text", NO_WORDS)
+def test_cld3_finds_no_word(cld3, text):
+    """The same texts have no language."""
+    assert cld3.identify(text) == NON_WORD
+
+
+@pytest.mark.parametrize(
+    "text, language",
+    [
+        *((" the", "en"), ("because of", "en"), ("und", "de"), ("el", "es"), ("中国", "zh"), ("的", "zh")),
+        *(("です", "ja"), ("ไทย", "th"), ("안녕", "ko"), ("العربية", "ar"), ("Привет мир", "ru")),
+    ],
+)
+def test_cld3_finds_languages(cld3, text, language):
+    """A reliable answer is taken."""
+    assert cld3.identify(text) == language
+
+
+@pytest.mark.parametrize("text", ["answer", "привет", "NBA", "ー"])
+def test_cld3_is_not_believed_when_unsure(cld3, text):
+    """What it does not call reliable, and its answer to nothing, is a non-word."""
+    assert cld3.identify(text) == NON_WORD
+
+
+@pytest.mark.parametrize(
+    "text, script",
+    [
+        *(("the", "Latin"), ("straße", "Latin"), ("Привет", "Cyrillic"), ("ї", "Cyrillic"), ("中国", "Han")),
+        *(("々", "Han"), ("です", "Hiragana"), ("コピー", "Katakana"), ("ﾊﾝ", "Katakana"), ("ไทย", "Thai")),
+        *(("안녕", "Hangul"), ("नमस्ते", "Devanagari"), ("العربية", "Arabic"), ("λόγος", "Greek")),
+        ("食べます", "Hiragana"),  # most letters
+        ("ａｂ", "Latin"),  # full width
+        ("аbc", "Latin"),  # a Cyrillic а among Latin letters
+        ("x1", "Latin"),
+        ("ᠮᠣᠩ", "other"),
+        ("ー", NON_WORD),  # a letter of no script
+        ("𝐚𝐛", NON_WORD),  # mathematical letters too
+    ],
+)
+def test_scripts(text, script):
+    """The script of most letters, by Unicode's own property."""
+    assert Script().identify(text) == script
+
+
+def test_labels_of_languages():
+    """The labels under which the text of a language is counted, whether or not the classifier is installed."""
+    for language, scripts in (("zh", ("Han",)), ("zh-Hans", ("Han",)), ("ru", ("Cyrillic",)), ("de", ("Latin",))):
+        assert labels("script", language) == scripts
+    assert set(labels("script", "ja")) <= set(SCRIPTS) and len(SCRIPTS) == len(set(SCRIPTS))
+    assert labels("cld3", "zh_Hans") == ("zh", "zh-Latn")
+    assert labels("cld3", "he")[0] == "iw" and labels("cld3", "nb")[0] == "no"
+
+
+def test_the_older_package_is_asked_first(cld3, monkeypatch):
+    """`cld3` (pycld3) is used where it is installed; it answers None where it finds no language."""
+    import gcld3
+
+    package = ModuleType("cld3")
+    found = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=1024)
+    package.get_language = lambda text: found.FindLanguage(text=text) if text.isalpha() else None
+    monkeypatch.setitem(sys.modules, "cld3", package)
+    older = Cld3()
+    assert older.identify("的") == "zh" and older.identify(" the") == NON_WORD != cld3.identify(" the")
+
+
+def test_what_is_missing(monkeypatch):
+    """One line says what to install; the other classifier needs nothing."""
+    monkeypatch.setitem(sys.modules, "cld3", None)
+    monkeypatch.setitem(sys.modules, "gcld3", None)
+    with pytest.raises(PLNDError, match=r"^language identification by cld3 needs .*: pip install 'plnd\[langid\]'$"):
+        find_identifier("cld3")
+    assert find_identifier("script").identify("the") == "Latin"
+    with pytest.raises(PLNDError, match="^unknown identifier 'fasttext': expected one of cld3, script$"):
+        find_identifier("fasttext")
+    assert all(name in IDENTIFIERS for name in ("cld3", "script"))

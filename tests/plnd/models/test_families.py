@@ -1,0 +1,366 @@
+"""The families table: where it applies, where it stands aside with a warning, and what it refuses."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    CodeGenConfig,
+    CodeGenForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
+
+from plnd.addresses import PROJECTIONS, block_order
+from plnd.deactivation import deactivated
+from plnd.detection.oracle import sequential
+from plnd.detection.run import DetectConfig, detect
+from plnd.errors import FamilyError
+from plnd.models.families import FAMILIES
+from plnd.models.layout import Layout, find_family
+from tiny import GEMMA, SHAPE, tiny_model
+
+CONFIG = DetectConfig(min_length=4, qk="exact")
+DOCUMENTS = [[5, 9, 33, 7, 61, 4], [8, 8, 70, 12, 3, 9, 41]]
+
+
+def granite():
+    """A family that the table does not list, with Llama's modules (and a factor of its own for the logits)."""
+    torch.manual_seed(0)
+    config = GraniteConfig(**SHAPE, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2)
+    config.attention_multiplier = 0.7
+    return GraniteForCausalLM(config).double().eval()
+
+
+def codegen():
+    """A family that the table does not list, with modules of its own."""
+    return CodeGenForCausalLM(
+        CodeGenConfig(vocab_size=97, n_embd=24, n_layer=2, n_head=4, n_inner=40, rotary_dim=4, n_positions=64)
+    )
+
+
+# unlisted families
+
+
+def test_unlisted_family_with_llama_modules_works_with_a_warning():
+    """Granite is taken as Llama, says so once, and its importances are those of the oracle."""
+    assert "granite" not in FAMILIES, "take another family for this test"
+    model = granite()
+    with pytest.warns(
+        UserWarning, match="model family 'granite' is not in the table; its modules match Llama's layout"
+    ):
+        scores = detect(model, DOCUMENTS, CONFIG)
+    assert scores.metadata["model"]["model_type"] == "granite"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for address, at in (("1.down_proj", "sublayer"), ("0.v_proj", "sublayer")):
+            expected = torch.stack([sequential(model, torch.tensor(d), address, at=at) for d in DOCUMENTS])
+            torch.testing.assert_close(
+                torch.from_numpy(scores.mean[address]), expected.mean(0).float(), rtol=1e-4, atol=1e-5
+            )
+        model.set_attn_implementation("eager")
+        for address in ("0.q_proj", "1.k_proj"):
+            expected = torch.stack([sequential(model, torch.tensor(d), address, at="attention") for d in DOCUMENTS])
+            torch.testing.assert_close(
+                torch.from_numpy(scores.mean[address]), expected.mean(0).float(), rtol=1e-3, atol=1e-5
+            )
+        neurons, ids = scores.select(top_k=2), torch.tensor(DOCUMENTS[:1])
+        before = model(ids).logits
+        with deactivated(model, neurons):
+            assert not torch.allclose(model(ids).logits, before)
+
+
+def test_listed_families_do_not_warn(family):
+    """The negative: a row of the table applies in silence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_family(tiny_model(family)) is FAMILIES[family]
+
+
+def test_another_layout_is_refused():
+    """Modules of other names are an error that names the table and how to add a row."""
+    with pytest.raises(FamilyError) as caught:
+        Layout(codegen())
+    assert str(caught.value) == (
+        "model family 'codegen' is not in the families table (`plnd families` prints it) and its blocks are not laid"
+        " out as Llama's: add a row to plnd/families.py (docs/families.md)"
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, field, value",
+    [
+        ("opt", "do_layer_norm_before", False),
+        ("falcon", "alibi", True),
+        ("cohere", "use_qk_norm", True),
+        ("bloom", "slow_but_exact", True),
+        ("gpt2", "add_cross_attention", True),
+    ],
+)
+def test_a_configuration_without_an_exact_form_is_refused(kind, field, value):
+    """A listed family is refused, never approximated in silence, where the configuration changes the formulas."""
+    model = tiny_model(kind)
+    setattr(model.config, field, value)
+    with pytest.raises(FamilyError, match=f"model family '{kind}' with {field}={value}: its exact form is not known"):
+        Layout(model)
+
+
+def test_the_language_model_of_a_multimodal_one_is_found():
+    """Gemma 3 with vision has its blocks below `language_model`; what is scored is the text model."""
+    config = Gemma3Config(
+        text_config=GEMMA,
+        vision_config=dict(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        ),
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config).double().eval()
+    layout = Layout(model)
+    assert layout.family is FAMILIES["gemma3_text"] and len(layout.blocks) == 2
+    scores = detect(model, DOCUMENTS, CONFIG)
+    expected = torch.stack([sequential(model, torch.tensor(d), "1.up_proj", at="sublayer") for d in DOCUMENTS])
+    torch.testing.assert_close(
+        torch.from_numpy(scores.mean["1.up_proj"]), expected.mean(0).float(), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda block: block.add_module("post_feedforward_layernorm", nn.LayerNorm(24)),
+        lambda block: block.self_attn.add_module("q_norm", nn.LayerNorm(8)),
+        lambda block: block.mlp.add_module("extra", nn.Linear(24, 24)),
+        lambda block: delattr(block.mlp, "gate_proj"),
+    ],
+    ids=["post-norm", "head norm", "another matrix", "ungated"],
+)
+def test_nearly_llama_is_not_llama(change):
+    """One module more or less (a norm that the formulas would miss) is another layout."""
+    model = granite()
+    change(model.model.layers[0])
+    with pytest.raises(FamilyError, match="not in the families table"):
+        Layout(model)
+
+
+@pytest.mark.parametrize("kind", ["ernie4_5"])
+def test_another_rotation_is_refused_for_queries_and_keys(kind):
+    """Llama's modules with neighbouring channels rotated, or none in a block: Q and K are refused, the rest is not."""
+    shape = {**SHAPE, "num_hidden_layers": 4, "intermediate_size": 40}
+    config = CONFIG_MAPPING[kind](**shape, num_attention_heads=6, num_key_value_heads=2, head_dim=8)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for qk in ("exact", "first_order"):
+            with pytest.raises(
+                FamilyError,
+                match=r"block \d: attention is not what the families table says of ernie4_5.* detect with --qk off",
+            ):
+                detect(model, DOCUMENTS, replace(CONFIG, qk=qk))
+        found = detect(model, DOCUMENTS, replace(CONFIG, qk="off")).mean["3.v_proj"]
+        expected = torch.stack([sequential(model, torch.tensor(d), "3.v_proj", at="sublayer") for d in DOCUMENTS])
+        torch.testing.assert_close(torch.from_numpy(found), expected.mean(0).float(), rtol=1e-4, atol=1e-6)
+
+
+def test_attention_is_proven_on_the_first_document_that_says_something():
+    """A document without finite numbers proves nothing: another rotation is still refused on the next one."""
+    shape = {**SHAPE, "intermediate_size": 40}
+    config = CONFIG_MAPPING["ernie4_5"](**shape, num_attention_heads=6, num_key_value_heads=2, head_dim=8)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[96] = torch.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(FamilyError, match="attention is not what the families table says"):
+            detect(model, [[96] * 30, *DOCUMENTS], replace(CONFIG, batch_size=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rounding_is_no_other_rotation(family, dtype):
+    """The negative: listed families are scored in every dtype, also on a document that is not finite."""
+    model = tiny_model(family, dtype)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[96] = torch.inf
+    long = torch.randint(3, 96, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    skipped = detect(model, [[96] * 8, *DOCUMENTS, long], CONFIG).metadata["corpus"]["skipped"]
+    assert skipped == {"non-finite importance": [0]}
+
+
+def test_a_model_that_cannot_use_sdpa_is_refused_for_queries_and_keys():
+    """SDPA would leave out what such a model's own attention does (sinks, say), and score another model."""
+    model = tiny_model("llama", attention="eager")
+    model._supports_sdpa = False
+    with pytest.raises(FamilyError, match="LlamaForCausalLM cannot run with PyTorch's SDPA, .* detect with --qk off"):
+        detect(model, DOCUMENTS, CONFIG)
+    assert detect(model, DOCUMENTS, replace(CONFIG, qk="off")).minimum
+
+
+def test_a_listed_family_without_its_modules_is_refused():
+    """Where a listed model lacks a projection, or has something else there, the address and the module are named."""
+    model = tiny_model("llama")
+    del model.model.layers[1].mlp.up_proj
+    with pytest.raises(FamilyError, match=r"1\.up_proj: the model has no module 'mlp\.up_proj' in block 1"):
+        Layout(model).widths  # noqa: B018
+    model.model.layers[1].mlp.up_proj = nn.Embedding(24, 40)
+    with pytest.raises(FamilyError, match=r"1\.up_proj: Embedding is not a linear module that plnd knows"):
+        Layout(model).widths  # noqa: B018
+
+
+# what the formulas need
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Softplus()], ids=["sigmoid", "softplus"])
+def test_an_activation_that_does_not_map_zero_to_zero_is_refused(family, activation):
+    """Eq. 5 needs act(0) = 0, so a model without it is not scored."""
+    model = tiny_model(family)
+    block = next(b for b in Layout(model).blocks if b.name.endswith("1") and b.stack.activation)
+    path, _, name = block.stack.activation.rpartition(".")
+    setattr(block.module.get_submodule(path), name, activation)
+    with pytest.raises(
+        FamilyError, match=r"block (encoder\.)?1: the activation \w+\(.*\) does not map 0 to 0, which eq. 5 needs"
+    ):
+        detect(model, DOCUMENTS, CONFIG)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.GELU()], ids=["relu", "tanh", "gelu"])
+def test_other_activations_are_scored(activation):
+    """The negative: whatever maps 0 to 0 may be there."""
+    model = tiny_model("llama")
+    for block in model.model.layers:
+        block.mlp.act_fn = activation
+    assert detect(model, DOCUMENTS, CONFIG).minimum
+
+
+# widths
+
+
+def test_widths_are_those_of_the_modules(family):
+    """Each projection is as wide as its part of the module's weight."""
+    model = tiny_model(family)
+    layout = Layout(model)
+    for name, target in layout.targets.items():
+        out, into = target.weight().shape
+        assert target.width == (into if target.projection.axis == "column" else out), name
+    assert list(layout.widths) == [f"{b.name}.{p.name}" for b in layout.blocks for p in b.stack.projections]
+    assert layout.description()["widths"] == layout.widths
+
+
+def test_widths_do_not_come_from_the_config():
+    """Gemma 3's query matrix has heads x head_dim rows, not hidden_size; key and value follow the groups."""
+    widths = Layout(tiny_model("gemma3_text")).widths
+    assert (widths["0.q_proj"], widths["0.o_proj"], widths["0.k_proj"], widths["0.v_proj"]) == (32, 32, 16, 16)
+    assert tiny_model("gemma3_text").config.hidden_size == 24
+
+
+@pytest.mark.parametrize("how", ["module", "weight"])
+def test_widths_of_a_pruned_model(how):
+    """Where one block was pruned, by new modules or by new weights in the old ones, that block is narrower."""
+    model, keep = tiny_model("llama"), torch.arange(0, 40, 2)
+    mlp = model.model.layers[1].mlp
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        old = getattr(mlp, name)
+        weight = nn.Parameter(old.weight.data[:, keep] if name == "down_proj" else old.weight.data[keep])
+        if how == "module":
+            setattr(mlp, name, nn.Linear(*reversed(weight.shape), bias=False, dtype=torch.float64))
+        getattr(mlp, name).weight = weight
+        if how == "weight" and name != "down_proj":
+            getattr(mlp, name).bias = nn.Parameter(old.bias.data[keep])
+    widths = Layout(model).widths
+    assert (widths["0.down_proj"], widths["1.down_proj"], widths["1.gate_proj"]) == (40, 20, 20)
+    scores = detect(model, DOCUMENTS, CONFIG)
+    assert len(scores.minimum["1.up_proj"]) == 20
+    expected = torch.stack([sequential(model, torch.tensor(d), "1.up_proj") for d in DOCUMENTS]).mean(0)
+    torch.testing.assert_close(torch.from_numpy(scores.mean["1.up_proj"]), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_widths_of_a_resized_output_projection():
+    """An o_proj of fewer columns is narrower, whatever the number of heads says."""
+    model = tiny_model("llama")
+    model.model.layers[0].self_attn.o_proj = nn.Linear(16, 24, bias=False)
+    assert Layout(model).widths["0.o_proj"] == 16 and Layout(model).widths["1.o_proj"] == 48
+
+
+def test_widths_are_seen_through_an_adapter():
+    """A PEFT adapter around the model changes no width."""
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model("llama", torch.float32)
+    before = Layout(model).widths
+    assert Layout(get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))).widths == before
+
+
+def test_widths_of_a_model_without_weights():
+    """On the meta device, as `plnd verify` sees a model, the widths are the same."""
+    config = tiny_model("gpt2").config
+    with torch.device("meta"):
+        skeleton = type(tiny_model("gpt2"))(config)
+    assert Layout(skeleton).widths == Layout(tiny_model("gpt2")).widths
+
+
+# the table itself
+
+
+def test_rows_are_complete_and_in_order(family):
+    """Projections are known, each named once, in the usual order; cross-attention alone has no feed-forward."""
+    row = FAMILIES[family]
+    assert row.name == family
+    for stack in row.stacks:
+        names = [p.name for p in stack.projections]
+        assert names == sorted(set(names), key=PROJECTIONS.index)
+        missing = set(PROJECTIONS) - set(names)
+        assert missing <= ({"gate_proj"} if stack.feed_forward else set(PROJECTIONS[4:]))
+
+
+def test_every_row_of_a_fused_module_belongs_to_one_neuron(variant):
+    """The projections of a fused module share out its rows without a gap or an overlap."""
+    owners: dict[tuple[int, str], list[torch.Tensor]] = {}
+    for target in Layout(tiny_model(variant)).targets.values():
+        if target.projection.axis == "row":
+            each = torch.arange(target.width // (target.experts or 1))
+            owners.setdefault((id(target.module), target.projection.parameter), []).append(target.storage(each))
+    for rows in owners.values():
+        together = torch.cat(rows)
+        assert together.sort().values.tolist() == list(range(len(together)))
+
+
+def test_rows_fused_by_group():
+    """GPT-NeoX: head by head, its query, key and value; Falcon: group by group, its queries, the key, the value."""
+    targets = Layout(tiny_model("gpt_neox")).targets  # 3 heads of 8
+    assert targets["0.k_proj"].storage(torch.tensor([0, 7, 8])).tolist() == [8, 15, 24 + 8]
+    targets = Layout(tiny_model("falcon")).targets  # 6 heads of 4 on 2 groups
+    assert targets["0.q_proj"].storage(torch.tensor([11, 12])).tolist() == [11, 20]
+    assert targets["0.k_proj"].storage(torch.tensor([0, 4])).tolist() == [12, 32]
+    assert targets["0.v_proj"].storage(torch.tensor([3, 4])).tolist() == [19, 36]
+
+
+def test_neurons_of_experts():
+    """Neuron e·width + k is neuron k of expert e, in its rows and in its column."""
+    model = tiny_model("mixtral")
+    targets, experts = Layout(model).targets, model.model.layers[0].mlp.experts
+    assert targets["0.gate_proj"].width == 4 * 40
+    torch.testing.assert_close(targets["0.gate_proj"].weight()[2 * 40 + 5], experts.gate_up_proj[2, 5])
+    torch.testing.assert_close(targets["0.up_proj"].weight()[2 * 40 + 5], experts.gate_up_proj[2, 40 + 5])
+    torch.testing.assert_close(targets["0.down_proj"].weight()[:, 2 * 40 + 5], experts.down_proj[2, :, 5])
+
+
+def test_blocks_are_in_order():
+    """Numbers as numbers, the encoder before the decoder, cross-attention after its block."""
+    names = ["decoder.10", "encoder.2", "decoder.2.cross", "decoder.2", "encoder.10"]
+    expected = ["encoder.2", "encoder.10", "decoder.2", "decoder.2.cross", "decoder.10"]
+    assert sorted(names, key=block_order) == expected
+    assert sorted(["10", "9"], key=block_order) == ["9", "10"]
