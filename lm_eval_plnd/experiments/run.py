@@ -327,13 +327,18 @@ def prepared(settings: Settings) -> dict[str, Task]:
     Raises:
         PLNDError: if a task, a corpus, the model or a region does not fit.
     """
-    from plnd.io.corpus import read_documents
+    from plnd.io.corpus import pipes, read_documents
     from plnd.models.layout import Layout
     from plnd.models.loading import load_skeleton
 
     tasks = load_tasks(settings)
     for language in settings.languages:
-        next(read_documents(expand(settings.corpus_of(language))))
+        source = expand(settings.corpus_of(language))
+        if pipes([source]):
+            raise PLNDError(
+                f"corpus: {source} is a pipe, expected files, which an experiment can go on with; write one"
+            )
+        next(read_documents(source))
     name = expand(settings.model["pretrained"])
     skeleton = load_skeleton(name, revision=settings.model.get("revision"))
     blocks = Layout(skeleton).description()["blocks"]

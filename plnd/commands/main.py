@@ -104,12 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--model", required=True, help="folder or hub name of a causal language model")
     sub.add_argument("--revision", help="hub branch, tag or commit")
-    sub.add_argument(
-        "--corpus",
-        required=True,
-        help=".jsonl, text file (a document a line), folder of .txt, or data set NAME[:CONFIG[:SPLIT]]",
-    )
-    sub.add_argument("--text-field", default="text", help="field of a JSON line or data set row (default: text)")
+    _add_corpus(sub, "one or several: ")
     sub.add_argument("--language", required=True, help="language code of the corpus, recorded in the artifact")
     sub.add_argument("--output", required=True, help="scores artifact to write")
     sub.add_argument("--max-documents", type=int, help="stop after this many documents (default: all)")
@@ -225,11 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--model", required=True, help="folder or hub name of a language model")
     sub.add_argument("--revision", help="hub branch, tag or commit")
-    sub.add_argument(
-        "--corpus", nargs="+", required=True, metavar="CORPUS",
-        help="one a language: .jsonl, text file (a document a line), folder of .txt, or data set NAME[:CONFIG[:SPLIT]]",
-    )  # fmt: skip
-    sub.add_argument("--text-field", default="text", help="field of a JSON line or data set row (default: text)")
+    _add_corpus(sub, "one a language (of several files, a folder or a pattern in quotation marks): ")
     sub.add_argument("--language", nargs="+", required=True, help="language code of each corpus, in the same order")
     sub.add_argument("--max-documents", type=int, help="stop after this many of each corpus (default: all)")
     sub.add_argument("--max-length", type=int, default=128, help="tokens kept of each document (default: 128)")
@@ -295,6 +286,19 @@ class _Operation(argparse.Action):
         namespace.operations = [*getattr(namespace, "operations", []), (self.dest, values)]
 
 
+def _add_corpus(parser: argparse.ArgumentParser, number: str) -> None:
+    parser.add_argument(
+        "--corpus", nargs="+", required=True, metavar="CORPUS",
+        help=number + "text (a document a line), .jsonl, .json, .csv, .tsv, .parquet, .arrow, any of them compressed, a"
+        " pipe, a folder of them, or data set NAME[:CONFIG[:SPLIT]]",
+    )  # fmt: skip
+    parser.add_argument("--text-field", default="text", help="field of a row, a.b for a nested one (default: text)")
+    parser.add_argument(
+        "--format", choices=("text", "json", "csv", "tsv", "parquet", "arrow"),
+        help="what the files are, whatever their ending and first line say; for pipes and other endings",
+    )  # fmt: skip
+
+
 def _add_restriction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--projections", help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
@@ -334,7 +338,7 @@ def _detect(args: argparse.Namespace) -> None:
 
 def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
     from plnd.detection.run import DetectConfig, detect
-    from plnd.io.corpus import read_documents
+    from plnd.io.corpus import pipes, read_documents
     from plnd.io.files import check_writable
     from plnd.models.layout import Layout
     from plnd.models.loading import disable_progress_bars, load_model, load_skeleton, load_tokenizer
@@ -347,7 +351,9 @@ def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
             print(f"starting again; --resume would continue from {checkpoint}", file=sys.stderr)
     else:
         disable_progress_bars()
-    documents = read_documents(args.corpus, args.text_field)
+    if processes.count > 1 and (found := pipes(args.corpus)):
+        raise PLNDError(f"{found[0]}: a pipe, which {processes.count} processes cannot all read; write a file")
+    documents = read_documents(args.corpus, args.text_field, args.format)
     documents = chain(
         [next(documents)], documents
     )  # a corpus that cannot be read is refused before the model is loaded,
@@ -360,7 +366,7 @@ def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
         documents,
         config,
         tokenizer=tokenizer,
-        source=args.corpus,
+        source=", ".join(args.corpus),
         checkpoint=checkpoint,
         resume=args.resume,
         progress=True,
@@ -565,7 +571,7 @@ def _lens(args: argparse.Namespace) -> None:
         check_writable(path)
     chosen = ("cld3", "script") if args.identifier == "both" else (args.identifier,)
     identifiers = [find_identifier(name) for name in chosen]
-    corpora = [read_documents(corpus, args.text_field) for corpus in args.corpus]
+    corpora = [read_documents(corpus, args.text_field, args.format) for corpus in args.corpus]
     corpora = [chain([next(documents)], documents) for documents in corpora]  # what cannot be read is refused now
     Layout(load_skeleton(args.model, revision=args.revision))
     tokenizer = load_tokenizer(args.model, args.revision)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plnd.errors import CorpusError
-from plnd.io.corpus import numbered_lines
+from plnd.io.corpus import read_rows
 
 MAX_LANGUAGES = 16
 
@@ -127,12 +126,12 @@ def read_parallel(
     answers: str | Path | None = None,
     limit: int | None = None,
 ) -> Parallel:
-    """Parallel examples from JSON lines with one field per language.
+    """Parallel examples from rows with one field per language: JSON lines, or another form that `read_rows` reads.
 
     Args:
-        path: each line an object `{"en": "…", "de": "…"}`.
+        path: each row an object `{"en": "…", "de": "…"}`.
         languages: which fields to read; by default those of the first line.
-        answers: a second file of the same form, line by line, with the text that should follow each prompt.
+        answers: a second file with the same rows and fields, with the text that should follow each prompt.
         limit: at most so many examples.
     Raises:
         CorpusError: naming the line that is not what is expected.
@@ -152,16 +151,10 @@ def read_parallel(
 
 
 def _rows(path: str | Path, limit: int | None) -> list[Mapping[str, Any]]:
-    if not Path(path).is_file():
-        raise CorpusError(f"{path}: no such file, expected JSON lines with one field per language")
     rows: list[Mapping[str, Any]] = []
-    for number, line in numbered_lines(Path(path)):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
+    for where, row in read_rows(path):
         if not isinstance(row, dict):
-            raise CorpusError(f"{path}, line {number}: expected a JSON object with one field per language")
+            raise CorpusError(f"{where}: expected a JSON object with one field per language")
         rows.append(row)
         if limit is not None and len(rows) == limit:
             break

@@ -58,7 +58,7 @@ def test_digests():
     ("rows", "options", "words"),
     [
         ([], {}, "no example in it"),
-        (["not json"], {}, "line 1: expected a JSON object"),
+        (["not json"], {}, "line 1: not JSON, expected one JSON object a line"),
         (["[1]"], {}, "line 1: expected a JSON object"),
         ([{"en": "x"}], {}, "languages en: expected 2 to 16"),
         ([ROWS[0], {"en": "x", "de": "y"}], {}, "example 2: field 'zh' is missing"),
