@@ -335,9 +335,7 @@ def prepared(settings: Settings) -> dict[str, Task]:
     for language in settings.languages:
         source = expand(settings.corpus_of(language))
         if pipes([source]):
-            raise PLNDError(
-                f"corpus: {source} is a pipe, expected files, which an experiment can go on with; write one"
-            )
+            raise PLNDError(f"corpus: {source} is a pipe, expected files, which can be read again; write one")
         next(read_documents(source))
     name = expand(settings.model["pretrained"])
     skeleton = load_skeleton(name, revision=settings.model.get("revision"))

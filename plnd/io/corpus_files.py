@@ -352,6 +352,7 @@ def _json_list(stream: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
                 text.next()
             yield here, text.value(decoder)
         text.take("]")
+        here = f"{name}, after the list"
         if text.next():
             raise _Unexpected
     except UnicodeDecodeError:

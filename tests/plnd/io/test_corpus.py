@@ -7,30 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from corpora import TEXTS, json_lines, make, refusal
 from plnd.errors import CorpusError
 from plnd.io.corpus import read_documents
-
-TEXTS = ["Ein Satz.", "两个句子。还有一个。", "Три."]
-
-
-def json_lines(texts, field: str = "text") -> str:
-    """One object a line."""
-    return "".join(json.dumps({"id": n, field: text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts))
-
-
-def make(path: Path, content: str | bytes) -> Path:
-    """A file with this content."""
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def refusal(source: str | Path, *arguments: str) -> str:
-    """What reading the whole corpus says; it must be one line."""
-    with pytest.raises(CorpusError) as caught:
-        list(read_documents(source, *arguments))
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
-
+from plnd.io.corpus_files import READABLE
 
 # formats
 
@@ -94,15 +74,21 @@ def test_documents_are_streamed(tmp_path):
 @pytest.mark.parametrize("line", [1, 2, 700])
 def test_not_utf_8(tmp_path, name, line):
     """The line that is not UTF-8 is named, wherever it is."""
-    good = b'{"text": "a"}\n'
-    path = make(tmp_path / name, good * (line - 1) + b'{"text": "\xe9"}\n' + good)
-    assert refusal(path) == f"{path}, line {line}: not UTF-8, expected UTF-8 text"
+    good, bad = (b"a\n", b"\xe9\n") if name.endswith(".txt") else (b'{"text": "a"}\n', b'{"text": "\xe9"}\n')
+    path = make(tmp_path / name, good * (line - 1) + bad + good)
+    assert refusal(path) == (
+        f"{path}, line {line}: not UTF-8, expected UTF-8 text (byte 0xe9); convert it, from Latin-1 for example with"
+        " iconv -f LATIN1 -t UTF-8"
+    )
 
 
 def test_utf_16(tmp_path):
-    """Text in another encoding is refused, not read as something else."""
-    path = make(tmp_path / "corpus.txt", "é\n".encode("utf-16"))
-    assert refusal(path) == f"{path}, line 1: not UTF-8, expected UTF-8 text"
+    """Text in another encoding is refused by its name, not read as something else."""
+    for encoding in ("UTF-16", "UTF-32"):
+        path = make(tmp_path / "corpus.txt", "é\n".encode(encoding))
+        assert refusal(path) == f"{path}: {encoding}, expected UTF-8 text; convert it with iconv -f {encoding} -t UTF-8"
+    path = make(tmp_path / "corpus.txt", "ab\n".encode("utf-16-le"))
+    assert refusal(path).startswith(f"{path}: not text (it has NUL bytes: a binary file, or UTF-16), expected a text")
 
 
 @pytest.mark.parametrize("broken", ["{", "nonsense", '{"text": "a"', "[" * 100_000, '{"text": "a"}{"text": "b"}'])
@@ -151,17 +137,17 @@ def test_empty(tmp_path, name, content):
 def test_folder_without_text(tmp_path):
     """A folder of something else is refused as that."""
     make(tmp_path / "a.md", "a")
-    assert refusal(tmp_path) == f"{tmp_path}: a folder without .txt files, expected one document a file"
+    assert refusal(tmp_path) == (
+        f"{tmp_path}: a folder without .txt files (a document a file), .jsonl, .json, .csv, .tsv, .parquet or .arrow"
+    )
 
 
 @pytest.mark.parametrize("name", ["zh.jsonl", "zh.txt", "./zh", "folder.of/zh.json", "~/zh", "a" * 300 + ".txt"])
 def test_missing_file(tmp_path, monkeypatch, name):
     """What looks like a file is not looked for on the hub."""
     monkeypatch.chdir(tmp_path)
-    expected = f"{name}: no such file, expected a text file, a .jsonl file or a folder of .txt files"
-    assert refusal(name) == expected
-    assert refusal(tmp_path / "zh").endswith("zh: no such file, expected a text file, a .jsonl file or a folder of"
-                                             " .txt files")  # fmt: skip
+    assert refusal(name) == f"{name}: no such file, expected {READABLE}"
+    assert refusal(tmp_path / "zh").endswith(f"zh: no such file, expected {READABLE}")
 
 
 # data sets

@@ -59,7 +59,7 @@ def test_digests():
     [
         ([], {}, "no example in it"),
         (["not json"], {}, "line 1: not JSON, expected one JSON object a line"),
-        (["[1]"], {}, "line 1: expected a JSON object"),
+        (["[1]"], {}, "record 1: expected a JSON object"),
         ([{"en": "x"}], {}, "languages en: expected 2 to 16"),
         ([ROWS[0], {"en": "x", "de": "y"}], {}, "example 2: field 'zh' is missing"),
         ([{"en": "x", "de": 3}], {}, "example 1: field 'de' is 3"),
