@@ -34,8 +34,10 @@ class RolesCommand:
             "--tasks",
             help="lm-eval tasks, comma-separated, one per language: each document's prompt as lm-eval asks it",
         )
-        source.add_argument("--parallel", help="JSON lines with one field per language")
-        add("--answers", help="with --parallel: JSON lines of the same form, with what should follow each prompt")
+        source.add_argument("--parallel", help="JSON lines or a table with one field per language")
+        add(
+            "--answers", help="with --parallel: a second file with the same fields, with what should follow each prompt"
+        )
         add("--languages", help="only these, comma-separated (default: all)")
         add("--limit", type=int, help="at most so many examples (default: all)")
         add("--align", help="with --tasks: column that says which documents belong together (default: their position)")

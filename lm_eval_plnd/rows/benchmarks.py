@@ -21,7 +21,7 @@ import pyarrow.parquet
 import regex
 
 from plnd.errors import CorpusError
-from plnd.io.corpus import read_documents
+from plnd.io.corpus import find_corpus, read_documents
 
 MGSM = "juletxara/mgsm"
 XQUAD = "google/xquad"
@@ -326,7 +326,8 @@ def text(
     Args:
         language: two-letter code of the corpus.
         data_dir: folder with `corpora/{language}.jsonl` (a JSON object with a `text` on each line) or, where that is
-            missing, `corpora/{language}.txt` (a document on each line); None reads Wikipedia, `wikimedia/wikipedia`
+            missing, `corpora/{language}.txt` (a document on each line), else the one with another ending that
+            `plnd.read_documents` reads; None reads Wikipedia, `wikimedia/wikipedia`
             20231101, of which only the parquet row groups that hold the last 500 articles are downloaded.
         text_documents: from the metadata; "all", or how many to take from the end (all, if there are fewer).
     Raises:
@@ -363,13 +364,14 @@ def _count(text_documents: int | str) -> int | None:
 
 
 def _corpus(folder: Path, language: str) -> Path:
-    """The file of a language's corpus: .jsonl, else .txt."""
-    for path in (folder / f"{language}.jsonl", folder / f"{language}.txt"):
-        if path.is_file():
-            return path
+    """The file of a language's corpus: .jsonl, else .txt, else the one of another form."""
+    path = find_corpus(folder, language)
+    if path is not None:
+        return path
     raise CorpusError(
         f"{folder}: found neither {language}.jsonl (an object with a `text` on each line) nor {language}.txt "
-        "(a document on each line); put one there, or leave out data_dir to read Wikipedia from the hub"
+        f"(a document on each line), nor {language} in another form of docs/corpora.md; put one there, or leave out "
+        "data_dir to read Wikipedia from the hub"
     )
 
 

@@ -263,7 +263,7 @@ def _form_of_content(head: bytes, name: str, text_field: str | None) -> str:
     for mark, encoding in ENCODINGS.items():
         if head.startswith(mark):
             advice = f"convert it with iconv -f {encoding} -t UTF-8"
-            raise CorpusError(f"{name}: {encoding}, expected UTF-8 text; {advice}")
+            raise CorpusError(f"{name}: {encoding} and not UTF-8, expected UTF-8 text; {advice}")
     if head[257:262] == b"ustar":
         raise CorpusError(f"{name}: a tar archive, expected {READABLE}; unpack it")
     if b"\0" in head:

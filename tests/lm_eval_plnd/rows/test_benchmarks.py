@@ -140,6 +140,15 @@ def test_text_is_read_unchanged(tmp_path):
     assert rows.text(language="fr", data_dir=str(tmp_path))["test"]["text"][:] == [" deux\n\ntrois\n"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("fr.CSV", "id,text\n1,un\n2,deux\n"), ("fr.json", '[{"text": "un"}, {"text": "deux"}]')]
+)
+def test_text_in_another_form(tmp_path, name, content):
+    """Where there are neither JSON lines nor text, the language's file in another form is read, as detection does."""
+    put(tmp_path / "corpora" / name, content)
+    assert rows.text(language="fr", data_dir=str(tmp_path))["test"]["text"][:] == ["deux"]
+
+
 @pytest.mark.parametrize("line", ["plain text", '"text"', '{"txt": "x"}', '{"text": 3}', "[1]"])
 def test_broken_json_lines(tmp_path, line):
     """A line without a text is refused by its number."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +172,38 @@ def test_text_field_and_text_files(here, model):
         assert plnd(DETECT.replace("zh.jsonl", corpus) + " --qk off", model=model) == 0
         digests.add(Scores.load("zh.scores").metadata["corpus"]["sha256"])
     assert len(digests) == 1
+
+
+def test_corpora_in_other_forms(here, model):
+    """A compressed table, a pipe, a nested field, a folder and two files of half the rows are the same corpus."""
+    lines = (here / "zh.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    texts = [json.loads(line)["text"] for line in lines]
+    with gzip.open(here / "ZH.CSV.GZ", "wt", newline="") as stream:
+        csv.writer(stream).writerows([("id", "text"), *enumerate(texts)])
+    (here / "nested.jsonl").write_text("".join(json.dumps({"a": {"b": text}}) + "\n" for text in texts))
+    (here / "halves").mkdir()
+    for name, half in (("1", lines[:2]), ("2", lines[2:])):
+        (here / "halves" / f"{name}.jsonl").write_text("".join(half))
+    os.mkfifo(here / "pipe")
+    writer = threading.Thread(target=lambda: (here / "pipe").write_text("".join(lines)))
+    writer.start()
+    expected = (
+        "zh.jsonl",
+        "pipe",
+        "ZH.CSV.GZ",
+        "nested.jsonl --text-field a.b",
+        "halves",
+        "halves/1.jsonl halves/2.jsonl",
+    )
+    corpora = []
+    for corpus in expected:
+        assert plnd(DETECT.replace("zh.jsonl", corpus) + " --qk off", model=model) == 0
+        corpora.append(Scores.load("zh.scores").metadata["corpus"])
+    writer.join()
+    assert len({corpus["sha256"] for corpus in corpora}) == 1
+    assert [corpus["source"] for corpus in corpora] == [
+        "zh.jsonl", "pipe", "ZH.CSV.GZ", "nested.jsonl", "halves", "halves/1.jsonl, halves/2.jsonl",
+    ]  # fmt: skip
 
 
 def test_interrupted_before_the_first_checkpoint(model, here, capsys):
@@ -420,6 +454,8 @@ BAD_INPUT = [
     # corpora
     ("{detect} --corpus empty.txt", "empty.txt: no document in it"),
     ("{detect} --corpus nothing.txt", "nothing.txt: no such file"),
+    ("{detect} --corpus good.txt --format xml", "argument --format: invalid choice"),
+    ("{detect} --corpus good.txt nothing.txt", "nothing.txt: no such file"),
     ("{detect} --corpus folder", "folder: a folder without .txt"),
     ("{detect} --corpus latin.txt", "latin.txt, line 1: not UTF-8"),
     ("{detect} --corpus broken.jsonl", "broken.jsonl, line 1: not JSON, expected one JSON object a line"),

@@ -86,7 +86,10 @@ def test_utf_16(tmp_path):
     """Text in another encoding is refused by its name, not read as something else."""
     for encoding in ("UTF-16", "UTF-32"):
         path = make(tmp_path / "corpus.txt", "é\n".encode(encoding))
-        assert refusal(path) == f"{path}: {encoding}, expected UTF-8 text; convert it with iconv -f {encoding} -t UTF-8"
+        assert (
+            refusal(path)
+            == f"{path}: {encoding} and not UTF-8, expected UTF-8 text; convert it with iconv -f {encoding} -t UTF-8"
+        )
     path = make(tmp_path / "corpus.txt", "ab\n".encode("utf-16-le"))
     assert refusal(path).startswith(f"{path}: not text (it has NUL bytes: a binary file, or UTF-16), expected a text")
 

@@ -382,7 +382,7 @@ def test_standard_input_is_streamed(name):
         ("c.csv", b'id,text\n1,"a\n', "not a table (unexpected end of data), expected a header and rows"),
         ("c.csv", b"text,text\na,b\n", "columns text, text: two of one name"),
         ("c.csv", b"id,text\n1,\xe9\n", "line 2: not UTF-8, expected UTF-8 text (byte 0xe9); convert it"),
-        ("c.csv", "id,text\n1,a\n".encode("utf-16"), "UTF-16, expected UTF-8 text; convert it with iconv -f UTF-16"),
+        ("c.csv", "id,text\n1,a\n".encode("utf-16"), "UTF-16 and not UTF-8, expected UTF-8 text; convert it with"),
         ("c.parquet", parquet_bytes([{"id": 1, "body": "a"}]), "no field 'text' among id, body; name another"),
         ("c.arrow", arrow_bytes([{"id": 1, "body": "a"}]), "no field 'text' among id, body; name another"),
         ("c.parquet", parquet_bytes([{"text": "a"}, {"text": None}]), "row 2: field 'text' is None, expected text"),
