@@ -176,7 +176,7 @@ class _Headed(io.BufferedReader):
         self.first = b""
         while len(self.first) < HEAD and (block := _some(stream, HEAD - len(self.first))):
             self.first += block
-        super().__init__(_Rejoined(self.first, stream))
+        super().__init__(_Rejoined(self.first, stream), BLOCK)
         self.source = stream
 
 
@@ -277,13 +277,23 @@ def _form_of_content(head: bytes, name: str, text_field: str | None) -> str:
 
 
 def _table(lines: list[str], whole: bool, text_field: str | None) -> str | None:
-    """Whether lines are those of a table: a header of bare names, with the text's or as wide as what follows."""
+    """The form of a table whose first lines these are; None if they are running text.
+
+    A header has the text's field as a cell, or bare names with as many separators in the next line; lines that all
+    have the same number of tabs, or of commas without a space, are a table as well.
+    """
+    first, *others = lines[: None if whole or len(lines) < 2 else -1] or [""]
+    rows = [line for line in others if line.strip()]
     for form, separator in (("tsv", "\t"), ("csv", ","), ("csv", ";")):
-        cells = [cell.strip().strip('"') for cell in lines[0].split(separator)] if lines else []
-        if len(cells) < 2 or not all(map(COLUMN_NAME.fullmatch, cells)):
+        cells = next(csv.reader([first], delimiter=separator), [])
+        if text_field in cells and (len(cells) > 1 or rows):
+            return form
+        if len(cells) < 2 or not rows:
             continue
-        rows = [line for line in lines[1 : None if whole else -1] if line.strip()]
-        if text_field in cells or (rows and all(row.count(separator) >= len(cells) - 1 for row in rows)):
+        if all(map(COLUMN_NAME.fullmatch, cells)) and rows[0].count(separator) >= len(cells) - 1:
+            return form
+        even = all(len(next(csv.reader([row], delimiter=separator))) == len(cells) for row in rows)
+        if even and (separator == "\t" or (separator == "," and len(rows) > 1 and ", " not in first)):
             return form
     return None
 

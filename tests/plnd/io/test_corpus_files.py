@@ -322,6 +322,35 @@ class pipe_with:  # noqa: N801
         self.thread.join()
 
 
+@pytest.mark.parametrize("content, field", [
+    ("id,Review Text\n1,good\n2,\"bad, very\"\n", "Review Text"),
+    ("id,sentence\n1,a b\n2,\"c\nd\"\n", "sentence"),
+    ("1\tEin Satz.\n2\tNoch einer.\n", "text"),
+    ("Review Text;Label\na;1\n", "Review Text"),
+    ("Review Text,Label\na,1\nb,2\n", "text"),
+    ("text\na\nb\n", "text"),
+])  # fmt: skip
+def test_table_is_known_by_its_lines(tmp_path, content, field):
+    """No header, label or row number of a table becomes a document, where no ending says that it is a table."""
+    assert "holds a table, but its ending says text" in refusal(make(tmp_path / "c.txt", content), field)
+    path = make(tmp_path / "c", content)
+    if field in content.splitlines()[0]:
+        assert list(read_documents(path, field)) == list(read_documents(path, field, "csv"))
+    else:
+        assert "no field 'text' among" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["Yes, I do.\nNo, I do not.\nWell, no.", "hello,world", "a\tb\nc", "one; two\nthree; four\nfive; six",
+     "It is 1,000.\nNo.\nSo.", "你好,世界\n再见"],
+)  # fmt: skip
+def test_text_is_no_table(tmp_path, content):
+    """Running text with commas, tabs and semicolons stays a document a line."""
+    for name in ("c.txt", "c"):
+        assert list(read_documents(make(tmp_path / name, content))) == content.split("\n")
+
+
 def test_pipe_is_not_read_twice():
     """What is gone is not left out without a word."""
     with pipe_with(LINES) as path:
