@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from plnd.io.corpus_files import (
 from plnd.errors import CorpusError
 
 STDIN = "/dev/stdin"
+SURROGATE = re.compile("[\ud800-\udfff]")
 SAVED = ("state.json", "dataset_dict.json")
 """What `save_to_disk` of `datasets` leaves in the folder of a data set, and of a dictionary of them."""
 RECORDS = ("dataset_info.json", "dataset_infos.json")
@@ -62,9 +64,10 @@ def read_documents(
     sources = [source] if isinstance(source, str | Path) else list(source)
     if form is not None and form not in FORMS:
         raise CorpusError(f"format {form!r}: expected one of {', '.join(FORMS)}")
-    if len(set(map(str, sources))) < len(sources):
-        raise CorpusError(f"{_named(sources)}: one of them twice, expected each once")
     parts = [part for each in sources for part in _parts(each, form)]  # what is not there is refused before any is read
+    places = [os.path.abspath(path) if os.path.exists(path) else str(path) for path, _ in parts]
+    if twice := next((place for n, place in enumerate(places) if place in places[:n]), None):
+        raise CorpusError(f"{_named(sources)}: {twice} is named twice, expected once")
     empty = True
     for path, whole in parts:
         for text in _documents(path, text_field, form, whole):
@@ -134,12 +137,14 @@ def _parts(source: Source, form: str | None) -> list[tuple[Source, bool]]:
         found = sorted(glob.glob(name, recursive=True))
         if not found:
             raise CorpusError(f"{name}: no file matches, expected {READABLE}")
-        files = [path for path in found if os.path.isfile(path)]
+        files = [path for path in found if not os.path.isdir(path)]
         if files and len(files) < len(found) and "**" not in name:
             raise CorpusError(f"{name}: matches files and folders, expected either; write a longer pattern")
         if form is None:
             check_one_form(files, name, "let the pattern match one of them")
         return [part for path in files or found for part in _parts(path, form)]
+    if "://" in name:
+        raise CorpusError(f"{name}: an address, expected {READABLE}; download it")
     place = name.partition(":")[0]
     if not os.path.isdir(place) and (_like_file(name) or place.startswith((".", "/", "~"))):
         raise CorpusError(f"{name}: no such file, expected {READABLE}")
@@ -266,7 +271,7 @@ def _text(row: Any, field: str, where: str) -> Iterator[str]:
     text = _value(row, field, where)
     if not isinstance(text, str):
         raise CorpusError(f"{where}: field {field!r} is {text!r:.60}, expected text; name another with --text-field")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if SURROGATE.search(text):
         raise CorpusError(f"{where}: half a surrogate pair, which is not text")
     if text.strip():
         yield text

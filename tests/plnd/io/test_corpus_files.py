@@ -245,8 +245,10 @@ def test_several_sources(tmp_path):
     documents = read_documents([first, tmp_path / "nothing.jsonl"])
     with pytest.raises(CorpusError, match=r"nothing\.jsonl: no such file"):
         next(documents)
-    assert refusal([first, first]) == f"{first}, {first}: one of them twice, expected each once"
+    assert refusal([first, first]) == f"{first}, {first}: {first} is named twice, expected once"
+    assert refusal([first, f"{tmp_path}/*.jsonl"]).endswith(f"{first} is named twice, expected once")
     assert refusal("").startswith("an empty name, expected")
+    assert refusal("https://host/a.jsonl").startswith("https://host/a.jsonl: an address, expected a text file")
 
 
 def test_zip(tmp_path):
