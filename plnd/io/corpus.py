@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,8 @@ def read_documents(
         raise CorpusError(f"format {form!r}: expected one of {', '.join(FORMS)}")
     parts = [part for each in sources for part in _parts(each, form)]  # what is not there is refused before any is read
     places = [os.path.abspath(path) if os.path.exists(path) else str(path) for path, _ in parts]
-    if twice := next((place for n, place in enumerate(places) if place in places[:n]), None):
+    twice, count = Counter(places).most_common(1)[0]
+    if count > 1:
         raise CorpusError(f"{_named(sources)}: {twice} is named twice, expected once")
     empty = True
     for path, whole in parts:
