@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from plnd.errors import CorpusError
 from plnd.io.corpus_files import (
     COMPRESSED,
     ENDINGS,
@@ -28,7 +29,6 @@ from plnd.io.corpus_files import (
     reading,
     rows_of,
 )
-from plnd.errors import CorpusError
 
 STDIN = "/dev/stdin"
 SURROGATE = re.compile("[\ud800-\udfff]")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plnd.io.corpus import read_documents
 from plnd.errors import CorpusError
+from plnd.io.corpus import read_documents
 
 TEXTS = ["Ein Satz.", "两个句子。还有一个。", "Три."]
 
