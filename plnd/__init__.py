@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from plnd.version import __version__ as __version__
 
 _HOMES = {
-    "DetectConfig": "detection.run",
+    "DetectConfig": "detection.config",
     "detect": "detection.run",
     "Scores": "neurons.scores",
     "NeuronSet": "neurons.neuron_set",
@@ -39,8 +39,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 if TYPE_CHECKING:
     from plnd.deactivation import deactivate as deactivate
     from plnd.deactivation import deactivated as deactivated
+    from plnd.detection.config import DetectConfig as DetectConfig
     from plnd.detection.processes import Processes as Processes
-    from plnd.detection.run import DetectConfig as DetectConfig
     from plnd.detection.run import detect as detect
     from plnd.errors import PLNDError as PLNDError
     from plnd.exchange.convert import convert as convert

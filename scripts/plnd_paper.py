@@ -24,7 +24,7 @@ from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
 from lm_eval_plnd.experiments.conditions import BEST, OVERLAPPING, REGIONS, Setting
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT
 from lm_eval_plnd.experiments.settings import TABLES, load_settings
-from plnd.detection.run import DetectConfig
+from plnd.detection.config import DetectConfig
 from plnd.detection.stability import measure_stability
 from plnd.errors import PLNDError
 from plnd.io.corpus import read_documents

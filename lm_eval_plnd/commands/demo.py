@@ -88,7 +88,8 @@ def demo(output: Path) -> dict[str, Any]:
 def detect_all(output: Path) -> dict[str, NeuronSet]:
     """Scores, language neurons and language-specific neurons of every language, saved; returns the language neurons."""
     from plnd.demo_data import demo_corpus, demo_model
-    from plnd.detection.run import DetectConfig, detect
+    from plnd.detection.config import DetectConfig
+    from plnd.detection.run import detect
     from plnd.io.corpus import read_documents
     from plnd.models.loading import load_model, load_tokenizer
 

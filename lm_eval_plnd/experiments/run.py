@@ -50,7 +50,8 @@ def detect_all(
 ) -> list[dict[tuple[str, str], NeuronSet]]:
     """The sets of each sample, whose scores and neurons are in `folder`; what is missing there is detected."""
     neurons = folder / NEURONS
-    from plnd.detection.run import DetectConfig, detect
+    from plnd.detection.config import DetectConfig
+    from plnd.detection.run import detect
     from plnd.io.corpus import read_documents
     from plnd.neurons.scores import Scores
 

@@ -336,7 +336,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_detection(settings: Settings) -> None:
-    from plnd.detection.run import DetectConfig
+    from plnd.detection.config import DetectConfig
 
     for name in settings.detection:
         if name not in DETECTION:

@@ -337,7 +337,8 @@ def _detect(args: argparse.Namespace) -> None:
 
 
 def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
-    from plnd.detection.run import DetectConfig, detect
+    from plnd.detection.config import DetectConfig
+    from plnd.detection.run import detect
     from plnd.io.corpus import pipes, read_documents
     from plnd.io.files import check_writable
     from plnd.models.layout import Layout

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from transformers.integrations.moe import ExpertsInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from plnd.detection.config import QK
 from plnd.errors import FamilyError
 from plnd.importance.attention import Attention, HeadNorm, Rotary, as_assumed, attention_importance, rotated
 from plnd.importance.memory import release_memory
@@ -28,8 +29,6 @@ from plnd.importance.sublayers import Readout, attention_output_importance, colu
 from plnd.models.families import Norm
 from plnd.models.layout import Block, Layout, Target, attribute
 from plnd.models.quantised import dequantised
-
-QK = Literal["exact", "first_order", "off"]
 
 SITES = {
     "query": ("q_proj",),

@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from plnd.detection.run import DetectConfig, detect
+from plnd.detection.config import DetectConfig
+from plnd.detection.run import detect
 from plnd.errors import CorpusError, PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores

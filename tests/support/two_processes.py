@@ -13,8 +13,9 @@ import torch
 
 from plnd.commands import main as cli
 from plnd.detection import run as detection
+from plnd.detection.config import DetectConfig
 from plnd.detection.processes import Processes
-from plnd.detection.run import DetectConfig, detect
+from plnd.detection.run import detect
 from plnd.errors import CorpusError
 from tiny import tiny_model
 

@@ -30,7 +30,7 @@ from transformers import (
 from handmade import MODEL, make_neurons, make_scores, neurons_metadata
 from plnd import NeuronSet, Regions, Scores, detect, lens, load_model, read_documents
 from plnd.commands.main import main
-from plnd.detection.run import DetectConfig
+from plnd.detection.config import DetectConfig
 from plnd.logit_lens.lens import LensConfig, load_lens
 from plnd.models.families import FAMILIES
 from plnd.models.loading import load_tokenizer

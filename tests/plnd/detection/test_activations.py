@@ -8,7 +8,8 @@ import torch
 
 from plnd.commands.main import main
 from plnd.demo_data import demo_model
-from plnd.detection.run import DetectConfig, detect
+from plnd.detection.config import DetectConfig
+from plnd.detection.run import detect
 from plnd.errors import PLNDError
 from plnd.models.layout import Layout, attribute
 from plnd.neurons.scores import Scores

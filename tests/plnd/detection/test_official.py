@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from plnd.detection.config import DetectConfig
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.official import OfficialWatch, mask_of_all, squared_change
-from plnd.detection.run import DetectConfig, detect
+from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import Attention
 from plnd.models.layout import Layout

@@ -18,8 +18,10 @@ from safetensors.numpy import save
 import plnd
 from handmade import ranks
 from plnd.commands.main import main
+from plnd.detection.checkpoint import fingerprint
+from plnd.detection.config import DetectConfig
 from plnd.detection.observer import SITES, Observer
-from plnd.detection.run import DetectConfig, detect, fingerprint
+from plnd.detection.run import detect
 from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.importance.attention import attention_importance
 from plnd.io.corpus import read_documents
@@ -159,7 +161,7 @@ def test_non_finite_documents_are_skipped_and_named(value):
 
 def test_many_skipped_documents_are_counted_and_the_first_are_named(monkeypatch, tmp_path, capsys):
     """A long list of skipped documents does not grow the artifact: counts stay exact, and `show` prints them."""
-    monkeypatch.setattr("plnd.detection.run.NAMED", 2)
+    monkeypatch.setattr("plnd.detection.documents.NAMED", 2)
     monkeypatch.setattr("plnd.detection.run.WINDOW", 2)
     model, documents = tiny_model("llama"), some_documents([2, 9, 3, 5, 2, 12, 7, 9, 4, 8, 1])
     for number in (3, 5, 7, 9):

@@ -21,8 +21,9 @@ from transformers import (
 
 from plnd.addresses import PROJECTIONS, block_order
 from plnd.deactivation import deactivated
+from plnd.detection.config import DetectConfig
 from plnd.detection.oracle import sequential
-from plnd.detection.run import DetectConfig, detect
+from plnd.detection.run import detect
 from plnd.errors import FamilyError
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout, find_family

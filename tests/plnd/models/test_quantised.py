@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from plnd.deactivation import deactivated
-from plnd.detection.run import DetectConfig, detect
+from plnd.detection.config import DetectConfig
+from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model

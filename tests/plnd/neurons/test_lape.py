@@ -11,7 +11,8 @@ import torch
 
 import plnd
 from plnd.commands.main import main
-from plnd.detection.run import DetectConfig, detect
+from plnd.detection.config import DetectConfig
+from plnd.detection.run import detect
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.models.layout import Layout
 from plnd.neurons.regions import Regions

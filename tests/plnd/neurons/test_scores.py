@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from handmade import MODEL, WIDTHS, importance_matrix, make_scores, ranks, scores_metadata
-from plnd.detection.run import descending_rank
+from plnd.detection.totals import descending_rank
 from plnd.errors import PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions

@@ -1,0 +1,118 @@
+"""The file from which a run that was killed goes on, to the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as serialize
+from torch import nn
+
+from plnd.detection.config import DetectConfig
+from plnd.detection.documents import Skipped
+from plnd.detection.totals import Totals
+from plnd.errors import PLNDError
+from plnd.io.files import write_bytes
+from plnd.models.layout import Layout
+from plnd.version import __version__
+
+FINGERPRINT_STRIDE = 61
+"""Which values of a matrix go into the fingerprint: a prime, so that every row and column of a large one has some."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after some whole windows.
+
+    Attributes:
+        settings: what must be equal for a run to be continued (`run_settings`).
+        windows, documents, tokens: how many were taken in.
+        skipped: documents with non-finite importance.
+        totals: the numbers of every neuron.
+        digest: of the corpus up to here.
+    """
+
+    settings: dict[str, Any]
+    windows: int
+    documents: int
+    tokens: int
+    skipped: Skipped
+    totals: Totals
+    digest: str
+
+    def save(self, path: Path) -> None:
+        """Writes it in one step."""
+        header = {
+            "settings": self.settings,
+            "windows": self.windows,
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "bad": asdict(self.skipped),
+            "widths": self.totals.widths,
+            "digest": self.digest,
+        }
+        write_bytes(serialize({"values": self.totals.values.cpu()}, metadata={"plnd": json.dumps(header)}), path)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Reads one.
+
+        Raises:
+            PLNDError: if the file is no whole checkpoint.
+        """
+        try:
+            with safe_open(path, framework="pt") as stream:
+                header = json.loads(stream.metadata()["plnd"])
+                values = stream.get_tensor("values")
+            widths = {str(name): int(width) for name, width in header["widths"].items()}
+            if values.shape != (3, sum(widths.values())) or values.dtype != torch.float64:
+                raise ValueError(f"{values.dtype} of shape {list(values.shape)}")
+            return cls(
+                settings=header["settings"],
+                windows=int(header["windows"]),
+                documents=int(header["documents"]),
+                tokens=int(header["tokens"]),
+                skipped=Skipped(int(header["bad"]["count"]), list(header["bad"]["numbers"])),
+                totals=Totals(widths, values),
+                digest=str(header["digest"]),
+            )
+        except Exception as error:  # whatever a damaged file may raise
+            raise PLNDError(
+                f"{path}: not a whole checkpoint ({type(error).__name__}: {error}); delete it to start again"
+            ) from None
+
+
+def run_settings(layout: Layout, config: DetectConfig, window: int) -> dict[str, Any]:
+    """What must be equal for a run to be continued, as JSON gives it back.
+
+    To be called before the first forward pass, which may pack quantised weights anew.
+    """
+    settings = {
+        "plnd": __version__,
+        "window": window,
+        "model": layout.description(),
+        "config": asdict(config),
+        "dtype": str(layout.model.dtype),
+        "weights": fingerprint(layout.model),
+    }
+    return json.loads(json.dumps(settings))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all parameters: name, shape, dtype, a vector's values, of a matrix every `FINGERPRINT_STRIDE`th."""
+    from accelerate.utils import align_module_device
+
+    digest = hashlib.sha256()
+    for prefix, module in model.named_modules():
+        with align_module_device(module):
+            for name, parameter in module.named_parameters(prefix, recurse=False):
+                digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
+                stride = FINGERPRINT_STRIDE if parameter.dim() > 1 else 1
+                sample = parameter.data.flatten()[::stride].clone(memory_format=torch.contiguous_format)
+                digest.update(sample.cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
