@@ -11,24 +11,39 @@ import torch
 import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils import quantization_extra_repr, resolve_quantization_backend
+from peft.utils import quantization_extra_repr
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from peft_plnd.errors import NeuronSelectError
+from peft_plnd.packed import Kept, backend_of, check_merge, keep, put_back, write
+from plnd.models.quantised import DENSE, dequantised
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """(out, in) of a module that can be tuned: a linear layer, also quantised, or a `Conv1D`; else None."""
     if isinstance(module, Conv1D):
         return module.weight.shape[1], module.weight.shape[0]
-    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and _is_quantised(module)):
+    if isinstance(module, nn.Linear) or (hasattr(module, "in_features") and backend_of(module) is not None):
         return module.out_features, module.in_features  # type: ignore[return-value]
     return None
 
 
-def _is_quantised(module: nn.Module) -> bool:
-    return resolve_quantization_backend(module, get_apply_tensor_subclass=lambda: None) is not None
+_TAKEN = {name for kind in (nn.ModuleDict, nn.ParameterDict, BufferDict) for name in dir(kind())}
+"""What is an attribute already where adapters are kept by name."""
+
+
+def check_name(adapter: str) -> None:
+    """Refuses names under which torch keeps neither modules nor parameters nor buffers.
+
+    Raises:
+        NeuronSelectError: naming what is wrong.
+    """
+    if not isinstance(adapter, str) or not adapter or "." in adapter or adapter in _TAKEN:
+        raise NeuronSelectError(
+            f"adapter name {adapter!r}: expected a word without a dot that is no attribute of torch's modules"
+            " (such as 'keys' or 'train')"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,15 +82,14 @@ class NeuronSelectLayer(BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._overwritten: list[_Parts] = []
+        self._kept: Kept | None = None
         plain = self.get_base_layer()
         shape = linear_shape(plain)
         if shape is None:
             raise NeuronSelectError(f"{type(plain).__name__} is not a linear layer")
         self.out_features, self.in_features = shape
         self.transposed = isinstance(plain, Conv1D)
-        self.quantization_backend = resolve_quantization_backend(
-            plain, get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
-        )
+        self.quantization_backend = backend_of(plain, kwargs.get("get_apply_tensor_subclass"))
 
     def update_layer(
         self,
@@ -105,7 +119,42 @@ class NeuronSelectLayer(BaseTunerLayer):
             self.neuron_select_columns[adapter_name] = torch.tensor(columns)
             self.neuron_select_in[adapter_name] = nn.Parameter(initial(self.out_features, len(columns)))
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        self._widen(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _widen(self, adapter: str) -> None:
+        """Deltas that took the dtype of a packed weight, such as 8-bit floats, are float32: they have to add up."""
+        for parts in (self.neuron_select_out, self.neuron_select_in, self.neuron_select_bias):
+            if adapter in parts and parts[adapter].dtype not in DENSE:
+                parts[adapter] = nn.Parameter(parts[adapter].data.float())
+
+    def get_base_weight(self) -> Tensor:
+        """The weight of the base layer as it is stored, or a new tensor with what a packed one stands for.
+
+        Raises:
+            FamilyError: if it is packed in a way that is not known.
+        """
+        return dequantised(self.get_base_layer())
+
+    def set_base_weight(self, weight_data: Tensor) -> None:
+        """Sets the weight of the base layer, packed as it was.
+
+        Raises:
+            NeuronSelectError: if a packed one cannot be packed again so, or has values that are not finite.
+        """
+        if self.quantization_backend is None:
+            super().set_base_weight(weight_data)
+            return
+        self.check_merge()
+        write(self, weight_data)
+
+    def check_merge(self) -> None:
+        """Refuses a base layer that nothing can be merged into.
+
+        Raises:
+            NeuronSelectError: naming the kind of its weight.
+        """
+        check_merge(self.get_base_layer(), self.quantization_backend)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the change of the weight has at most as many ranks as there are neurons (`peft_plnd.to_lora`)."""
@@ -170,24 +219,27 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Adds adapters to the base weight, in float32 (float64 for a float64 base), and casts back.
+        """Adds adapters to the base weight, in float32 (float64 for a float64 base), and casts or packs it again.
+
+        A packed weight is packed again once, from what it was before the first merge, with all adapters added.
 
         Args:
             safe_merge: refuse to merge where a result is not finite; the weight is then as it was.
             adapter_names: the adapters; by default the active ones.
 
         Raises:
-            NeuronSelectError: if `safe_merge` finds a value that is not finite.
+            NeuronSelectError: if `safe_merge` finds a value that is not finite, if one would be packed, or if the base
+                weight is of a kind that nothing can be merged into; the layer is then as it was.
         """
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter not in self._get_available_adapters():
-                continue
-            if self.quantization_backend is not None:
-                warnings.warn(
-                    f"Merging into {self.quantization_backend.backend_name} weights quantises them again: the merged "
-                    "layer, and the unmerged one, are the same up to quantisation error only.",
-                    stacklevel=2,
-                )
+        own = self._get_available_adapters()
+        adapters = [name for name in check_adapters_to_merge(self, adapter_names) if name in own]
+        if not adapters:
+            return
+        self.check_merge()
+        if self.quantization_backend is not None:
+            self._merge_packed(adapters)
+            return
+        for adapter in adapters:
             original, changed = self._merge_parts(adapter)
             if safe_merge and not all(part is None or bool(part.isfinite().all()) for part in vars(changed).values()):
                 raise NeuronSelectError(  # PEFT's own words
@@ -199,12 +251,54 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Puts back what merging overwrote: bit for bit, except where quantised weights have to be quantised again."""
+        """Puts back what merging overwrote, bit for bit, also where the weight is packed."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
+        if self._kept is not None:
+            put_back(self, self._kept)
+            self._kept = None
+            self.merged_adapters.clear()
         while self.merged_adapters:
             self._write(self.merged_adapters.pop(), self._overwritten.pop())
+
+    def _merge_packed(self, adapters: list[str]) -> None:
+        """Packs the base weight again with `adapters`, and those that are merged already, added."""
+        assert self.quantization_backend is not None
+        warnings.warn(
+            f"Merging into {self.quantization_backend.backend_name} weights quantises them again: the merged layer is"
+            " the same up to quantisation error only.",
+            stacklevel=3,
+        )
+        before, kept = keep(self), self._kept
+        if kept is None:
+            kept = before
+        else:
+            put_back(self, kept)
+        every = [*self.merged_adapters, *adapters]
+        weight = self.get_base_weight()
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        for adapter in every:
+            weight += self.get_delta_weight(adapter).to(weight)
+        try:
+            write(self, weight)
+            for adapter in every:
+                self._add_bias(adapter)
+        except NeuronSelectError as error:
+            put_back(self, before)
+            raise NeuronSelectError(f"{error}. One of the adapters {', '.join(every)} seems to be broken") from None
+        self._kept, self.merged_adapters = kept, every
+
+    def _add_bias(self, adapter: str) -> None:
+        """Adds an adapter's change of the bias to the base layer's."""
+        if adapter not in self.neuron_select_bias:
+            return
+        bias: Tensor = self.get_base_layer().bias.data  # type: ignore[assignment,union-attr]
+        rows, change = self.neuron_select_rows[adapter], self.neuron_select_bias[adapter]
+        changed = _sum(bias.index_select(0, rows), change)
+        if not bool(changed.isfinite().all()):
+            raise NeuronSelectError("NaNs detected in the merged biases")
+        bias.index_copy_(0, rows, changed)
 
     def _merge_parts(self, adapter: str) -> tuple[_Parts, _Parts]:
         """The adapter's columns, rows and biases as they are in the base layer, and as they would be merged."""
@@ -231,8 +325,6 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
         if parts.bias is not None:
             bias: Tensor = self.get_base_layer().bias.data  # type: ignore[assignment,union-attr]
             bias.index_copy_(0, self.neuron_select_rows[adapter], parts.bias.to(bias))
-        if self.quantization_backend is not None:
-            self.set_base_weight(weight)
 
     def _logical(self, weight: Tensor) -> Tensor:
         """A view of the stored weight as [out, in]."""

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from peft_plnd.config import DEFAULT_FRACTION, NeuronSelectConfig
 from peft_plnd.errors import NeuronSelectError
-from peft_plnd.layer import NeuronSelectLayer, NeuronSelectLinear
+from peft_plnd.layer import NeuronSelectLayer, NeuronSelectLinear, check_name
 from peft_plnd.selection import find_layout, from_fraction, from_mask, locate, module_names
+from plnd.models.quantised import guard_order
 
 
 class NeuronSelectModel(BaseTuner):
@@ -49,7 +50,12 @@ class NeuronSelectModel(BaseTuner):
 
         A config object that is used again, on this model or another, chooses again: only a config that came with
         `indices`, as a saved one does, stays with them.
+
+        Raises:
+            NeuronSelectError: if torch takes no such name for an adapter.
         """
+        check_name(adapter_name)
+        guard_order(model)
         config = self.peft_config[adapter_name]
         asked, left = getattr(config, "_targets", (config.target_modules, None))
         if left is not None and config.target_modules is left:
@@ -143,6 +149,13 @@ class NeuronSelectModel(BaseTuner):
             for config in selected:
                 config.bias = "selected"
 
+    def _check_merge_allowed(self) -> None:
+        """Asks every layer before the first one is merged."""
+        super()._check_merge_allowed()
+        for layer in self.model.modules():
+            if isinstance(layer, NeuronSelectLayer):
+                layer.check_merge()
+
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         with self._without_selected():
             super()._mark_only_adapters_as_trainable(model)
@@ -176,6 +189,7 @@ class NeuronSelectModel(BaseTuner):
         """
         if adapter_name in self.peft_config:
             return
+        check_name(adapter_name)
         self._check_weighted(adapters, weights, combination_type)
         configs: list[NeuronSelectConfig] = [self.peft_config[name] for name in adapters]
         indices: dict[str, dict[str, list[int]]] = {}

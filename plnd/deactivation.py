@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target
+from plnd.models.quantised import packing
 from plnd.neurons.neuron_set import NeuronSet
 
 Mode = Literal["auto", "weights", "activations"]
@@ -145,10 +146,10 @@ def _obstacle(model: nn.Module, targets: list[Target]) -> str | None:
         weight = target.stored
         if target.module is not target.plain:
             return f"{target.name} is wrapped by an adapter ({type(target.module).__name__})"
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or type(weight.data) is not Tensor:
-            return f"{target.name} is quantised or sharded ({type(weight).__name__})"
-        if weight.is_meta:
+        if isinstance(weight, Tensor) and weight.is_meta:
             return f"{target.name} is offloaded"
+        if reason := packing(target.plain, target.projection.parameter):
+            return f"{target.name} is quantised or sharded ({reason})"
         if pointers[weight.data_ptr()] > 1:
             return f"{target.name} shares its weight with another module"
     return None

@@ -28,7 +28,7 @@ from plnd.importance.memory import release_memory
 from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
 from plnd.models.families import Norm
 from plnd.models.layout import Block, Layout, Target, attribute
-from plnd.models.quantised import dequantised
+from plnd.models.quantised import dequantised, packing
 
 SITES = {
     "query": ("q_proj",),
@@ -122,10 +122,18 @@ class BlockWatch:
     def hooks(self) -> Iterator[Any]:
         """Handles, each with `remove`."""
         if self.stack.experts:
+            for projection in ("gate_proj", "down_proj"):
+                self._check_dense(self._target(projection))
             yield _put(self.block.get_submodule(self.stack.experts), self._experts)
         elif self.stack.activation:
             yield self._target(self._watched).module.register_forward_hook(self._feed_forward)
         yield from self._attention_hooks()
+
+    @staticmethod
+    def _check_dense(experts: Target) -> None:
+        """Refuses fused experts that are packed: the pass here multiplies by slices of what is stored."""
+        if reason := packing(experts.plain, experts.projection.parameter):
+            raise FamilyError(f"{experts.name}: {reason}, expected dense experts: load the model unquantised")
 
     @property
     def _watched(self) -> str:

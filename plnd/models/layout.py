@@ -115,8 +115,8 @@ class Target:
 
     @property
     def stored(self) -> Any:
-        """The parameter that holds the neurons' weights."""
-        return getattr(self.plain, self.projection.parameter)
+        """The parameter that holds the neurons' weights; None where they are packed in another way."""
+        return getattr(self.plain, self.projection.parameter, None)
 
     @property
     def dim(self) -> int:
@@ -137,7 +137,15 @@ class Target:
         return output.index_select(-1, self.rows.to(output.device))
 
     def parameters(self) -> Iterator[torch.Tensor]:
-        """Views of every stored tensor with parameters of the neurons, neurons first: edit them at `position`."""
+        """Views of every stored tensor with parameters of the neurons, neurons first: edit them at `position`.
+
+        Raises:
+            FamilyError: if the weight is not stored as the matrix that the module multiplies by.
+        """
+        from plnd.models.quantised import packing
+
+        if reason := packing(self.plain, self.projection.parameter):
+            raise FamilyError(f"{self.name}: {reason}, expected a dense one: it cannot be edited in place")
         weight = self.stored.data
         if self.experts is not None:
             yield weight.movedim(2, 1) if self.projection.axis == "column" else weight
@@ -172,6 +180,8 @@ class Target:
 
 def _features(module: nn.Module, parameter: str) -> tuple[int, int, bool, int | None] | None:
     """(out, in, transposed, experts) of a linear module, read from its weight or, where that is packed, from itself."""
+    import torch
+
     weight: Any = getattr(module, parameter, None)
     if getattr(weight, "ndim", 0) == 3:
         experts, out, into = weight.shape
@@ -179,7 +189,7 @@ def _features(module: nn.Module, parameter: str) -> tuple[int, int, bool, int | 
     transposed = hasattr(module, "nf")  # transformers' Conv1D
     if not transposed and not hasattr(module, "out_features"):
         return None
-    if getattr(weight, "ndim", 0) == 2 and weight.is_floating_point():
+    if type(weight) in (torch.Tensor, torch.nn.Parameter) and weight.ndim == 2 and weight.is_floating_point():
         out, into = weight.shape[::-1] if transposed else weight.shape
     else:
         out, into = module.out_features, module.in_features  # type: ignore[assignment]

@@ -37,6 +37,8 @@ def load_model(
     import torch
     from transformers import AutoConfig
 
+    from plnd.models.quantised import guard_order
+
     if dtype not in DTYPES:
         raise PLNDError(f"unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTISED:
@@ -48,7 +50,9 @@ def load_model(
         options["attn_implementation"] = attention
     if quantize:
         options["quantization_config"] = _bitsandbytes(name, revision, quantize, options["dtype"])
-    return _load(_model_class(_load(AutoConfig, name, revision)), name, revision, **options).eval()
+    model = _load(_model_class(_load(AutoConfig, name, revision)), name, revision, **options).eval()
+    guard_order(model)
+    return model
 
 
 def load_skeleton(name: str, *, revision: str | None = None) -> Any:

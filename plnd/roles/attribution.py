@@ -17,6 +17,7 @@ from torch import Tensor
 
 from plnd.errors import PLNDError
 from plnd.models.layout import Layout
+from plnd.models.quantised import dequantised
 from plnd.roles.activations import block_slices, feed_forward_widths
 from plnd.roles.roles import ROLES
 
@@ -71,7 +72,7 @@ class Attribution:
         embeddings = layout.model.get_output_embeddings()
         if answers is not None and embeddings is None:
             raise PLNDError("effective scores (eq. 10) need a language-model head, and this model has none")
-        self.embeddings = None if embeddings is None else embeddings.weight
+        self.embeddings = None if answers is None else dequantised(embeddings)
         shape = (languages, len(ROLES), len(self.slices))
         self.examples = 0
         self.neurons = np.zeros(shape, dtype=np.int64)
