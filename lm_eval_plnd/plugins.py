@@ -28,7 +28,7 @@ from lm_eval_plnd.scoring import numerals, rouge
 
 @register_filter("plnd_first_line")
 class FirstLine(Filter):
-    """The first line of each response that is not blank, without the white space around it."""
+    """The first line of each response that says something (`metrics.first_line`), without the white space around it."""
 
     def apply(self, resps: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[str]]:
         """One list for each document, as long as its list of responses."""
@@ -37,10 +37,10 @@ class FirstLine(Filter):
 
 @register_filter("plnd_final_number")
 class FinalNumber(Filter):
-    """The last number of each response in plain digits (`-1234.5`), empty if there is none.
+    """The number that each response ends in, in plain digits (`-1234.5`), empty if it ends in none or was cut off.
 
     Args:
-        language: two-letter code, as in `numerals.final_number`.
+        language: two-letter code, as in `numerals.final_answer`.
     """
 
     def __init__(self, language: str) -> None:
@@ -51,8 +51,8 @@ class FinalNumber(Filter):
         return [[self.plain(response) for response in responses] for responses in resps]
 
     def plain(self, response: str) -> str:
-        """The last number of one response."""
-        number = numerals.final_number(response, self.language)
+        """The number that one response ends in."""
+        number = numerals.final_answer(response, self.language)
         return "" if number is None else f"{number.normalize():f}"
 
 
@@ -73,9 +73,15 @@ def f1(references: Sequence[str], predictions: Sequence[str], language: str) -> 
     return _mean(metrics.f1, references, predictions, language)
 
 
+@register_metric(metric="plnd_contains", higher_is_better=True, aggregation="mean")
+def contains(references: Sequence[str], predictions: Sequence[str], language: str) -> float:
+    """`metrics.contains`: all the reference's tokens stand in the prediction, one behind the other."""
+    return _mean(metrics.contains, references, predictions, language)
+
+
 @register_metric(metric="plnd_number_match", higher_is_better=True, aggregation="mean")
 def number_match(references: Sequence[str], predictions: Sequence[str], language: str) -> float:
-    """`numerals.number_match`: the same last number, as the language writes numbers."""
+    """`numerals.number_match`: the same number in the end, as the language writes numbers."""
     return _mean(numerals.number_match, references, predictions, language)
 
 

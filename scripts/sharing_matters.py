@@ -217,8 +217,16 @@ def table2(args: argparse.Namespace) -> None:
     roles = Roles.load(args.inputs[0])
     store = Path(f"{args.output}.json")
     done = json.loads(store.read_text()) if store.exists() else {}
+    kept = {found["metric"] for found in done.values() if "metric" in found}
+    metric = args.metric or next(iter(kept), None)
+    if kept - {metric}:
+        raise PLNDError(
+            f"{store}: found scores in {', '.join(kept)}, expected {metric}; give that --metric, or another --output"
+        )
     missing = [(name, options) for name, options in settings if name not in done]
-    evaluate = evaluator(args, roles) if missing else None
+    evaluate = None
+    if missing:
+        metric, evaluate = evaluator(args, roles, metric)
     for name, options in missing:
         assert evaluate is not None
         done[name] = evaluate(options)
@@ -232,7 +240,7 @@ def table2(args: argparse.Namespace) -> None:
         title: {name: 100 * np.array(done[name]["score"]) for name, _ in settings[:1] + settings[low:high]}
         for title, low, high in (("by role", 1, 5), ("random", 5, 5 + len(shares)))
     }
-    plot_lines(panels, f"{args.output}.png", f"{args.metric} (%)", places=roles.languages)
+    plot_lines(panels, f"{args.output}.png", f"{metric or 'score'} (%)", places=roles.languages)
 
 
 def row_of(name: str, found: Mapping[str, Any]) -> str:
@@ -240,8 +248,29 @@ def row_of(name: str, found: Mapping[str, Any]) -> str:
     return f"{name:<40}{found['share']:>7.2%}" + "".join(f"{100 * score:>7.1f}" for score in found["score"])
 
 
-def evaluator(args: argparse.Namespace, roles: Roles) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What evaluates one setting on the artifact's own documents, with one copy of the model for all."""
+def metric_of(tasks: Mapping[str, Any], wanted: str | None) -> str:
+    """The metric that is wanted, else the first one of the first task.
+
+    Args:
+        tasks: lm-eval's task objects by name.
+        wanted: a metric's name.
+    Raises:
+        PLNDError: if a task does not have it.
+    """
+    listed = {name: list(task.aggregation()) for name, task in tasks.items()}
+    metric = wanted or next(iter(listed.values()))[0]
+    for name, metrics in listed.items():
+        if metric not in metrics:
+            raise PLNDError(
+                f"{name}: found no metric {metric}, expected one of its own: --metric {' or '.join(metrics)}"
+            )
+    return metric
+
+
+def evaluator(
+    args: argparse.Namespace, roles: Roles, wanted: str | None
+) -> tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]:
+    """The metric, and what evaluates one setting on the artifact's documents, with one copy of the model for all."""
     import lm_eval.models  # noqa: F401  before anything is registered
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -253,9 +282,10 @@ def evaluator(args: argparse.Namespace, roles: Roles) -> Callable[[Mapping[str, 
     tasks = roles.tasks
     if tasks is None:
         raise PLNDError(f"{args.inputs[0]}: its examples are not those of lm-eval tasks")
+    manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=args.metadata)
+    metric = metric_of(manager.load(list(tasks))["tasks"], wanted)
     name = args.model or roles.model["name"]
     model, tokenizer = load_model(name, dtype=args.dtype, device=args.device), load_tokenizer(name)
-    manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=args.metadata)
     numbers = list(zip(*roles.metadata["documents"], strict=True))
     samples = {task: sorted(set(documents)) for task, documents in zip(tasks, numbers, strict=True)}
 
@@ -273,12 +303,13 @@ def evaluator(args: argparse.Namespace, roles: Roles) -> Callable[[Mapping[str, 
         )["results"]
         return {
             "share": lm.record()["share"],
-            "score": [found[task][f"{args.metric},none"] for task in tasks],
-            "stderr": [found[task][f"{args.metric}_stderr,none"] for task in tasks],
+            "metric": metric,
+            "score": [found[task][f"{metric},none"] for task in tasks],
+            "stderr": [found[task][f"{metric}_stderr,none"] for task in tasks],
             "seed": args.seed,
         }
 
-    return evaluate
+    return metric, evaluate
 
 
 def drawn(make: Callable[[argparse.Namespace], tuple[Panels, str]]) -> Callable[[argparse.Namespace], None]:
@@ -329,7 +360,7 @@ def main() -> None:
             command.add_argument("--model", help="folder or hub name (default: the artifact's)")
             command.add_argument("--shares", default=SHARES, help=f"shares of random neurons (default: {SHARES})")
             command.add_argument("--controls", action="store_true", help="also as many random neurons as of each role")
-            command.add_argument("--metric", default="acc", help="of the tasks (default: acc)")
+            command.add_argument("--metric", help="of the tasks (default: their first)")
             command.add_argument("--metadata", type=json.loads, help="as lm-eval's")
             command.add_argument("--batch-size", type=int, default=16)
             command.add_argument("--dtype", default="auto")

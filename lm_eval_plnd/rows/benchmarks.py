@@ -74,6 +74,7 @@ FACTS = _features("id language subject prompt", lists="answers choices", numbers
 EDITS = _features("language context question", lists="answers")
 TEXTS = _features("text")
 
+_OR_LOCAL = 'read local files with --metadata \'{"data_dir": "…"}\''
 _OR_HUB = "download it again, or leave out data_dir to read it from the network"
 _SQUAD = f"SQuAD v1.1 (data, paragraphs, qas, answers): {_OR_HUB}"
 _MGSM = f"MGSM (question, tab, number on each line): {_OR_HUB}"
@@ -96,15 +97,15 @@ def mgsm(language: str, data_dir: str | None = None, **_: Any) -> datasets.Datas
     if data_dir is None:
         with _hub(MGSM):
             hub = datasets.load_dataset(MGSM, language, split="test")
-            rows = [(row["question"], str(int(row["answer_number"]))) for row in hub]
+            rows = [(_said(row, "question"), str(int(row["answer_number"]))) for row in hub]
     else:
         path = _path(data_dir, "mgsm", f"mgsm_{language}.tsv")
         rows = []
         for number, line in _numbered(path, _MGSM):
             with _reading(f"{path}, line {number}", _MGSM):
                 question, answer = line.split("\t")
-                rows.append((question, answer))
-    problems = [{"language": language, "question": q.strip(), "answer": a.strip()} for q, a in rows]
+                rows.append((_said({"question": question}, "question"), _said({"answer": answer}, "answer")))
+    problems = [{"language": language, "question": q, "answer": a} for q, a in rows]
     return datasets.DatasetDict(test=datasets.Dataset.from_list(problems, features=PROBLEMS))
 
 
@@ -180,10 +181,14 @@ def xlsum(language: str, data_dir: str | None = None, rows: int | str = SUMMARIE
         read = []
         for place, row in _json_lines(_path(data_dir, "xlsum", f"{name}_test.jsonl"), _XLSUM):
             with _reading(place, _XLSUM):
-                read.append({column: row[column].strip() for column in columns})
+                read.append({column: row[column] for column in columns})
     if rows != "all":
         read = random.Random(SEED).sample(read, min(int(rows), len(read)))
-    articles = [{"language": language} | {column: row[column].strip() for column in columns} for row in read]
+    with _reading(name, _XLSUM):
+        articles = [
+            {"language": language} | {column: _said(row, column, blank=column != "summary") for column in columns}
+            for row in read
+        ]
     return datasets.DatasetDict(test=datasets.Dataset.from_list(articles, features=ARTICLES))
 
 
@@ -204,16 +209,13 @@ def xnli(language: str, answers: Mapping[str, str], data_dir: str | None = None,
         if data_dir is None:
             with _hub(XNLI):
                 hub = datasets.load_dataset(XNLI, language, split=split)
-                pairs = [(row["premise"], row["hypothesis"], row["label"]) for row in hub]
+                pairs = [_pair(row, row["label"]) for row in hub]
         else:
             pairs = []
             for place, row in _json_lines(_path(data_dir, "xnli", f"xnli_{file}_{language}.jsonl"), _XNLI):
                 with _reading(place, _XNLI):
-                    pairs.append((row["premise"], row["hypothesis"], XNLI_LABELS.index(row["label"])))
-        rows = [
-            {"language": language, "premise": p.strip(), "hypothesis": h.strip(), "choices": choices, "label": label}
-            for p, h, label in pairs
-        ]
+                    pairs.append(_pair(row, XNLI_LABELS.index(row["label"])))
+        rows = [{"language": language, "choices": choices, **pair} for pair in pairs]
         splits[split] = datasets.Dataset.from_list(rows, features=PAIRS)
     return datasets.DatasetDict(splits)
 
@@ -244,8 +246,9 @@ def fact_probing(language: str, patterns: Sequence[str], data_dir: str | None = 
     items: dict[str, str] = {}
     for place, row in _json_lines(source, _MPARAREL):
         with _reading(place, _MPARAREL):
-            capitals.setdefault(row["sub_label"].strip(), []).append(row["obj_label"].strip())
-            items.setdefault(row["sub_label"].strip(), row["sub_uri"])
+            subject = _said(row, "sub_label")
+            capitals.setdefault(subject, []).append(_said(row, "obj_label"))
+            items.setdefault(subject, _said(row, "sub_uri"))
     every = sorted({bare_name(capital) for names in capitals.values() for capital in names})
     if len(every) < CANDIDATES:
         raise CorpusError(f"{source}: capitals found: {len(every)}, expected at least {CANDIDATES}; {_OR_HUB}")
@@ -306,9 +309,9 @@ def mzsre(context_language: str, question_language: str, data_dir: str | None = 
         rows = [
             {
                 "language": question_language,
-                "context": edit[context_language]["src"].strip() + space + edit[context_language]["alt"].strip(),
-                "question": edit[question_language]["src"].strip(),
-                "answers": [edit[question_language]["alt"].strip()],
+                "context": _said(edit[context_language], "src") + space + _said(edit[context_language], "alt"),
+                "question": _said(edit[question_language], "src"),
+                "answers": [_said(edit[question_language], "alt")],
             }
             for edit in json.loads(_text(source, _MZSRE))
         ]
@@ -431,8 +434,8 @@ def _question(language: str, qa: Mapping[str, Any], context: str, answers: Seque
         "id": qa["id"],
         "language": language,
         "context": context.replace("\ufeff", "").strip(),
-        "question": qa["question"].strip(),
-        "answers": [answer.strip() for answer in answers],
+        "question": _said(qa, "question"),
+        "answers": [_said({"answer": answer}, "answer") for answer in answers],
     }
 
 
@@ -441,10 +444,31 @@ def _choice(language: str, row: Mapping[str, Any], labels: Sequence[str], texts:
     return {
         "id": row["id"],
         "language": language,
-        "question": row["question"]["stem"].strip(),
-        "choices": [text.strip() for text in texts],
+        "question": _said(row["question"], "stem"),
+        "choices": [_said({"choice": text}, "choice") for text in texts],
         "label": list(labels).index(row["answerKey"]),
     }
+
+
+def _pair(row: Mapping[str, Any], label: int) -> dict[str, Any]:
+    """Premise, hypothesis and label of one row; the hub says -1 where there is no label."""
+    if label not in range(len(XNLI_LABELS)):
+        raise _RowError(f"label: found {label}, expected 0, 1 or 2")
+    return {"premise": _said(row, "premise"), "hypothesis": _said(row, "hypothesis"), "label": label}
+
+
+class _RowError(ValueError):
+    """What is wrong with a row."""
+
+
+def _said(row: Mapping[str, Any], column: str, blank: bool = False) -> str:
+    """The text in a column, without the white space around it; `blank` says whether none may be left."""
+    text = row[column]
+    if not isinstance(text, str):
+        raise _RowError(f"{column}: found {json.dumps(text)}, expected text")
+    if not blank and not text.strip():
+        raise _RowError(f"{column}: found nothing, expected text")
+    return text.strip()
 
 
 def _path(data_dir: str, *parts: str) -> Path:
@@ -483,6 +507,8 @@ def _reading(place: str | Path, expected: str) -> Iterator[None]:
     """What goes wrong in reading a file as one line: what it is, what was expected."""
     try:
         yield
+    except _RowError as error:
+        raise CorpusError(f"{place}: {error}; expected {expected}") from None
     except FileNotFoundError:
         raise CorpusError(f"{place}: no such file, expected {expected}") from None
     except OSError as error:
@@ -500,9 +526,8 @@ def _hub(source: str) -> Iterator[None]:
     """What goes wrong in reading the hub, errors of many libraries, as one line that says how to do without."""
     try:
         yield
+    except _RowError as error:
+        raise CorpusError(f"{source}: {error}; {_OR_LOCAL}") from None
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise CorpusError(
-            f"{source}: cannot be downloaded ({reason}); "
-            'connect, or read local files with --metadata \'{"data_dir": "…"}\''
-        ) from error
+        raise CorpusError(f"{source}: cannot be downloaded ({reason}); connect, or {_OR_LOCAL}") from error

@@ -39,6 +39,8 @@ ARTICLES: Mapping[str, frozenset[str]] = {
     }.items()
 }
 _ARABIC_ARTICLE = regex.compile(r"^ال(?=\p{L}\p{M}*\p{L})")  # a word with fewer than two more letters is left alone
+ARABIC_PARTICLE = regex.compile(r"^[وف]?(?:[بك]?ال|لل|[بكل])?(?=\p{L}\p{M}*\p{L})")  # and, in, like, for, before a word
+TURKISH_ENDING = regex.compile(r"(?<=\p{L})['’]\p{L}+")  # a case or a copula behind a name
 
 # Turkish pairs I with ı and İ with i; Romanian ș and ț are often typed with a cedilla; Russian ё often without dots.
 SPELLING = {
@@ -51,27 +53,37 @@ UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
 _DIGIT = regex.compile(r"\p{Nd}")
 _PUNCTUATION = regex.compile(r"[\p{P}\p{Cf}$+<=>^`|~]")
+_WORDLESS = regex.compile(r"[^\p{L}\p{N}]*")
+_ANNOUNCEMENT = regex.compile(r".*[:：][^\p{L}\p{N}]*")
+_SYLLABLE_START, _SYLLABLE_END = tuple("เแโใไ"), tuple("ะาำๅๆ")  # Thai vowels that are written beside their consonant
 
 
 def answer_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Exact match and F1 of a generated answer, each the best over all gold answers; lm-eval's `process_results`.
+    """Exact match, F1 and containment of a generated answer, each the best over all gold answers.
+
+    lm-eval's `process_results`.
 
     Args:
         doc: a row of a question-answering data set, with `answers` (gold answers, at least one) and `language`.
-        results: what the model generated, one string, of which the first line that is not blank is the prediction.
+        results: what the model generated, one string, of which the first line that says something is the prediction.
     Returns:
-        `exact_match`, 0 or 1, and `f1`, from 0 to 1.
+        `exact_match` and `contains`, 0 or 1, and `f1`, from 0 to 1.
     """
     prediction = first_line(results[0])
     return {
         metric.__name__: max(metric(prediction, answer, doc["language"]) for answer in doc["answers"])
-        for metric in (exact_match, f1)
+        for metric in (exact_match, f1, contains)
     }
 
 
 def first_line(text: str) -> str:
-    """The first line that is not blank, without the white space around it; empty if there is none."""
-    return text.strip().partition("\n")[0].strip()
+    """The first line that says something, without the white space around it; empty if there is none.
+
+    A line without a letter or digit (```, ---) says nothing, nor does one that ends with a colon where another follows.
+    """
+    lines = [line.strip() for line in text.split("\n") if not _WORDLESS.fullmatch(line)]
+    said = [line for line in lines if not _ANNOUNCEMENT.fullmatch(line)]
+    return next(iter(said or lines), text.strip().partition("\n")[0].strip())
 
 
 def exact_match(prediction: str, answer: str, language: str) -> float:
@@ -85,6 +97,31 @@ def f1(prediction: str, answer: str, language: str) -> float:
     predicted, gold = tokens(prediction, language), tokens(answer, language)
     shared = (Counter(predicted) & Counter(gold)).total()
     return 2 * shared / (len(predicted) + len(gold)) if shared else 0.0
+
+
+def contains(prediction: str, answer: str, language: str) -> float:
+    """1 if all the answer's tokens stand in the prediction, one behind the other, else 0.
+
+    Words are whole words. In Thai a consonant is not cut off its vowel; in Arabic a particle may be joined to the first
+    word, in Turkish an ending to a name by an apostrophe. It does not depend on the prediction's length.
+    """
+    gold = tokens(answer, language)
+    plain = TURKISH_ENDING.sub("", prediction) if language == "tr" else prediction
+    return float(any(_stands_in(tokens(said, language), gold, language) for said in {prediction, plain}))
+
+
+def _stands_in(said: list[str], gold: list[str], language: str) -> bool:
+    """Whether gold tokens, one or more, stand in others, at the boundaries of `contains`."""
+    for start in range(len(said) - len(gold) + 1):
+        there = said[start : start + len(gold)]
+        if language == "ar" and there and there[0] != gold[0]:
+            there = [ARABIC_PARTICLE.sub("", there[0]), *there[1:]]
+        cut = "".join(said[:start]).endswith(_SYLLABLE_START) or "".join(said[start + len(gold) :]).startswith(
+            _SYLLABLE_END
+        )
+        if there == gold and there and not cut:
+            return True
+    return False
 
 
 def tokens(text: str, language: str) -> list[str]:

@@ -37,7 +37,7 @@ def test_filters_are_declared():
 def test_metrics_are_declared():
     """Every metric is an entry point that names the decorated function, with its aggregation and direction."""
     entries = declared("lm_eval.metrics")
-    assert set(entries) == {"plnd_exact_match", "plnd_f1", "plnd_number_match", "plnd_rouge_l"}
+    assert set(entries) == {f"plnd_{name}" for name in "contains exact_match f1 number_match rouge_l".split()}
     for name, target in entries.items():
         assert resolve(target) is get_metric(name)
         assert is_higher_better(name) is True
@@ -45,7 +45,7 @@ def test_metrics_are_declared():
 
 
 def test_filters():
-    """One response is replaced by its first line, by its last number."""
+    """One response is replaced by its first line, by the number that it ends in."""
     assert plugins.FirstLine().apply([["\n a \nb", ""]], [{}]) == [["a", ""]]
     assert plugins.FinalNumber(language="de").apply([["so 70.000,50 €.", "-5", "keine", "100"]], [{}]) == [
         ["70000.5", "-5", "", "100"]
@@ -57,6 +57,7 @@ def test_filters():
     [
         ("plnd_exact_match", "zh", "２４次。", "24 次", 1.0),
         ("plnd_f1", "zh", "马丁路德", "路德", 4 / 6),
+        ("plnd_contains", "zh", "答案是24次。", "24 次", 1.0),
         ("plnd_number_match", "de", "Es sind 2.125.", "2,125", 1.0),
         ("plnd_rouge_l", None, "大雪", "大雪停课", 4 / 6),
     ],

@@ -146,6 +146,47 @@ def test_table2(folder, tmp_path, monkeypatch, capsys):
     assert [row["setting"] for row in table(tmp_path / "t.csv")] == names
 
 
+@pytest.fixture(scope="module")
+def edits(tmp_path_factory) -> tuple[Path, str]:
+    """Roles of two MzsRE edits in two directions on the demo's model, and the tasks' metadata."""
+    path = tmp_path_factory.mktemp("edits")
+    (path / "mzsre").mkdir()
+    for other in ("de", "zh"):
+        rows = [{code: {"src": f"{code} {n}?", "alt": f"{code} {n}"} for code in ("en", other)} for n in range(2)]
+        (path / "mzsre" / f"en-{other}.json").write_text(json.dumps(rows))
+    metadata = {"data_dir": str(path)}
+    parallel = parallel_tasks({x: f"plnd_mzsre_en_{x}" for x in ("de", "zh")}, metadata=metadata)
+    model, tokenizer = load_model(str(demo_model()), dtype="float32", device="cpu"), load_tokenizer(str(demo_model()))
+    find_roles(model, parallel, parallel.token_ids(tokenizer), output=path / "e.roles.safetensors")
+    return path, json.dumps(metadata)
+
+
+def test_table2_of_mzsre(edits, tmp_path, monkeypatch):
+    """Without --metric the tasks' first metric counts, which is not accuracy; the store names it."""
+    path, metadata = edits
+    arguments = ["table2", str(path / "e.roles.safetensors"), "--output", str(tmp_path / "t"), "--shares", "0.5"]
+    settings = ("w/o all-shared", "w/o partial-shared", "w/o specific", "w/o non-activated", "w/o random 50%")
+    (tmp_path / "t.json").write_text(json.dumps({name: {"share": 0.1, "score": [0.25] * 2} for name in settings}))
+    run(monkeypatch, *arguments, "--metadata", metadata, "--device", "cpu", "--dtype", "float32")
+    stored = json.loads((tmp_path / "t.json").read_text())
+    assert stored["baseline"]["metric"] == "exact_match"
+    assert all(0 <= score <= 1 for score in stored["baseline"]["score"])
+
+
+def test_table2_refuses_other_metrics(edits, tmp_path, monkeypatch, capsys):
+    """A metric that the tasks do not have, and a store of another metric, are one line and status 2."""
+    path, metadata = edits
+    arguments = ["table2", str(path / "e.roles.safetensors"), "--output", str(tmp_path / "t"), "--metadata", metadata]
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, *arguments, "--metric", "acc")
+    said = capsys.readouterr().err
+    assert "plnd_mzsre_en_de: found no metric acc" in said and "--metric exact_match or f1 or contains" in said
+    (tmp_path / "t.json").write_text(json.dumps({"baseline": {"share": 0.0, "score": [0, 0], "metric": "f1"}}))
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, *arguments, "--metric", "exact_match")
+    assert "found scores in f1, expected exact_match" in capsys.readouterr().err
+
+
 def test_wrong_inputs(folder, tmp_path, monkeypatch, capsys):
     """Roles of the last token draw no Figure 6: one line, status 2."""
     with pytest.raises(SystemExit) as end:

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from lm_eval.tasks import TaskManager
 
+from lm_eval_plnd.scoring.answers import tokens
+from lm_eval_plnd.scoring.matching import begins_with
+
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = 60
 
@@ -62,12 +65,17 @@ def check(name: str, data: Path, sample: int | None) -> dict:
         for number in rows
         for answer in gold(task, docs[number])
         for scores in [task.process_results(docs[number], [answer])]
-        if set(scores.values()) != {1.0}
+        if any(score != (metric != "unreadable") for metric, score in scores.items())
     ]
-    empty = [number for number in rows if set(task.process_results(docs[number], [" \n"]).values()) != {0.0}]
+    empty = [
+        number
+        for number in rows
+        for metric, score in task.process_results(docs[number], [" \n"]).items()
+        if score != (metric == "unreadable")
+    ]
     apart = len(docs) // 3 + 1  # an article, an item, a fact away
     others = [task.process_results(docs[n], [gold(task, docs[(n + apart) % len(docs)])[0]]) for n in rows]
-    means = {metric: sum(scores[metric] for scores in others) / len(others) for metric in others[0]}
+    means = {m: sum(scores[m] for scores in others) / len(others) for m in others[0] if m != "unreadable"}
     return {"task": name, "rows": len(rows), "failing": failing, "empty": empty, "others": means}
 
 
@@ -91,6 +99,53 @@ def test_gold_scores_one_and_nothing_scores_zero(name, shared_data):
     judge(check(name, shared_data, SAMPLE))
 
 
+def quick_and_slow(quick: str, every: str) -> list:
+    """Some languages on every fortieth row, and all on all rows, slowly."""
+    return [
+        *((language, 40) for language in quick.split()),
+        *(pytest.param(language, 1, marks=pytest.mark.slow) for language in every.split()),
+    ]
+
+
+def rows_of(name: str, data: Path, step: int) -> tuple:
+    """A task on the evaluation data, or a skip, and every so many of its rows."""
+    if name not in local_tasks(data):
+        pytest.skip(f"no data for {name}")
+    manager = TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False, metadata={"data_dir": str(data)})
+    task = manager.load([name])["tasks"][name]
+    return task, list(task.eval_docs)[::step]
+
+
+@pytest.mark.parametrize(("language", "step"), quick_and_slow("th tr", "ar de en es fr ru sw th tr vi zh"))
+def test_xnlis_own_texts_name_no_label(language, step, shared_data):
+    """The premise, the hypothesis, a part of it and the prompt again are unreadable; a word behind them is read."""
+    task, docs = rows_of(f"plnd_xnli_{language}", shared_data, step)
+    for doc in docs:
+        if doc["hypothesis"].strip(".").casefold() in doc["choices"]:
+            continue  # "Doğru.": whoever says so may as well have answered
+        half = doc["hypothesis"][: len(doc["hypothesis"]) * 2 // 3]
+        for said in (doc["premise"], doc["hypothesis"], half, task.doc_to_text(doc)):
+            assert task.process_results(doc, [said]) == {"acc": 0.0, "unreadable": 1.0}, said
+        for index, word in enumerate(doc["choices"]):
+            found = task.process_results(doc, [f"“{doc['hypothesis']}” {word}"])
+            assert found == {"acc": float(index == doc["label"]), "unreadable": 0.0}
+
+
+@pytest.mark.parametrize(("language", "step"), quick_and_slow("en tr zh", "ar de en es fr pt ru th tr vi zh"))
+def test_the_subject_again_is_no_capital(language, step, shared_data):
+    """Who repeats the subject is right only where it is the capital's name; after the subject the capital still is."""
+    task, docs = rows_of(f"plnd_fact_probing_{language}", shared_data, step)
+    for doc in docs:
+        same = any(begins_with(doc["subject"], name, "", language) for name in doc["answers"])
+        longer = [
+            name for name in doc["answers"] if len(tokens(doc["subject"], language)) > len(tokens(name, language))
+        ]
+        if len(longer) == len(doc["answers"]) or not same:
+            assert task.process_results(doc, [f"{doc['subject']} is in the west"]) == {"acc": 0.0}
+        for name in doc["answers"]:
+            assert task.process_results(doc, [f"{doc['subject']}: {name}."]) == {"acc": 1.0}
+
+
 def test_published_rows_of_xcsqa(shared_data, tmp_path):
     """X-CSQA's rows score by their letter and by their words, and not by another choice's."""
     published = shared_data / "xcsqa_schema" / "dev.jsonl"
@@ -106,7 +161,10 @@ def test_published_rows_of_xcsqa(shared_data, tmp_path):
     for doc in task.eval_docs:
         for index, (letter, words) in enumerate(zip("ABCDE", doc["choices"], strict=True)):
             for answer in (letter, f"{letter}. {words}", words, f"The answer is {words}."):
-                assert task.process_results(doc, [answer]) == {"acc": float(index == doc["label"])}
+                assert task.process_results(doc, [answer]) == {
+                    "acc": float(index == doc["label"]),
+                    "unreadable": 0.0,
+                }
 
 
 @pytest.mark.slow

@@ -163,14 +163,17 @@ def test_every_prompt_is_the_tables(loaded, table):
 
 
 def test_gold_answers_of_generating_tasks(loaded):
-    """The gold answer, generated, scores 1 on every metric; an empty one 0."""
+    """The gold answer, generated, scores 1 on every metric and is read; an empty one scores 0 and is not."""
     for task in loaded.values():
         if task.OUTPUT_TYPE == "generate_until":
             for doc in task.eval_docs:
                 target = task.doc_to_target(doc)
                 answer = target[0] if isinstance(target, list) else target
-                assert set(task.process_results(doc, [f"\n{answer}\nand more"]).values()) == {1.0}
-                assert set(task.process_results(doc, [""]).values()) == {0.0}
+                right = task.process_results(doc, [f"\n{answer}\nand more"])
+                assert all(score == (metric != "unreadable") for metric, score in right.items())
+                nothing = task.process_results(doc, [""])
+                assert all(score == (metric == "unreadable") for metric, score in nothing.items())
+                assert set(right) == {metric["metric"] for metric in task.config.metric_list}
 
 
 def test_ranked_tasks_sum_likelihoods(loaded):

@@ -363,6 +363,59 @@ FACTS = [fact("Italy", "Rome"), fact("Fort Bend", "Richmond, Texas"), fact("Ital
 FACTS += [fact(f"land {n}", f"city {n}") for n in range(12)]
 
 
+@pytest.mark.parametrize("value", [None, " ", 7])
+@pytest.mark.parametrize("column", ["premise", "hypothesis"])
+def test_xnli_without_a_premise(tmp_path, monkeypatch, column, value):
+    """A premise or hypothesis that is null, blank or no text is refused by its name and line; on the hub, too."""
+    row = {"premise": "A.", "hypothesis": "B.", "label": "neutral"}
+    for split in ("dev", "test"):
+        put(tmp_path / "xnli" / f"xnli_{split}_en.jsonl", json.dumps(row) + "\n" + json.dumps(row | {column: value}))
+    answers = {"entailment": "true", "neutral": "inconclusive", "contradiction": "false"}
+    message = error(rows.xnli, language="en", answers=answers, data_dir=str(tmp_path))
+    found = "nothing" if value == " " else json.dumps(value)
+    assert f"xnli_dev_en.jsonl, line 2: {column}: found {found}, expected text" in message
+    if value != 7:  # a column of the hub has one type
+        hub = [row | {"label": 1}, row | {"label": 1, column: value}]
+        monkeypatch.setattr(rows.datasets, "load_dataset", lambda *_, **__: hub)
+        assert f"{column}: found {found}, expected text" in error(rows.xnli, language="en", answers=answers)
+
+
+def test_xnli_without_a_label(tmp_path, monkeypatch):
+    """The hub's -1, for pairs without a gold label, is no label."""
+    hub = [{"premise": "A.", "hypothesis": "B.", "label": -1}]
+    monkeypatch.setattr(rows.datasets, "load_dataset", lambda *_, **__: hub)
+    answers = {"entailment": "true", "neutral": "inconclusive", "contradiction": "false"}
+    assert "label: found -1, expected 0, 1 or 2" in error(rows.xnli, language="en", answers=answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "found"),
+    [
+        ("mgsm", "mgsm/mgsm_en.tsv", "1 + 1?\t\n", "answer: found nothing"),
+        (
+            "xlsum",
+            "xlsum/english_test.jsonl",
+            {"id": "1", "title": "t", "text": "x", "summary": None},
+            "summary: found",
+        ),
+        ("xcsqa", "xcsqa/en/dev.jsonl", {"id": "1", "question": {"stem": None, "choices": []}}, "stem: found null"),
+        (
+            "fact_probing",
+            "fact_probing/tuples/en.jsonl",
+            {"sub_label": "A", "obj_label": ""},
+            "obj_label: found nothing",
+        ),
+        ("mzsre", "mzsre/en-de.json", [{x: {"src": "a?", "alt": None} for x in ("en", "de")}], "alt: found null"),
+    ],
+)
+def test_rows_without_text(tmp_path, name, file, content, found):
+    """Nothing where a benchmark has a question or an answer is refused: it would be an answer that is always right."""
+    put(tmp_path / file, content)
+    arguments = {"context_language": "en", "question_language": "de"} if name == "mzsre" else {"language": "en"}
+    more = {"patterns": ["{subject}:"]} if name == "fact_probing" else {}
+    assert found in error(getattr(rows, name), data_dir=str(tmp_path), **arguments, **more)
+
+
 def test_fact_probing(tmp_path, monkeypatch):
     """One fact a subject, with all its answers; every fact once a round, the paraphrases in turn."""
     put(tmp_path / "fact_probing" / "tuples" / "en.jsonl", lines(*FACTS))

@@ -35,7 +35,7 @@ def test_each_word_names_itself(language):
     ("language", "said", "expected"),
     [
         ("en", "The statement is 'false', because it is not true.", 2),
-        ("en", "False. True would be", 2),
+        ("en", "False. True would be", None),
         ("en", "untrue", None),
         ("en", "truely", None),
         ("en", "It is not true", None),
@@ -74,15 +74,16 @@ def test_each_word_names_itself(language):
     ],
 )
 def test_named_word(language, said, expected):
-    """The first word named counts; a negated one, a part of a longer one and the question again do not."""
+    """The only word claimed counts; a negated one, a part of a longer one and the question again do not."""
     assert named_word(said, WORDS[language], language) == expected
 
 
 def test_word_scores():
-    """The first line that is not blank is the answer."""
+    """The first line that says something is the answer; what cannot be read is kept apart from what is wrong."""
     doc = {"language": "zh", "choices": WORDS["zh"], "label": 2}
-    assert word_scores(doc, ["\n\n错误\n正确"]) == {"acc": 1.0}
-    assert word_scores(doc, ["正确"]) == word_scores(doc, [""]) == {"acc": 0.0}
+    assert word_scores(doc, ["\n\n错误\n正确"]) == {"acc": 1.0, "unreadable": 0.0}
+    assert word_scores(doc, ["正确"]) == {"acc": 0.0, "unreadable": 0.0}
+    assert word_scores(doc, [""]) == word_scores(doc, ["正确或错误"]) == {"acc": 0.0, "unreadable": 1.0}
 
 
 CHOICES = ["town", "office", "hospital", "schools", "office building"]
@@ -129,7 +130,10 @@ def test_chosen_in_chinese():
     assert (
         chosen("答案是医院。", choices, "zh") == chosen("Ｃ、医院", choices, "zh") == chosen("选C", choices, "zh") == 2
     )
-    assert letter_scores({"language": "zh", "choices": choices, "label": 2}, ["医院"]) == {"acc": 1.0}
+    assert letter_scores({"language": "zh", "choices": choices, "label": 2}, ["医院"]) == {
+        "acc": 1.0,
+        "unreadable": 0.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_chosen_in_chinese():
         ("ar", "القاهرة", "القاهرة", True),
         ("tr", "Bakü'dür.", "Bakü", True),
         ("tr", "Bakü’dür.", "Bakü", True),
-        ("tr", "N'Djamena'dır", "N'Djamena", False),
+        ("tr", "N'Djamena'dır", "N'Djamena", True),
         ("tr", "N'Djamena", "N'Djamena", True),
         ("tr", "İZMİR", "İzmir", True),
         ("ru", "Орёл", "Орел", True),
