@@ -1,8 +1,8 @@
 """What a generated answer says where it has to be one of a few: XNLI's answer words, X-CSQA's letters, capitals.
 
 Text is compared by the tokens of `lm_eval_plnd.scoring.answers`, so that letter case, punctuation, width and Unicode
-form do not matter, words are whole words, and Chinese and Thai need no spaces. What languages say to deny or doubt is in
-`lm_eval_plnd.scoring.wording`. An answer that names none, or several, is not read: never the first by luck.
+form do not matter, words are whole words, and Chinese and Thai need no spaces. What languages say to deny or doubt is
+in `lm_eval_plnd.scoring.wording`. An answer that names none, or several, is not read: never the first by luck.
 """
 
 import unicodedata
