@@ -162,7 +162,8 @@ class Deactivation:
             for name in target.names:
                 kept = record.kept.get((target.name, name))
                 if kept is None or kept.module is not target.plain:
-                    kept = record.kept[target.name, name] = _Kept(target, name)
+                    row = record.kept[target.name, target.names[0]] if name != target.names[0] else None
+                    kept = record.kept[target.name, name] = _Kept(target, name, row)
                 kept.hold(indices)
                 self._undo.append(partial(kept.release, indices, self._model))
 
@@ -220,12 +221,15 @@ class _Kept:
     Attributes:
         neurons: whose entries, int64 [neurons], in the order of the buffer.
         counts: how many deactivations hold each, int64 [neurons].
+        row: of a bias, the weight's, which holds the same neurons.
+        written: which of them the last state that was loaded had, bool [neurons].
     """
 
-    def __init__(self, target: Target, name: str) -> None:
-        self.target, self.name, self.module = target, name, target.plain
+    def __init__(self, target: Target, name: str, row: _Kept | None) -> None:
+        self.target, self.name, self.module, self.row = target, name, target.plain, row
         self.buffer = f"_plnd_{target.projection.name}_{name}"
         self.neurons, self.counts = torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+        self.written = torch.empty(0, dtype=torch.bool)
         self._stamp: tuple | None = None
         self._hooks: list[Any] = []
         self._trained: Callable[[], Tensor | None] = lambda: None
@@ -351,14 +355,22 @@ class _Kept:
         self._stamp = self._seen()
 
     def _adopt(self) -> None:
-        """What a state dictionary has just written to the entries is what they were, and they are zero again."""
+        """What a state dictionary has just written to the entries is what they were, and they are zero again.
+
+        A neuron of which every number is still -0 was not in it, or was off when the state was saved. A bias is one
+        number, which may be -0 by itself: it goes with its row.
+        """
         stored, kept = self._stored(), self.module._buffers.get(self.buffer)
         if not _is_dense(stored) or stored.is_meta or kept is None:
             return
         values = self._read(self.neurons)
-        written = (values != 0) | ~torch.signbit(values)
+        written = ((values != 0) | ~torch.signbit(values)).reshape(len(values), -1).any(1)
+        if self.row is not None:
+            written = written | self.row.written.to(values.device)
+        self.written = written
         if bool(written.any()):
-            self.module._buffers[self.buffer] = torch.where(written, values, kept.to(values))
+            entries = written.view(-1, *[1] * (values.dim() - 1))
+            self.module._buffers[self.buffer] = torch.where(entries, values, kept.to(values))
             self._write(self.neurons, -0.0)
             self._hook_gradient()
 

@@ -263,6 +263,7 @@ def test_a_holder_has_one_deactivation_of_a_model():
 LOADS = {
     "itself": lambda m, state: m.load_state_dict(state),
     "zeros": lambda m, state: m.load_state_dict({k: torch.zeros_like(v) for k, v in state.items()}),
+    "zeros of both signs": lambda m, state: m.load_state_dict({k: v * 0 for k, v in state.items()}),
     "other numbers": lambda m, state: m.load_state_dict({k: v + 1 for k, v in state.items()}),
     "another dtype, assigned": lambda m, state: m.load_state_dict(
         {k: v.float() for k, v in state.items()}, assign=True
@@ -288,6 +289,19 @@ def test_a_state_that_is_loaded_inside_is_the_model(way, mode, compiled):
             LOADS[way](one, state)
         torch.testing.assert_close(model(IDS).logits, by_hand(twin, neurons)(IDS).logits)
     assert same(model, twin.state_dict()) and model.dtype == twin.dtype
+
+
+def test_a_state_saved_and_loaded_inside_is_the_model_without_them():
+    """As a trainer does with its best checkpoint: the neurons that were off as it was saved come back on exit."""
+    model = tiny_model("llama")
+    state, first, second = snapshot(model), some_neurons(model, 1), some_neurons(model, 2)
+    with deactivated(model, first):
+        saved = snapshot(model)
+        with deactivated(model, second):
+            model.load_state_dict(saved)
+            expected = by_hand_of(state, first, second)(IDS).logits
+            torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-10, atol=1e-10)
+    assert same(model, state)
 
 
 WRITES = {
