@@ -22,6 +22,7 @@ from peft_plnd.config import DEFAULT_FRACTION, NeuronSelectConfig
 from peft_plnd.errors import NeuronSelectError
 from peft_plnd.layer import NeuronSelectLayer, NeuronSelectLinear, check_name
 from peft_plnd.selection import find_layout, from_fraction, from_mask, locate, module_names
+from plnd.models.layout import check_whole
 from plnd.models.quantised import guard_order
 
 
@@ -55,6 +56,7 @@ class NeuronSelectModel(BaseTuner):
             NeuronSelectError: if torch takes no such name for an adapter.
         """
         check_name(adapter_name)
+        check_whole(model)
         guard_order(model)
         config = self.peft_config[adapter_name]
         asked, left = getattr(config, "_targets", (config.target_modules, None))

@@ -14,8 +14,8 @@ from torch import nn
 from peft_plnd.config import AXES, DEFAULT_FRACTION, NeuronSelectConfig
 from peft_plnd.errors import NeuronSelectError
 from peft_plnd.layer import linear_shape
-from plnd.errors import FamilyError
-from plnd.models.layout import Layout, Target
+from plnd.errors import FamilyError, PLNDError
+from plnd.models.layout import Layout, Target, unwrap
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses
@@ -45,8 +45,12 @@ def find_layout(model: nn.Module) -> Layout | None:
 
 
 def _has_family(model: nn.Module) -> bool:
-    """Whether the model is one of transformers', whole: it says of what family it is and where its body is."""
-    return hasattr(getattr(model, "config", None), "get_text_config") and hasattr(model, "base_model")
+    """Whether the model is one of transformers', or wraps one: it says of what family it is and where its body is."""
+    try:
+        unwrap(model)
+    except PLNDError:
+        return False
+    return True
 
 
 def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, dict[str, Any]]:

@@ -27,8 +27,9 @@ from plnd.importance.attention import Attention, HeadNorm, Rotary, as_assumed, a
 from plnd.importance.memory import release_memory
 from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
 from plnd.models.families import Norm
-from plnd.models.layout import Block, Layout, Target, attribute
+from plnd.models.layout import Block, Layout, Target, attribute, locate
 from plnd.models.quantised import dequantised, packing
+from plnd.models.running import hooked
 
 SITES = {
     "query": ("q_proj",),
@@ -73,10 +74,12 @@ class Observer:
         Raises:
             FamilyError: if the feed-forward non-linearity does not map 0 to 0, so that no closed form holds; and where
                 queries and keys are wanted, if they cannot be observed or attention is not what the table says.
+            PLNDError: if another thread works on the model.
         """
         model = self.layout.model
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.enter_context(hooked(model))
             stack.callback(release_memory)
             for block in self.layout.blocks:
                 watch = (self.watch or BlockWatch)(self, block)
@@ -96,7 +99,7 @@ class BlockWatch:
     def __init__(self, observer: Observer, block: Block) -> None:
         self.observer, self.name, self.block, self.stack = observer, block.name, block.module, block.stack
         self.head_dim = int(attribute(self.block, self.stack.head_dim))
-        self.attention = self.block.get_submodule(self.stack.attention)
+        self.attention = locate(self.block, self.stack.attention)
         self.rows: dict[str, Tensor] = {}
         self.rotary: tuple[Tensor, Tensor] | None = None
         self.unproven = True
@@ -124,7 +127,7 @@ class BlockWatch:
         if self.stack.experts:
             for projection in ("gate_proj", "down_proj"):
                 self._check_dense(self._target(projection))
-            yield _put(self.block.get_submodule(self.stack.experts), self._experts)
+            yield _put(locate(self.block, self.stack.experts), self._experts)
         elif self.stack.activation:
             yield self._target(self._watched).module.register_forward_hook(self._feed_forward)
         yield from self._attention_hooks()
@@ -159,7 +162,7 @@ class BlockWatch:
         target = self._target(projection)
         if norm is None:
             return Readout(target.weight)
-        module = self.block.get_submodule(norm.module)
+        module = locate(self.block, norm.module)
         return Readout(target.weight, _gain(module, norm), getattr(module, norm.eps))
 
     def _emit(self, site: str, importance: Sequence[Tensor]) -> None:
@@ -327,7 +330,7 @@ class BlockWatch:
     def _head_norm(self, norm: Norm | None) -> HeadNorm | None:
         if norm is None:
             return None
-        module = self.block.get_submodule(norm.module)
+        module = locate(self.block, norm.module)
         return HeadNorm(_gain(module, norm), getattr(module, norm.eps), norm.whole)
 
     def _prove(self) -> None:

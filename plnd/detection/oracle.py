@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from plnd.addresses import ATTENTION_PROJECTIONS, split_address
 from plnd.deactivation import zeroed
 from plnd.models.families import Stack
-from plnd.models.layout import Layout
+from plnd.models.layout import Layout, locate
+from plnd.models.running import hooked
 
 At = Literal["block", "sublayer", "attention"]
 
@@ -40,13 +41,14 @@ def sequential(
     target = layout.targets[address]
     name, projection = split_address(address)
     block = next(block for block in layout.blocks if block.name == name)
-    args, kwargs = _block_input(layout, block.module, input_ids)
     path = _measured(block.stack, projection, at)
-    before = _run(block.module, args, kwargs, path, at)
-    results = []
-    for neuron in range(target.width) if neurons is None else neurons:
-        with zeroed(target, [neuron]):
-            results.append(torch.linalg.vector_norm(_run(block.module, args, kwargs, path, at) - before))
+    with hooked(layout.model):
+        args, kwargs = _block_input(layout, block.module, input_ids)
+        before = _run(block.module, args, kwargs, path, at)
+        results = []
+        for neuron in range(target.width) if neurons is None else neurons:
+            with zeroed(target, [neuron]):
+                results.append(torch.linalg.vector_norm(_run(block.module, args, kwargs, path, at) - before))
     return torch.stack(results)
 
 
@@ -76,7 +78,7 @@ def _block_input(layout: Layout, block: nn.Module, input_ids: Tensor) -> tuple[t
 
 def _run(block: nn.Module, args: tuple, kwargs: dict[str, Any], path: str, at: At) -> Tensor:
     seen: list[Any] = []
-    handle = block.get_submodule(path).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    handle = locate(block, path).register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
         block(*args, **kwargs)
     finally:

@@ -26,6 +26,7 @@ from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.io.files import write_csv
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
 from plnd.models.layout import Layout, attribute
+from plnd.models.running import hooked
 
 INPUT = "input"
 """The place before the first block, beside the blocks' own names."""
@@ -408,7 +409,10 @@ class _Unembedding:
         hidden: list[Tensor] = []
         handle = self.blocks[-1].module.register_forward_hook(lambda _, __, output: hidden.append(_hidden(output)))
         try:
-            own = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, **further).logits[0]
+            with hooked(model):
+                own = model(
+                    input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, **further
+                ).logits[0]
         finally:
             handle.remove()
         try:
@@ -453,7 +457,8 @@ class _Watch:
             m.register_forward_hook(partial(self._after, n)) for n, m in zip(self.places[1:], blocks, strict=True)
         ]
         try:
-            yield
+            with hooked(self.layout.model):
+                yield
         finally:
             for handle in handles:
                 handle.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from plnd.addresses import PROJECTIONS, block_order
-from plnd.errors import FamilyError
+from plnd.errors import FamilyError, PLNDError
 from plnd.models.families import FAMILIES, Family, Projection, Stack, like_llama
 
 if TYPE_CHECKING:
@@ -22,6 +23,71 @@ _LLAMA_BLOCK = {
     "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
     "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
 }
+
+
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",  # torch.compile
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
+"""Classes of torch that hold a module and run it, and the attribute that it is."""
+
+
+def unwrap(model: Any) -> PreTrainedModel:
+    """The transformers model inside a pipeline, a PEFT model, `torch.compile`, or (distributed) data parallelism.
+
+    Raises:
+        PLNDError: if there is none, or its weights are spread over processes.
+    """
+    pipelines = sys.modules.get("transformers.pipelines.base")
+    if pipelines is not None and isinstance(model, pipelines.Pipeline):
+        model = model.model
+    given = type(model).__name__
+    while True:
+        inner = _inner(model)
+        if inner is model:
+            break
+        model = inner
+    if not hasattr(getattr(model, "config", None), "get_text_config") or not hasattr(model, "base_model"):
+        raise PLNDError(
+            f"{given}: expected a transformers model, or one inside a pipeline, a PEFT model, DataParallel,"
+            " DistributedDataParallel or torch.compile"
+        )
+    check_whole(model)
+    return model
+
+
+def _inner(module: Any) -> Any:
+    """The module that another one wraps, or the module itself."""
+    if hasattr(module, "get_base_model"):
+        return module.get_base_model()
+    for kind in type(module).__mro__:
+        if kind.__module__.startswith("torch.") and kind.__name__ in _WRAPPERS:
+            return getattr(module, _WRAPPERS[kind.__name__])
+        if kind.__module__.startswith("peft.") and kind.__name__ == "PeftMixedModel":
+            return module.base_model.model
+    return module
+
+
+def check_whole(model: nn.Module) -> None:
+    """Refuses a model of whose weights each process has a part: neurons are numbered over the whole matrix.
+
+    Raises:
+        PLNDError: naming the first such weight.
+    """
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        raise PLNDError(
+            f"{type(model).__name__} is tensor-parallel over {model._tp_size} processes, which is not supported yet:"
+            " load it without tp_plan="
+        )
+    for name, parameter in model.named_parameters():
+        kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
+        if "DTensor" in kinds or "FlatParameter" in kinds or hasattr(parameter, "ds_id"):
+            how = "DeepSpeed ZeRO-3" if hasattr(parameter, "ds_id") else "tensor-parallel or FSDP"
+            raise PLNDError(
+                f"{name} is spread over processes ({how}), which is not supported yet: load the model whole in each"
+                " process (without tp_plan=)"
+            )
 
 
 def find_family(model: PreTrainedModel) -> Family:
@@ -44,8 +110,8 @@ def find_family(model: PreTrainedModel) -> Family:
                 )
         return family
     try:
-        block = _body(model).get_submodule("layers")[0]  # type: ignore[index]
-        alike = all({n for n, _ in block.get_submodule(p).named_children()} == c for p, c in _LLAMA_BLOCK.items())
+        block = _inner(_body(model).get_submodule("layers")[0])  # type: ignore[index]
+        alike = all({n for n, _ in locate(block, p).named_children()} == c for p, c in _LLAMA_BLOCK.items())
     except (AttributeError, TypeError, IndexError):
         alike = False
     if not alike:
@@ -61,17 +127,17 @@ def find_family(model: PreTrainedModel) -> Family:
 
 def _body(model: PreTrainedModel) -> PreTrainedModel:
     """The language model without its head (and without the other parts of a multimodal one)."""
-    body: Any = model.base_model
-    return getattr(body, "language_model", body)
+    body: Any = _inner(model.base_model)
+    return _inner(getattr(body, "language_model", body))
 
 
 def _fits(family: Family, body: nn.Module) -> bool:
     """Whether the first block of every stack has the row's modules."""
     try:
         for stack in family.stacks:
-            block = body.get_submodule(stack.blocks)[0]  # type: ignore[index]
+            block = _inner(body.get_submodule(stack.blocks)[0])  # type: ignore[index]
             for projection in stack.projections:
-                block.get_submodule(projection.module)
+                locate(block, projection.module)
     except (AttributeError, IndexError):
         return False
     return True
@@ -92,7 +158,8 @@ class Target:
 
     Attributes:
         name: address, `"{block}.{projection}"`.
-        module: the module that holds it (a PEFT wrapper where there is one).
+        block: the transformer block that it lies in.
+        module: the module that holds it (a PEFT wrapper where there is one, but not that of `torch.compile`).
         projection: its row of the table.
         width: number of neurons.
         transposed: the module is a `Conv1D`, whose weight is [in, out].
@@ -101,6 +168,7 @@ class Target:
     """
 
     name: str
+    block: nn.Module
     module: nn.Module
     projection: Projection
     width: int
@@ -136,6 +204,20 @@ class Target:
             return output[..., self.rows.start : self.rows.stop]
         return output.index_select(-1, self.rows.to(output.device))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Attributes of `plain` that hold parameters of the neurons."""
+        bias = self.experts is None and self.projection.axis == "row" and getattr(self.plain, "bias", None) is not None
+        return (self.projection.parameter, "bias") if bias else (self.projection.parameter,)
+
+    def neurons_first(self, stored: torch.Tensor) -> torch.Tensor:
+        """A view of a stored tensor of `names`, to be read and written at `position`."""
+        if stored.dim() == 1:
+            return stored
+        if self.experts is not None:
+            return stored.movedim(2, 1) if self.projection.axis == "column" else stored
+        return stored.movedim(self.dim, 0)
+
     def parameters(self) -> Iterator[torch.Tensor]:
         """Views of every stored tensor with parameters of the neurons, neurons first: edit them at `position`.
 
@@ -146,14 +228,8 @@ class Target:
 
         if reason := packing(self.plain, self.projection.parameter):
             raise FamilyError(f"{self.name}: {reason}, expected a dense one: it cannot be edited in place")
-        weight = self.stored.data
-        if self.experts is not None:
-            yield weight.movedim(2, 1) if self.projection.axis == "column" else weight
-            return
-        yield weight.movedim(self.dim, 0)
-        bias = getattr(self.plain, "bias", None)
-        if bias is not None and self.projection.axis == "row":
-            yield bias.data
+        for name in self.names:
+            yield self.neurons_first(getattr(self.plain, name).data)
 
     def position(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Index, along the first dimensions of `parameters`, of the neurons `indices` (int64)."""
@@ -165,11 +241,17 @@ class Target:
     def weight(self) -> torch.Tensor:
         """The logical matrix, [out, in]: a view of the stored weight where it is dense, on a device and consecutive.
 
-        Of fused experts, the experts' matrices one after the other: [experts·width, in] or [out, experts·width].
+        Of fused experts, the experts' matrices one after the other: [experts·width, in] or [out, experts·width]. What
+        an adapter adds is part of it.
+
+        Raises:
+            FamilyError: if the weight cannot be read, or an adapter does more than add to it.
         """
         from plnd.models.quantised import dequantised
 
         stored = dequantised(self.plain, self.projection.parameter)
+        for change in _added(self.name, self.module):
+            stored = stored + change.to(stored)
         if self.experts is not None:
             if self.projection.axis == "column":
                 return stored.movedim(0, 1).flatten(1)
@@ -200,14 +282,15 @@ class Layout:
     """A family bound to a loaded model: which module, which rows, how wide.
 
     Args:
-        model: a transformers model, or a PEFT model around one.
+        model: a transformers model, or what `unwrap` takes around one.
 
     Raises:
         FamilyError: if the family is unknown or a projection is not where the table says.
+        PLNDError: if there is no transformers model, or its weights are spread over processes.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore
+        self.model = unwrap(model)
         self.family = find_family(self.model)
         blocks = []
         for stack in self.family.stacks:
@@ -215,7 +298,7 @@ class Layout:
                 modules = list(self.body.get_submodule(stack.blocks))  # type: ignore[call-overload]
             except AttributeError as error:
                 raise FamilyError(f"{self.family.name}: no list of blocks at {stack.blocks!r}: {error}") from None
-            blocks += [Block(stack.name.format(n=n), module, stack) for n, module in enumerate(modules)]
+            blocks += [Block(stack.name.format(n=n), _inner(module), stack) for n, module in enumerate(modules)]
         self.blocks: list[Block] = sorted(blocks, key=lambda block: block_order(block.name))
 
     @property
@@ -289,7 +372,7 @@ class Layout:
                 rows = self._rows(block, projection, out)
                 width = (into if projection.axis == "column" else len(rows)) * (experts or 1)
                 module = self._module(block, projection.module, name)
-                yield Target(name, module, projection, width, transposed, rows, experts)
+                yield Target(name, block.module, module, projection, width, transposed, rows, experts)
 
     def _rows(self, block: Block, projection: Projection, out: int) -> range | torch.Tensor:
         """The rows of a fused module of `out` rows that belong to one projection."""
@@ -315,13 +398,38 @@ class Layout:
 
     def _module(self, block: Block, path: str, name: str) -> nn.Module:
         try:
-            return block.module.get_submodule(path)
+            return locate(block.module, path)
         except AttributeError:
             raise FamilyError(f"{name}: the model has no module {path!r} in block {block.name}") from None
 
 
+def locate(block: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path below a block as it is now, without the wrapper of `torch.compile`.
+
+    Raises:
+        AttributeError: if there is none.
+    """
+    return _inner(block.get_submodule(path))
+
+
 def _plain(module: nn.Module) -> nn.Module:
     return module.base_layer if hasattr(module, "base_layer") else module  # type: ignore[return-value]
+
+
+def _added(name: str, module: Any) -> Iterator[torch.Tensor]:
+    """What a PEFT wrapper's adapters that are at work, and not merged, add to the weight, in its stored shape."""
+    if not hasattr(module, "base_layer") or module.merged or module.disable_adapters:
+        return
+    for adapter in module.active_adapters:
+        if adapter not in module._get_available_adapters():
+            continue
+        kind = type(module).__module__.partition(".")[0]
+        lora = adapter in getattr(module, "lora_A", {}) and not getattr(module, "lora_variant", {}).get(adapter)
+        if not (lora or kind == "peft_plnd"):
+            raise FamilyError(
+                f"{name}: adapter {adapter!r} ({type(module).__name__}) adds to the weight and more: merge it first"
+            )
+        yield module.get_delta_weight(adapter).detach()
 
 
 def attribute(block: nn.Module, path: str) -> Any:

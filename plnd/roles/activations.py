@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Block, Layout, attribute
+from plnd.models.running import hooked
 
 Tokens = Literal["last", "all"]
 TOKENS = ("last", "all")
@@ -85,6 +86,7 @@ class Watch:
                 )
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.enter_context(hooked(self.layout.model))
             for block, module in zip(self.blocks, modules, strict=True):
                 stack.callback(module.register_forward_hook(self._activation_hook(block.name)).remove)
                 if self.coefficients:

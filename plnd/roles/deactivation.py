@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.models.layout import Layout
+from plnd.models.running import hooked
 from plnd.roles.activations import feed_forward_widths
 from plnd.roles.roles import ROLES, Roles
 
@@ -71,16 +72,17 @@ def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, n
     """In row i of every batch the neurons `neurons[i]` are off: at all positions, in every step of a generation.
 
     What goes into `down_proj` is set to zero there. In a gated feed-forward too that is what an activation of zero
-    gives. Where a batch has several times as many rows (beam search), consecutive ones belong to one example.
+    gives. Where a batch has several times as many rows (beam search), consecutive ones belong to one example. What
+    `torch.compile` made runs as if it were not compiled in here.
 
     Args:
-        model: a transformers model of a known family, or a PEFT model around one, or its layout.
+        model: as for `plnd.deactivated`, or its layout.
         neurons: for each row, by block, bool [width]; blocks that are left out keep all their neurons.
 
     Raises:
         ModelMismatchError: if a block or its width is not the model's.
         FamilyError: if the model's feed-forward is not one that has roles.
-        PLNDError: if a batch has another number of rows.
+        PLNDError: if a batch has another number of rows, or another thread works on the model.
     """
     layout = model if isinstance(model, Layout) else Layout(model)
     widths = feed_forward_widths(layout)
@@ -91,6 +93,7 @@ def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, n
                 raise ModelMismatchError(f"block {name}: roles of {len(chosen)} neurons, but the model has {has}")
     nothing = {name: np.zeros(width, dtype=bool) for name, width in widths.items()}
     with ExitStack() as stack:
+        stack.enter_context(hooked(layout.model))
         for name in widths:
             mask = torch.from_numpy(np.stack([row.get(name, nothing[name]) for row in neurons]))
             if bool(mask.any()):

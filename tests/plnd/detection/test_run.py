@@ -701,3 +701,54 @@ def test_a_model_without_weights_is_refused():
     """A skeleton has no importance."""
     with pytest.raises(FamilyError, match="its weight is on the meta device: load the model with its weights"):
         detect(tiny_model("llama").to("meta"), some_documents(), CONFIG)
+
+
+# models that something was done to
+
+
+@pytest.mark.parametrize("part", ["mlp", "self_attn"])
+def test_compiled_models_are_measured(part):
+    """Parts that were compiled and run before, in place or wrapped, have the scores of the plain model."""
+    model, documents = tiny_model("llama"), some_documents()
+    expected = detect(model, documents, CONFIG)
+    for block in model.model.layers:
+        setattr(block, part, torch.compile(getattr(block, part), backend="eager"))
+        block.mlp.down_proj.compile(backend="eager")
+    with torch.no_grad():
+        model(torch.tensor([documents[0]]))
+    found = detect(model, documents, CONFIG)
+    assert all(np.array_equal(found.mean[name], values) for name, values in expected.mean.items())
+
+
+@pytest.mark.parametrize("kind", ["lora", "neuron_select"])
+def test_what_an_adapter_adds_is_measured(kind):
+    """Importances with an adapter are those of the model into which it was merged; switched off, those of the base."""
+    from peft import LoraConfig, get_peft_model
+
+    import peft_plnd
+
+    base = detect(tiny_model("llama"), some_documents(), CONFIG)
+    torch.manual_seed(0)
+    names = ["q_proj", "o_proj", "down_proj"]
+    config = {
+        "lora": LoraConfig(r=2, target_modules=names, init_lora_weights=False),
+        "neuron_select": peft_plnd.NeuronSelectConfig(neurons={n: {"in": [1, 5]} for n in names}, init_weights=False),
+    }[kind]
+    tuned = get_peft_model(tiny_model("llama"), config).eval()
+    found = detect(tuned, some_documents(), CONFIG)
+    with tuned.disable_adapter():
+        off = detect(tuned, some_documents(), CONFIG)
+    merged = detect(tuned.merge_and_unload(), some_documents(), CONFIG)
+    for name, values in merged.mean.items():
+        np.testing.assert_allclose(found.mean[name], values, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(off.mean[name], base.mean[name], rtol=1e-6)
+    assert not np.allclose(merged.mean["0.down_proj"], base.mean["0.down_proj"], rtol=1e-2)
+
+
+def test_an_adapter_that_does_more_is_refused():
+    """DoRA scales the weight too: which matrix acts is not what the closed forms would take."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["down_proj"], use_dora=True)
+    with pytest.raises(FamilyError, match="0.down_proj: adapter 'default' .* adds to the weight and more: merge it"):
+        detect(get_peft_model(tiny_model("llama"), config), some_documents(), CONFIG)

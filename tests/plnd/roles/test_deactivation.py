@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -163,3 +165,38 @@ def test_choices_that_make_no_sense(arguments, words):
     """One line each."""
     with pytest.raises(PLNDError, match=words):
         Choice(*arguments)
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_compiled_models_heed_it(part):
+    """A model, or its feed-forward, that was compiled and run before has each row's own neurons off."""
+    model, ids, neurons = case("llama")
+    with torch.no_grad():
+        with deactivated_rows(model, neurons):
+            expected = logits(model, ids)
+        whole = logits(model, ids)
+        for block in model.model.layers:
+            (block.mlp.down_proj if part else block.mlp).compile(backend="eager")
+        torch.testing.assert_close(logits(model, ids), whole)
+        with deactivated_rows(model, neurons):
+            torch.testing.assert_close(logits(model, ids), expected)
+        torch.testing.assert_close(logits(model, ids), whole)
+
+
+def test_another_thread_is_refused():
+    """Two threads cannot have neurons of one model off, batch by batch or for longer."""
+    model, _, neurons = case("llama")
+    said = []
+
+    def other() -> None:
+        try:
+            with deactivated_rows(model, neurons):
+                pass
+        except PLNDError as error:
+            said.append(str(error))
+
+    with deactivated_rows(model, neurons):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(said) == 1 and said[0].startswith("another thread")
