@@ -17,10 +17,12 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
+from transformers import AutoModelForCausalLM
 
 from plnd.errors import PLNDError
 from plnd.model_description import check_model
-from plnd.models.layout import Layout
+from plnd.models.layout import Layout, check_tokens
+from plnd.models.loading import model_class
 from plnd.roles.deactivation import Choice, deactivated_rows
 from plnd.roles.parallel import prompt_digest
 from plnd.roles.roles import Roles
@@ -44,6 +46,22 @@ class DocumentLM(HFLM):
 
     roles: Roles | None = None
     choice: Choice
+
+    def _get_backend(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        """As in `HFLM`; what is neither a decoder nor has an encoder and one is made by the auto class it has."""
+        super()._get_backend(config, *args, **kwargs)
+        kind = model_class(config)
+        if self.backend == "causal" and kind is not None and type(config) not in AutoModelForCausalLM._model_mapping:
+            self.AUTO_MODEL_CLASS = kind
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        """As in `HFLM`; token ids that the model has no embedding for are refused."""
+        ids = super().tok_encode(string, *args, **kwargs)
+        self._check_tokens(ids)
+        return ids
+
+    def _check_tokens(self, ids: list[int]) -> None:
+        in_one_line(lambda: check_tokens(self.model, ids, "the tokenizer"))
 
     def switch_off(self, roles: Roles, choice: Choice) -> None:
         """From now on every request runs without the neurons that `choice` takes in its document.
@@ -143,7 +161,9 @@ class DocumentLM(HFLM):
         """As in `HFLM`; the contexts of a generated batch pass here."""
         if self.roles is not None and self._expected is not None:
             self._check([str(text) for text in strings])
-        return super().tok_batch_encode(strings, *args, **kwargs)
+        ids, mask = super().tok_batch_encode(strings, *args, **kwargs)
+        self._check_tokens(ids.unique().tolist())
+        return ids, mask
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.roles is not None and not self._detecting:

@@ -2,175 +2,148 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from inspect import signature
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
+from lm_eval.models.huggingface import HFLM
+from torch import nn
 
+from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, RolesDeactivation, read_deactivation
 from lm_eval_plnd.documents import DocumentLM, in_one_line
-from plnd import deactivation
-from plnd.deactivation import MODES, Mode
+from lm_eval_plnd.identity import answers_digest
 from plnd.errors import PLNDError
-from plnd.io.files import file_digest
+from plnd.models.loading import cannot_load
 from plnd.neurons.neuron_set import NeuronSet
-from plnd.neurons.regions import Regions
-from plnd.roles.deactivation import Choice
-from plnd.roles.roles import ROLES, Roles
 
-CONTROLS = ("random",)
+_OF_HF = frozenset(signature(HFLM.__init__).parameters) - {"self", "kwargs"}
+_OF_LOADING = ("peft", "delta", "gguf_file", "autogptq", "gptqmodel", "parallelize", "tp_plan", "subfolder")
+_TURNS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""One lock for each model object: two threads that evaluate it take turns, each with its own neurons off."""
 
 
 class PLNDLM(DocumentLM):
     """`lm_eval --model plnd --model_args mask=zh.safetensors[,regions=under,under=8][,control=random,seed=0]`.
 
-    Everything else is `HFLM`: log-likelihoods and generation run on a model whose neurons were switched off once, after
-    loading, so a request costs what it costs with `--model hf`.
+    Everything else is `HFLM`: log-likelihoods and generation run on a model whose neurons are switched off once for all
+    requests of a kind, so a request costs what it costs with `--model hf`.
 
     Or `roles=xnli.roles.safetensors,deactivate=all_shared[,control=random,seed=0]`, or `deactivate=random,share=0.25`:
     each request runs without its own document's neurons of that role.
+
+    In between the model is whole: `pretrained=` may be a loaded model that others use, too, with masks of their own or
+    none. `deactivated()` switches the neurons off for what does not go through lm-eval.
     """
 
     def __init__(
         self,
-        pretrained: Any = None,
-        mask: str | NeuronSet | None = None,
-        regions: str | None = None,
-        under: int | None = None,
-        gen: int | None = None,
-        control: str | None = None,
-        seed: int = 0,
-        mode: Mode = "auto",
+        pretrained: str | os.PathLike | nn.Module | None = None,
+        mask: str | os.PathLike | NeuronSet | None = None,
+        *,
         revision: str | None = None,
-        roles: str | Roles | None = None,
-        deactivate: str | None = None,
-        share: float | None = None,
-        **hf_arguments: Any,
+        peft: str | os.PathLike | None = None,
+        trust_remote_code: bool = False,
+        **arguments: Any,
     ) -> None:
-        """Loads the model and switches the neurons off.
+        """Loads the model, after all else was checked.
 
         Args:
             pretrained: as for `hf`; by default the base model that the mask (or the adapter) was made for, at its
                 revision.
-            mask: neurons artifact, or a `NeuronSet` from Python; may be left out where `peft` names an adapter.
-            regions: deactivate only these parts, joined by `+`: under, solve, solve_attn, solve_ffn, gen.
-            under, gen: number of understanding and of generation blocks, where `regions` needs them.
-            control: `random` deactivates as many randomly drawn neurons per block and projection as the mask has there;
-                with `roles`, as many of each block as the document's own.
-            seed: of the control.
-            mode: auto, weights or activations (`plnd.deactivated`).
+            mask: neurons artifact, or a `NeuronSet` from Python.
             revision: as for `hf`.
-            roles: roles artifact instead of a mask, or `Roles` from Python.
-            deactivate: with `roles`, one of `plnd.roles.roles.ROLES`, or `random`.
-            share: with `deactivate="random"`, the share of each block's neurons, drawn anew for every document.
-            hf_arguments: every other argument of `hf`.
+            peft: an adapter, as for `hf`; alone it deactivates nothing.
+            trust_remote_code: run the Python code that comes with the model.
+            arguments: every other argument of `hf`, and what to deactivate:
+
+                - regions: only these parts of the mask, joined by `+`: under, solve, solve_attn, solve_ffn, gen;
+                - under, gen: number of understanding and of generation blocks, where `regions` needs them;
+                - projections: only these, joined by `+`;
+                - control: `random` deactivates as many randomly drawn neurons per block and projection as the mask has
+                  there; with `roles`, as many of each block as the document's own;
+                - seed: of the control (0);
+                - mode: auto, weights or activations (`plnd.deactivated`);
+                - roles: roles artifact instead of a mask, or `Roles` from Python;
+                - deactivate: with `roles`, one of `plnd.roles.ROLES`, or `random`;
+                - share: with `deactivate="random"`, the share of each block's neurons, drawn anew for every document.
 
         Raises:
-            PLNDError: if mask or roles cannot be read, were made for another model, or an argument makes no sense.
+            PLNDError: if mask, roles or model cannot be read, do not belong together, or an argument makes no sense.
         """
-        if roles is not None:
-            if mask is not None:
-                raise PLNDError("mask= and roles= both say what to deactivate: give one of them")
-            if (regions, under, gen, mode) != (None, None, None, "auto"):
-                raise PLNDError("regions=, under=, gen= and mode= go with mask=, not with roles=")
-            self._by_role(pretrained, revision, roles, deactivate, share, control, int(seed), hf_arguments)
-            return
-        if deactivate is not None or share is not None:
-            raise PLNDError("deactivate= and share= need roles=FILE, a roles artifact from `plnd roles`")
-        if hf_arguments.get("peft"):
+        adapter = None if peft is None else str(peft)
+        given = {name: arguments.pop(name) for name in ARGUMENTS if name in arguments}
+        source = read_deactivation({"mask": mask, **given}, adapter)
+        if adapter is not None:
             import peft_plnd  # noqa: F401  PEFT then knows neuron-select adapters
-        if mask is None and hf_arguments.get("peft"):
-            if (regions, under, gen, control) != (None, None, None, None):
-                raise PLNDError("regions=, under=, gen= and control= go with mask=; peft= alone deactivates nothing")
-            self._tuned(pretrained, revision, hf_arguments)
-            return
-        if mask is None:
-            raise PLNDError("model_args need mask=FILE, a neurons artifact from `plnd select` or `plnd combine`")
-        if control is not None and control not in CONTROLS:
-            raise PLNDError(f"unknown control {control!r}: expected {', '.join(CONTROLS)}")
-        if mode not in MODES:
-            raise PLNDError(f"unknown mode {mode!r}: expected one of {', '.join(MODES)}")
-        if regions is None and (under is not None or gen is not None):
-            raise PLNDError("under= and gen= say how large the regions are: name some with regions=")
-        self.mask = mask if isinstance(mask, NeuronSet) else NeuronSet.load(mask)
-        neurons = self.mask
-        if regions is not None:
-            neurons = neurons.restrict(regions=Regions.parse(regions, under, gen))
-        if control == "random":
-            neurons = neurons.random_like(int(seed))
-        self.neurons = neurons
-        if pretrained is None:
-            pretrained, revision = self.mask.model["name"], revision or self.mask.model["revision"]
-        if pretrained is None:
-            raise PLNDError("this mask does not name its base model: add pretrained=MODEL")
-        super().__init__(pretrained, revision=revision or "main", **hf_arguments)
-        deactivation.deactivate(self.model, self.neurons, mode=mode)
-        self.deactivation = {
-            "mask": mask if isinstance(mask, str) else None,
-            "mask_sha256": self.mask.digest,
-            "language": self.mask.metadata["language"],
-            "neurons": len(self.neurons),
-            "of": self.neurons.total,
-            "counts": self.neurons.counts(),
-            "regions": regions,
-            "under": under,
-            "gen": gen,
-            "control": control,
-            "seed": int(seed) if control else None,
-            "mode": mode,
-        }
-        self._identify(self.neurons.digest, pretrained, revision, hf_arguments)
 
-    def _identify(self, digest: str | None, pretrained: Any, revision: str | None, hf_arguments: dict) -> None:
-        """Names what this model answers as, for the response cache."""
-        answers = [digest, str(pretrained), revision, {k: str(v) for k, v in hf_arguments.items()}]
-        self._identity = hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()
-
-    def _tuned(self, pretrained: Any, revision: str | None, hf_arguments: dict[str, Any]) -> None:
-        """An adapter without a mask: nothing is deactivated."""
+            arguments["peft"] = adapter
         if pretrained is None:
-            from peft import PeftConfig
+            pretrained, named = source.base_model()
+            revision = revision or named
+        model: Any = os.fspath(pretrained) if isinstance(pretrained, os.PathLike) else pretrained
+        _check_arguments(model, arguments)
+        if not isinstance(trust_remote_code, bool):  # None would have transformers ask, in the middle of a run
+            raise PLNDError(f"trust_remote_code={trust_remote_code}: expected True or False")
+        self._settings = {"revision": revision, **arguments}
+        with _loading(model):
+            super().__init__(model, revision=revision or "main", trust_remote_code=trust_remote_code, **arguments)
+        self.source = source
+        self._off = False
+        source.attach(self)
 
-            try:
-                base = PeftConfig.from_pretrained(hf_arguments["peft"])
-            except Exception as error:  # whatever PEFT and the hub raise for a folder that holds no adapter
-                raise PLNDError(f"{hf_arguments['peft']}: not a PEFT adapter ({str(error).splitlines()[0]})") from None
-            pretrained, revision = base.base_model_name_or_path, revision or base.revision
-        super().__init__(pretrained, revision=revision or "main", **hf_arguments)
-        self.deactivation = {"mask": None, "neurons": 0}
-        self._identify(None, pretrained, revision, hf_arguments)
+    @property
+    def neurons(self) -> NeuronSet | None:
+        """What is deactivated in every request; None where it differs by document, or nothing is."""
+        return self.source.neurons if isinstance(self.source, MaskDeactivation) else None
 
-    def _by_role(
-        self,
-        pretrained: Any,
-        revision: str | None,
-        roles: str | Roles,
-        role: str | None,
-        share: float | None,
-        control: str | None,
-        seed: int,
-        hf_arguments: dict[str, Any],
-    ) -> None:
-        if role is None:
-            raise PLNDError(f"roles= needs deactivate=, one of {', '.join(ROLES)}, or random with share=")
-        choice = Choice(role, None if share is None else float(share), control, seed)
-        found = roles if isinstance(roles, Roles) else Roles.load(roles)
-        if pretrained is None:
-            pretrained, revision = found.model["name"], revision or found.model["revision"]
-        if pretrained is None:
-            raise PLNDError("these roles do not name their base model: add pretrained=MODEL")
-        super().__init__(pretrained, revision=revision or "main", **hf_arguments)
-        self.switch_off(found, choice)
-        drawn = choice.role == "random" or choice.control is not None
-        self.deactivation = {
-            "roles": roles if isinstance(roles, str) else None,
-            "roles_sha256": file_digest(roles) if isinstance(roles, str) else None,
-            "languages": found.languages,
-            "deactivate": choice.role,
-            "share": choice.share,
-            "control": choice.control,
-            "seed": choice.seed if drawn else None,
-        }
+    @contextmanager
+    def deactivated(self) -> Iterator[nn.Module]:
+        """`model` without the neurons, as it answers requests; restored on exit. With roles, which are of a request's
+        document, the whole model.
+
+        May be nested. Other threads that evaluate the same model object wait.
+        """
+        with _TURNS.setdefault(self.model, RLock()):
+            if self._off:
+                yield self.model
+                return
+            with self.source.applied(self.model):
+                self._off = True
+                try:
+                    yield self.model
+                finally:
+                    self._off = False
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As in `HFLM`, without the neurons."""
+        with self.deactivated():
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """As in `HFLM`, without the neurons."""
+        with self.deactivated():
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """As in `HFLM`, without the neurons."""
+        with self.deactivated():
+            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with self.deactivated():
+            return super()._model_call(inps, *args, **kwargs)
+
+    def _model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with self.deactivated():
+            return super()._model_generate(*args, **kwargs)
 
     def get_model_info(self) -> dict:
         """What `hf` reports, and under `plnd` what was deactivated; both end in the results file.
@@ -178,28 +151,34 @@ class PLNDLM(DocumentLM):
         With roles, `evaluated` says in how many examples so far, and how many neurons in each on average.
         """
         evaluated = {} if self.roles is None else {"evaluated": self.record()}
-        return {**super().get_model_info(), "plnd": {**self.deactivation, **evaluated}}
+        return {**super().get_model_info(), "plnd": {**self.source.record(), **evaluated}}
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Keeps this mask's answers in a table of their own within lm-eval's response cache.
+        """Keeps this model's answers in a table of their own within lm-eval's response cache.
 
         `--use_cache` keys on the request alone, so without this a mask could be served another mask's, or the plain
-        model's, answers. Reader and writer of the cache share one `SqliteDict`, whose table every statement names.
+        model's, answers. The table is named after all that they depend on, by content (`answers_digest`), since a name
+        or a folder may hold another model, or another adapter, the next time. Reader and writer of the cache share one
+        `SqliteDict`, whose table every statement names.
+
+        Raises:
+            PLNDError: if the content cannot be told, or this lm-eval keeps its cache otherwise.
         """
         store = cache_hook.dbdict
-        if store is not None and self.roles is not None:
-            raise PLNDError(
-                "--use_cache tells requests apart by their text, and roles= by their document: leave it out"
-            )
         if store is not None:
-            if not hasattr(store, "tablename"):
-                raise PLNDError(
-                    "this lm-eval keeps its cache in a way that cannot tell masks apart: leave --use_cache out"
-                )
-            store.tablename = f"plnd_{self._identity}"
+            store.tablename = in_one_line(lambda: self._cache_table(store))
             store.conn.execute(f'CREATE TABLE IF NOT EXISTS "{store.tablename}" (key TEXT PRIMARY KEY, value BLOB)')
             store.commit()
         super().set_cache_hook(cache_hook)
+
+    def _cache_table(self, store: Any) -> str:
+        if isinstance(self.source, RolesDeactivation):
+            raise PLNDError(
+                "--use_cache tells requests apart by their text, and roles= by their document: leave it out"
+            )
+        if not hasattr(store, "tablename"):
+            raise PLNDError("this lm-eval keeps its cache in a way that cannot tell masks apart: leave --use_cache out")
+        return f"plnd_{answers_digest(self.model, self.tokenizer, self.source.digest, self._settings)}"
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> PLNDLM:
@@ -208,5 +187,54 @@ class PLNDLM(DocumentLM):
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> PLNDLM:
-        """As in lm-eval; on its command line bad input is one line and exit status 2."""
-        return in_one_line(lambda: super(PLNDLM, cls).create_from_arg_obj(arg_dict, additional_config))
+        """As in lm-eval; on its command line bad input is one line and exit status 2.
+
+        Where `arg_dict` leaves `pretrained` to the mask, it is filled in: lm-eval names the folder of results after it,
+        and makes a name of six random letters up if it is not there. A later call takes it as left out again.
+        """
+        given = {name: value for name, value in arg_dict.items() if not isinstance(value, _FilledIn)}
+        lm = in_one_line(lambda: super(PLNDLM, cls).create_from_arg_obj(given, additional_config))
+        if given.get("pretrained") is None:
+            arg_dict["pretrained"] = _FilledIn(lm.pretrained)
+        return lm
+
+
+class _FilledIn(str):
+    """A model's name that the user did not give."""
+
+
+def _check_arguments(pretrained: Any, arguments: dict[str, Any]) -> None:
+    """Refuses arguments that nobody knows, or that would not be heeded."""
+    loaded = not isinstance(pretrained, str)
+    if loaded and not isinstance(pretrained, nn.Module):
+        raise PLNDError(f"pretrained={pretrained!r:.60}: expected a folder or hub name, or a loaded model")
+    for name in sorted(arguments.keys() - _OF_HF):
+        alike = get_close_matches(name, [*ARGUMENTS, *_OF_HF], n=1, cutoff=0.8)
+        if alike or loaded:  # transformers refuses what it does not know while it loads a model
+            hint = f"did you mean {alike[0]}=?" if alike else "a loaded model takes none of transformers' own"
+            raise PLNDError(f"unknown argument {name}=: {hint}")
+    if loaded:
+        for name in _OF_LOADING:
+            if arguments.get(name):
+                raise PLNDError(f"{name}= says how to load a model, and pretrained= is a loaded one: give its name")
+        _check_placement(pretrained, arguments)
+
+
+def _check_placement(model: Any, arguments: dict[str, Any]) -> None:
+    """A loaded model stays in its dtype and on its device, whatever the arguments say."""
+    dtype, device = arguments.get("dtype") or "auto", arguments.get("device")
+    if dtype != "auto" and str(dtype).removeprefix("torch.") != str(model.dtype).removeprefix("torch."):
+        raise PLNDError(f"dtype={dtype}: the loaded model is in {model.dtype}; convert it before, or leave dtype= out")
+    if device is not None and torch.device(device).type != model.device.type:
+        raise PLNDError(f"device={device}: the loaded model is on {model.device}; move it before, or leave device= out")
+
+
+@contextmanager
+def _loading(pretrained: str | nn.Module) -> Iterator[None]:
+    """Whatever the hub, the builders and the file formats raise, in one line."""
+    try:
+        yield
+    except PLNDError:
+        raise
+    except Exception as error:
+        raise cannot_load(pretrained if isinstance(pretrained, str) else "pretrained", error) from error

@@ -57,7 +57,8 @@ def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, di
     """Indices of the config's mask in this model's modules, and what the mask was.
 
     Raises:
-        PLNDError: if the mask cannot be read, was made for another model, or lies in modules that cannot be tuned.
+        PLNDError: if the mask cannot be read, was made for another model, lies in modules that cannot be tuned, or has
+            no neuron in the chosen parts.
     """
     assert config.mask is not None
     neurons = NeuronSet.load(config.mask)
@@ -73,6 +74,7 @@ def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, di
     }
     if config.projections is not None or config.regions is not None:
         neurons = neurons.restrict(projections=config.projections, regions=_regions(config))
+    neurons.check_some("train")
     if config.control == "random":
         neurons = neurons.random_like(config.seed)
     return _gather(model, [(layout.targets[address], chosen) for address, chosen in neurons.items()]), source

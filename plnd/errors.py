@@ -22,3 +22,7 @@ class FamilyError(PLNDError):
 
 class CorpusError(PLNDError):
     """A corpus that cannot be read, or that has no document that can be scored."""
+
+
+class TokenError(PLNDError, IndexError):
+    """A token id that the model has no embedding for."""

@@ -277,6 +277,7 @@ def evaluator(
 
     from lm_eval_plnd.model import PLNDLM
     from lm_eval_plnd.task_folder import tasks_folder
+    from plnd.model_description import base_model
     from plnd.models.loading import load_model, load_tokenizer
 
     tasks = roles.tasks
@@ -284,8 +285,9 @@ def evaluator(
         raise PLNDError(f"{args.inputs[0]}: its examples are not those of lm-eval tasks")
     manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=args.metadata)
     metric = metric_of(manager.load(list(tasks))["tasks"], wanted)
-    name = args.model or roles.model["name"]
-    model, tokenizer = load_model(name, dtype=args.dtype, device=args.device), load_tokenizer(name)
+    name, revision = (args.model, None) if args.model else base_model(roles.model, args.inputs[0], "give --model")
+    model = load_model(name, revision=revision, dtype=args.dtype, device=args.device)
+    tokenizer = load_tokenizer(name, revision)
     numbers = list(zip(*roles.metadata["documents"], strict=True))
     samples = {task: sorted(set(documents)) for task, documents in zip(tasks, numbers, strict=True)}
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plnd.commands.main import trust_argument
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class RolesCommand:
         add = parser.add_argument
         add("--model", required=True, help="folder or hub name of a language model, encoder-decoder or decoder only")
         add("--revision", help="hub branch, tag or commit")
+        trust_argument(parser)
         source = parser.add_mutually_exclusive_group(required=True)
         source.add_argument(
             "--tasks",
@@ -86,14 +88,15 @@ def _run(args: argparse.Namespace) -> None:
     if args.attribution and args.tokens != "last":
         raise PLNDError("--attribution is measured at the last token: leave --tokens all out")
     parallel = _parallel(args)
-    tokenizer = load_tokenizer(args.model, args.revision)
+    source = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    tokenizer = load_tokenizer(args.model, **source)
     inputs = parallel.token_ids(tokenizer)
-    model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=args.device, quantize=args.quantize)
+    model = load_model(args.model, **source, dtype=args.dtype, device=args.device, quantize=args.quantize)
     attribution = None
     if args.attribution:
         answers = None
         if parallel.answers is not None:
-            answers = parallel.answer_ids(tokenizer, separate=model.config.is_encoder_decoder)
+            answers = parallel.answer_ids(tokenizer, separate=getattr(model.config, "is_encoder_decoder", False))
         attribution = Attribution(model, len(parallel.languages), answers, weighting=args.weighting)
     roles = find_roles(
         model,

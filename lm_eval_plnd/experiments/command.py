@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lm_eval_plnd.experiments.settings import load_settings
+from plnd.commands.main import trust_argument
 from plnd.errors import PLNDError
 
 
@@ -33,6 +34,7 @@ class Experiment:
             metavar="NAME=VALUE",
             help="another value for a field of the file, such as model.pretrained=FOLDER or metadata.data_dir=FOLDER",
         )
+        trust_argument(parser)
         add("--dry-run", action="store_true", help="print settings, evaluations, tokens and an estimate of the cost")
         parser.set_defaults(advice=lambda args: "the same command continues")
 
@@ -41,7 +43,8 @@ class Experiment:
         """Runs the experiment, or prints what it would do."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        settings = load_settings(args.settings, dict(map(_change, args.set)))
+        trusted = {"model.trust_remote_code": True} if args.trust_remote_code else {}
+        settings = load_settings(args.settings, {**dict(map(_change, args.set)), **trusted})
         if args.limit is not None:
             if args.limit < 1:
                 raise PLNDError(f"--limit {args.limit}: expected 1 or more")

@@ -48,8 +48,12 @@ def estimate(settings: Settings) -> str:
     from plnd.models.loading import load_skeleton, load_tokenizer
 
     tasks = prepared(settings)
-    name, revision = expand(settings.model["pretrained"]), settings.model.get("revision")
-    tokenizer, skeleton = load_tokenizer(name, revision), load_skeleton(name, revision=revision)
+    name = expand(settings.model["pretrained"])
+    source = {
+        "revision": settings.model.get("revision"),
+        "trust_remote_code": settings.model.get("trust_remote_code", False),
+    }
+    tokenizer, skeleton = load_tokenizer(name, **source), load_skeleton(name, **source)
     weights = _met_by_a_token(skeleton)
     todo = plan(settings)
     costs = {

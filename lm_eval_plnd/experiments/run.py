@@ -244,16 +244,19 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
 
 
 def _hf(arguments: Mapping[str, Any]) -> HFLM:
-    """lm-eval's `hf` model."""
-    from lm_eval.models.huggingface import HFLM
+    """lm-eval's `hf` model; also one that sees, and with its tokens checked."""
+    from lm_eval_plnd.documents import DocumentLM
+    from plnd.models.loading import cannot_load, note_commit
 
     if arguments.get("peft"):
         import peft_plnd  # noqa: F401  PEFT then knows neuron-select adapters
     try:
-        return HFLM(**expand(dict(arguments)))
+        lm = DocumentLM(**expand(dict(arguments)))
     except Exception as error:  # whatever the hub, the builders and the file formats raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise PLNDError(f"model: cannot be loaded ({reason.strip()})") from None
+        raise cannot_load("model", error) from None
+    if isinstance(lm.pretrained, str):
+        note_commit(lm.model.config, lm.pretrained, lm.revision)
+    return lm
 
 
 # the run
@@ -339,7 +342,8 @@ def prepared(settings: Settings) -> dict[str, Task]:
             raise PLNDError(f"corpus: {source} is a pipe, expected files, which can be read again; write one")
         next(read_documents(source))
     name = expand(settings.model["pretrained"])
-    skeleton = load_skeleton(name, revision=settings.model.get("revision"))
+    trust = settings.model.get("trust_remote_code", False)
+    skeleton = load_skeleton(name, revision=settings.model.get("revision"), trust_remote_code=trust)
     blocks = Layout(skeleton).description()["blocks"]
     for setting in plan(settings):
         if region := region_of(setting, settings):

@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--model", required=True, help="folder or hub name of a causal language model")
     sub.add_argument("--revision", help="hub branch, tag or commit")
+    trust_argument(sub)
     _add_corpus(sub, "one or several: ")
     sub.add_argument("--language", required=True, help="language code of the corpus, recorded in the artifact")
     sub.add_argument("--output", required=True, help="scores artifact to write")
@@ -193,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", help="scores, neurons or roles artifact")
     sub.add_argument("--model", required=True, help="folder or hub name")
     sub.add_argument("--revision", help="hub branch, tag or commit")
+    trust_argument(sub)
 
     sub = command(
         "overlap",
@@ -220,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--model", required=True, help="folder or hub name of a language model")
     sub.add_argument("--revision", help="hub branch, tag or commit")
+    trust_argument(sub)
     _add_corpus(sub, "one a language (of several files, a folder or a pattern in quotation marks): ")
     sub.add_argument("--language", nargs="+", required=True, help="language code of each corpus, in the same order")
     sub.add_argument("--max-documents", type=int, help="stop after this many of each corpus (default: all)")
@@ -247,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--mask", required=True, help="neurons artifact")
     sub.add_argument("--model", help="folder or hub name (default: the model that the mask was made for)")
     sub.add_argument("--revision", help="hub branch, tag or commit")
+    trust_argument(sub)
     sub.add_argument("--output", required=True, help="folder to write, new or empty")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
 
@@ -259,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("old", help="file to read")
     sub.add_argument("--model", required=True, help="folder or hub name of the model that the neurons were found in")
     sub.add_argument("--revision", help="hub branch, tag or commit")
+    trust_argument(sub)
     sub.add_argument("--language", help="recorded in the artifact; of LAPE's files also which one to take")
     sub.add_argument("--index", type=int, help="which language of LAPE's files to take, counted from 0")
     sub.add_argument("--output", required=True, help="neurons artifact to write")
@@ -273,6 +278,14 @@ def _parser() -> argparse.ArgumentParser:
         else:
             plugin.add_arguments(command(entry.name, plugin.help, plugin.example, plugin.run))
     return parser
+
+
+def trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the one thing that lets a command run a model's own code; no file and no artifact can."""
+    parser.add_argument(
+        "--trust-remote-code", "--trust_remote_code", action="store_true",
+        help="run the Python code that comes with the model, where transformers has none for it",
+    )  # fmt: skip
 
 
 def _unavailable(problem: str, args: argparse.Namespace) -> None:
@@ -358,10 +371,10 @@ def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
     documents = chain(
         [next(documents)], documents
     )  # a corpus that cannot be read is refused before the model is loaded,
-    Layout(load_skeleton(args.model, revision=args.revision))  # and so is an unknown family
-    tokenizer = load_tokenizer(args.model, args.revision)
+    Layout(load_skeleton(args.model, **_source(args)))  # and so is an unknown family
+    tokenizer = load_tokenizer(args.model, **_source(args))
     device = args.device if processes.device is None else str(processes.device)
-    model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=device, quantize=args.quantize)
+    model = load_model(args.model, **_source(args), dtype=args.dtype, device=device, quantize=args.quantize)
     scores = detect(
         model,
         documents,
@@ -377,6 +390,11 @@ def _detect_as(processes: Processes, args: argparse.Namespace) -> None:
         digest = scores.save(args.output)
         checkpoint.unlink(missing_ok=True)  # not before the scores are safe
         print(f"{args.output}: {_describe_corpus(scores.metadata)}; sha256 {digest}")
+
+
+def _source(args: argparse.Namespace) -> dict[str, Any]:
+    """Which commit of a model to load, and whether its own code may run."""
+    return {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
 
 
 def _checkpoint(args: argparse.Namespace) -> Path:
@@ -398,8 +416,14 @@ def _select(args: argparse.Namespace) -> None:
         return
     if args.top_rate is not None:
         raise PLNDError("--top-rate is a rule over languages: name the scores of the others with --against")
-    rule = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
-    _save(scores.select(**rule, **_restriction(args)), args.output)
+    given = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
+    neurons = scores.select(**given, **_restriction(args))
+    rule = neurons.metadata["rule"]
+    _save(
+        neurons,
+        args.output,
+        f": no neuron meets {rule['name']}={rule['value']:g}; it cannot be evaluated or exported",
+    )
 
 
 def _combine(args: argparse.Namespace) -> None:
@@ -425,11 +449,11 @@ def _combine(args: argparse.Namespace) -> None:
     _save(result, args.output)
 
 
-def _save(neurons: NeuronSet, output: str) -> None:
+def _save(neurons: NeuronSet, output: str, why_empty: str = "") -> None:
     digest = neurons.save(output)
     print(f"{output}: {_describe_neurons(neurons)}; sha256 {digest}")
     if not len(neurons):
-        print("warning: the set is empty", file=sys.stderr)
+        print(f"warning: the set is empty{why_empty}", file=sys.stderr)
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -475,22 +499,22 @@ def _verify(args: argparse.Namespace) -> None:
     from plnd.models.loading import load_skeleton
 
     artifact = load(args.file)
-    description = Layout(load_skeleton(args.model, revision=args.revision)).description()
+    description = Layout(load_skeleton(args.model, **_source(args))).description()
     check_model(artifact.metadata["model"], description, args.file)
     print(f"{args.file}: whole, and fits {args.model}")
 
 
 def _export(args: argparse.Namespace) -> None:
     from plnd.exchange.export import export
+    from plnd.model_description import base_model
     from plnd.neurons.neuron_set import NeuronSet
 
     neurons = NeuronSet.load(args.mask)
-    model, revision = args.model, args.revision
+    model, source = args.model, _source(args)
     if model is None:
-        model, revision = neurons.model["name"], revision or neurons.model["revision"]
-        if model is None:
-            raise PLNDError(f"{args.mask}: does not name the model that it was made for: give --model")
-    record = export(model, neurons, args.output, revision=revision, overwrite=args.overwrite, progress=True)
+        model, revision = base_model(neurons.model, args.mask, "give --model")
+        source["revision"] = args.revision or revision
+    record = export(model, neurons, args.output, **source, overwrite=args.overwrite, progress=True)
     mask, tensors = record["mask"], record["tensors"]
     print(
         f"{args.output}: zeroed {_describe_neurons(neurons)}, in {tensors['edited']} of {tensors['all']} tensors;"
@@ -505,7 +529,7 @@ def _convert(args: argparse.Namespace) -> None:
     from plnd.io.files import check_writable
 
     check_writable(args.output)
-    neurons = convert(args.old, args.model, revision=args.revision, language=args.language, index=args.index)
+    neurons = convert(args.old, args.model, **_source(args), language=args.language, index=args.index)
     _save(neurons, args.output)
 
 
@@ -574,9 +598,9 @@ def _lens(args: argparse.Namespace) -> None:
     identifiers = [find_identifier(name) for name in chosen]
     corpora = [read_documents(corpus, args.text_field, args.format) for corpus in args.corpus]
     corpora = [chain([next(documents)], documents) for documents in corpora]  # what cannot be read is refused now
-    Layout(load_skeleton(args.model, revision=args.revision))
-    tokenizer = load_tokenizer(args.model, args.revision)
-    model = load_model(args.model, revision=args.revision, dtype=args.dtype, device=args.device, quantize=args.quantize)
+    Layout(load_skeleton(args.model, **_source(args)))
+    tokenizer = load_tokenizer(args.model, **_source(args))
+    model = load_model(args.model, **_source(args), dtype=args.dtype, device=args.device, quantize=args.quantize)
     counts = []
     for language, documents in zip(args.language, corpora, strict=True):
         decoded = decode_tokens(model, tokenizer, documents, config, progress=True)

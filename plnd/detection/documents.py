@@ -68,6 +68,7 @@ class TokenizedCorpus:
     documents: Iterable[str | Sequence[int]]
     tokenizer: Any
     config: DetectConfig
+    layout: Layout
     read: int = 0
     long_enough: int = 0
     short: Skipped = field(default_factory=Skipped)
@@ -78,6 +79,7 @@ class TokenizedCorpus:
         for number, document in enumerate(self.documents):
             self.read += 1
             ids = self._ids(document)
+            self.layout.check_tokens(ids, f"document {number} of the corpus")
             if len(ids) < config.min_length:
                 self.short.add([number])
                 continue

@@ -127,7 +127,7 @@ def check_official(layout: Layout, max_length: int) -> None:
         PLNDError: for documents as long as Mistral's window, from where on the published file computes something else.
     """
     config = layout.model.config
-    if config.is_encoder_decoder:
+    if getattr(config, "is_encoder_decoder", False):
         raise FamilyError(
             f"model family {config.model_type!r} has an encoder, of which the published code knows nothing: use"
             " --scoring paper"

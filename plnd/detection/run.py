@@ -91,7 +91,7 @@ def detect(
     if config.scoring == "official":
         check_official(layout, config.max_length)
     run = _Run(layout, config, processes or Processes(), None if checkpoint is None else Path(checkpoint))
-    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config)
+    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout)
     with run.processes.together(), _evaluating(layout.model):
         if resume:
             run.resume()

@@ -64,6 +64,7 @@ def convert(
     revision: str | None = None,
     language: str | None = None,
     index: int | None = None,
+    trust_remote_code: bool = False,
 ) -> NeuronSet:
     """The neurons of an old file as a neurons artifact for `model`; their importance is unknown, and 0.
 
@@ -82,6 +83,7 @@ def convert(
         revision: hub branch, tag or commit.
         language: recorded in the artifact; of a LAPE file of seven languages, also which one to take.
         index: which language of a LAPE file to take, counted from 0.
+        trust_remote_code: run the Python code that comes with the model.
 
     Raises:
         ArtifactError: one line that says what is wrong with the file.
@@ -89,7 +91,8 @@ def convert(
     """
     path = Path(path)
     data = _read(path)
-    layout = Layout(model if isinstance(model, nn.Module) else load_skeleton(str(model), revision=revision))
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    layout = Layout(model if isinstance(model, nn.Module) else load_skeleton(str(model), **source))
     rule: dict[str, Any] = {"name": "converted", "source": path.name, "sha256": hashlib.sha256(data).hexdigest()}
     if data.startswith(b"PK"):
         languages = _read_lape(path, data, layout)

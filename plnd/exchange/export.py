@@ -59,6 +59,7 @@ def export(
     *,
     revision: str | None = None,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Writes the model without `neurons` as an ordinary checkpoint: every parameter of theirs is zero in its files.
@@ -72,6 +73,7 @@ def export(
         output: folder to write, new or empty.
         revision: hub branch, tag or commit.
         overwrite: replace an earlier export there.
+        trust_remote_code: run the Python code that comes with the model, to see where its neurons are.
         progress: show a bar over the bytes of weights.
 
     Returns:
@@ -81,14 +83,16 @@ def export(
     Raises:
         ModelMismatchError: if the neurons were made for a model of another family, depth or width.
         FamilyError: if the family is unknown, or a weight with neurons is not in the files as the model has it.
-        PLNDError: if the checkpoint is not a whole, unquantised one in safetensors, or the folder cannot be written.
+        PLNDError: if there are no neurons, the checkpoint is not a whole, unquantised one in safetensors, or the folder
+            cannot be written.
     """
+    neurons.check_some("zero")
     source, output = _source(str(model), revision), Path(os.path.realpath(output))
     _check_output(output, source, overwrite)
     files = _weight_files(source)
     _check_space(output, sum((source / file).stat().st_size for file in files))
     stored = _stored_tensors(source, files)
-    skeleton = load_skeleton(str(source))
+    skeleton = load_skeleton(str(source), trust_remote_code=trust_remote_code)
     _check_dense(source, skeleton)
     layout = Layout(skeleton)
     neurons.check_model(layout.description())

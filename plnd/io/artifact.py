@@ -30,6 +30,7 @@ METADATA_KEY = "plnd"
 # to x, and a dictionary of names a record with at least these fields (but those with a question mark may be missing).
 _MODEL = {
     "name": (str, None),
+    "hub?": bool,
     "revision": (str, None),
     "model_type": str,
     "blocks": int,

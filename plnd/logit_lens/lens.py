@@ -270,7 +270,7 @@ def decode_tokens(
     if limit and max_length > limit:
         raise PLNDError(f"max_length={max_length}: the model has {limit} positions; use at most that")
     unembed = _Unembedding(layout)
-    every: Iterator[list[int]] = islice(_token_ids(documents, tokenizer, max_length), config.max_documents)
+    every: Iterator[list[int]] = islice(_token_ids(layout, documents, tokenizer, max_length), config.max_documents)
     first = next(every, None)
     if first is None:
         raise CorpusError("no document with a token to decode in the corpus")
@@ -357,12 +357,15 @@ def _loaded(about: Sequence[str], numbers: Mapping[tuple[str, str], int]) -> Len
     return counts
 
 
-def _token_ids(documents: Iterable[str | Sequence[int]], tokenizer: Any, max_length: int) -> Iterator[list[int]]:
-    """The documents that have tokens, as token ids."""
-    for document in documents:
+def _token_ids(
+    layout: Layout, documents: Iterable[str | Sequence[int]], tokenizer: Any, max_length: int
+) -> Iterator[list[int]]:
+    """The documents that have tokens, as token ids that the model knows."""
+    for number, document in enumerate(documents):
         if isinstance(document, str):
             document = tokenizer(document, truncation=True, max_length=max_length)["input_ids"]
         ids = [int(token) for token in document][:max_length]
+        layout.check_tokens(ids, f"document {number} of the corpus")
         if ids:
             yield ids
 
@@ -403,7 +406,7 @@ class _Unembedding:
         model, family = self.layout.model, self.layout.family
         tokens = torch.tensor([ids], device=self.layout.input_device)
         further = {}
-        if model.config.is_encoder_decoder:
+        if getattr(model.config, "is_encoder_decoder", False):
             start = tokens.new_full((1, 1), model.config.decoder_start_token_id or 0)
             further["decoder_input_ids"] = torch.cat((start, tokens[:, :-1]), dim=1)
         hidden: list[Tensor] = []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from plnd.addresses import PROJECTIONS, block_order
-from plnd.errors import FamilyError, PLNDError
+from plnd.errors import FamilyError, PLNDError, TokenError
+from plnd.model_description import is_hub_name
 from plnd.models.families import FAMILIES, Family, Projection, Stack, like_llama
 
 if TYPE_CHECKING:
@@ -315,6 +316,10 @@ class Layout:
         device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
         return torch.device(embedding.weight.device if device is None else device)
 
+    def check_tokens(self, ids: Iterable[int], what: str) -> None:
+        """As the function, for this model."""
+        check_tokens(self.model, ids, what)
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> None:
         """One pass of the body, without its head; a decoder with an encoder reads the same document, shifted by one.
 
@@ -324,7 +329,7 @@ class Layout:
             kwargs: further arguments of the body of a decoder-only model.
         """
         body, config = self.body, self.model.config
-        if not config.is_encoder_decoder:
+        if not getattr(config, "is_encoder_decoder", False):
             body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **kwargs)
             return
         before = attention_mask.roll(1, dims=1)
@@ -350,10 +355,12 @@ class Layout:
         return {name: target.width for name, target in self.targets.items()}
 
     def description(self) -> dict:
-        """What an artifact says of its base model: name, revision, family, number of blocks, widths."""
+        """What an artifact says of its base model: name (and if it is the hub's), revision, family, blocks, widths."""
         config = self.model.config
+        name = config._name_or_path or None
         return {
-            "name": config._name_or_path or None,
+            "name": name,
+            **({"hub": True} if name and is_hub_name(name) else {}),
             "revision": getattr(config, "_commit_hash", None),
             "model_type": config.get_text_config().model_type,
             "blocks": len({block.name.removesuffix(".cross") for block in self.blocks}),
@@ -410,6 +417,26 @@ def locate(block: nn.Module, path: str) -> nn.Module:
         AttributeError: if there is none.
     """
     return _inner(block.get_submodule(path))
+
+
+def check_tokens(model: Any, ids: Iterable[int], what: str) -> None:
+    """Refuses token ids that a model has no embedding for, before a kernel reads beyond its table.
+
+    Args:
+        model: a transformers model, or a PEFT model around one.
+        ids: token ids.
+        what: they are from, for the error.
+
+    Raises:
+        TokenError: naming the first that is too large.
+    """
+    count = getattr(model.get_input_embeddings(), "num_embeddings", None)  # None: an embedding that does not say
+    wrong = None if count is None else next((token for token in ids if not 0 <= token < count), None)
+    if wrong is not None:
+        raise TokenError(
+            f"{what}: token id {wrong}, but the model's embedding has {count} rows: use the tokenizer that was saved"
+            " with the model"
+        )
 
 
 def _plain(module: nn.Module) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from plnd.errors import PLNDError
@@ -18,8 +20,9 @@ def load_model(
     device: str | None = None,
     attention: str | None = None,
     quantize: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Any:
-    """A language model in evaluation mode: a decoder, or an encoder and a decoder (T5).
+    """A language model in evaluation mode: a decoder, an encoder and a decoder (T5), or one that also sees (LLaVA).
 
     Args:
         name: folder or hub name.
@@ -30,12 +33,13 @@ def load_model(
         attention: `attn_implementation`, where not the model's default.
         quantize: one of `QUANTISED`, to pack the weights with bitsandbytes while they are loaded (8 bits: LLM.int8; 4
             bits: NF4). A checkpoint that is packed already needs no word of it.
+        trust_remote_code: run the Python code that comes with the model. Nothing but this argument ever allows it.
 
     Raises:
-        PLNDError: if there is no such model, it is not a language model, or bitsandbytes is wanted and absent.
+        PLNDError: if there is no such model, it is not a language model, it needs code that is not trusted, or
+            bitsandbytes is wanted and absent.
     """
     import torch
-    from transformers import AutoConfig
 
     from plnd.models.quantised import guard_order
 
@@ -49,38 +53,76 @@ def load_model(
     if attention:
         options["attn_implementation"] = attention
     if quantize:
-        options["quantization_config"] = _bitsandbytes(name, revision, quantize, options["dtype"])
-    model = _load(_model_class(_load(AutoConfig, name, revision)), name, revision, **options).eval()
+        options["quantization_config"] = _bitsandbytes(name, revision, quantize, options["dtype"], trust_remote_code)
+    config = _config(name, revision, trust_remote_code)
+    model = _load(_language_model_class(name, config), name, revision, trust_remote_code, **options).eval()
     guard_order(model)
+    note_commit(model.config, name, revision)
     return model
 
 
-def load_skeleton(name: str, *, revision: str | None = None) -> Any:
+def load_skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The model without its weights, on the meta device: enough to see its family, blocks and widths.
 
     Raises:
-        PLNDError: if there is no such model, or it is not a causal language model.
+        PLNDError: if there is no such model, it is not a language model, or it needs code that is not trusted.
     """
     import torch
-    from transformers import AutoConfig
 
-    config = _load(AutoConfig, name, revision)
+    config = _config(name, revision, trust_remote_code)
+    kind = _language_model_class(name, config)
     try:
         with torch.device("meta"):
-            return _model_class(config).from_config(config)
+            return kind.from_config(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
-        raise PLNDError(f"{name}: not a causal language model ({str(error).partition('.')[0]})") from None
+        raise cannot_load(name, error) from None
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
+def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer saved with a model.
 
     Raises:
-        PLNDError: if there is none.
+        PLNDError: if there is none, or it needs code that is not trusted.
     """
     from transformers import AutoTokenizer
 
-    return _load(AutoTokenizer, name, revision)
+    return _load(AutoTokenizer, name, revision, trust_remote_code)
+
+
+def note_commit(config: Any, name: str, revision: str | None) -> None:
+    """Has a configuration just loaded say which commit of the hub it is, as older releases of transformers do."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if getattr(config, "_commit_hash", None) is None and not os.path.isdir(name):
+        found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+        config._commit_hash = Path(found).parent.name if isinstance(found, str) else None
+
+
+def model_class(config: Any) -> Any | None:
+    """The auto class that makes a language model of a configuration; None if transformers has none for it.
+
+    Of one decoder, of an encoder and a decoder, or of a language model that also sees or hears.
+    """
+    import transformers
+
+    names = ["AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
+    if getattr(config, "is_encoder_decoder", False):  # BART, say, has a decoder of its own, too
+        names[:2] = reversed(names[:2])
+    kinds = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+    own = getattr(config, "auto_map", None) or {}  # of models whose code comes with them
+    known = [kind for kind in kinds if type(config) in kind._model_mapping]
+    return next(iter([*known, *(kind for kind in kinds if kind.__name__ in own)]), None)
+
+
+def cannot_load(name: str, error: Exception) -> PLNDError:
+    """What transformers and the hub say of a model that cannot be loaded, in one line."""
+    if "trust_remote_code" in str(error):
+        return PLNDError(
+            f"{name}: needs Python code that comes with the model, which runs only if you trust it: read it, then give"
+            " --trust-remote-code (trust_remote_code=True)"
+        )
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return PLNDError(f"{name}: cannot be loaded ({reason.strip()})")
 
 
 def disable_progress_bars() -> None:
@@ -90,24 +132,26 @@ def disable_progress_bars() -> None:
     logging.disable_progress_bar()
 
 
-def _model_class(config: Any) -> Any:
-    """The auto class of a language model: of one decoder, or of an encoder and a decoder."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+def _language_model_class(name: str, config: Any) -> Any:
+    found = model_class(config)
+    if found is None:
+        raise PLNDError(
+            f"{name}: not a causal language model (Unrecognized configuration class {type(config).__name__})"
+        )
+    return found
 
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
-
-def _bitsandbytes(name: str, revision: str | None, quantize: str, dtype: Any) -> Any:
+def _bitsandbytes(name: str, revision: str | None, quantize: str, dtype: Any, trust_remote_code: bool) -> Any:
     import logging
     from importlib.util import find_spec
 
-    from transformers import AutoConfig, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     if find_spec("bitsandbytes") is None:
         raise PLNDError(f"{quantize} weights need bitsandbytes: pip install bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of its own casts in every pass
     if dtype == "auto":
-        dtype = _load(AutoConfig, name, revision).get_text_config().dtype
+        dtype = _config(name, revision, trust_remote_code).get_text_config().dtype
     return BitsAndBytesConfig(
         load_in_8bit=quantize == "8bit",
         load_in_4bit=quantize == "4bit",
@@ -116,11 +160,21 @@ def _bitsandbytes(name: str, revision: str | None, quantize: str, dtype: Any) ->
     )
 
 
-def _load(kind: Any, name: str, revision: str | None, **options: Any) -> Any:
+def _config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """A model's configuration, with its commit noted."""
+    from transformers import AutoConfig
+
+    config = _load(AutoConfig, name, revision, trust_remote_code)
+    note_commit(config, name, revision)
+    return config
+
+
+def _load(kind: Any, name: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
     if not name:
         raise PLNDError("no model named: give a folder or a hub name")
+    if not isinstance(trust_remote_code, bool):  # None would have transformers ask, in the middle of a run
+        raise PLNDError(f"trust_remote_code={trust_remote_code!r}: expected True or False")
     try:
-        return kind.from_pretrained(name, revision=revision or "main", **options)
+        return kind.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code, **options)
     except Exception as error:  # the hub, the builders and the file formats each raise their own
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise PLNDError(f"{name}: cannot be loaded ({reason.strip()})") from None
+        raise cannot_load(name, error) from None

@@ -157,6 +157,15 @@ class NeuronSet:
         """
         check_model(self.model, description, "neurons")
 
+    def check_some(self, purpose: str) -> None:
+        """Refuses a set without neurons.
+
+        Raises:
+            PLNDError: saying `purpose`, what there is nothing for.
+        """
+        if not len(self):
+            raise PLNDError(f"no neuron is left in the set, so there is nothing to {purpose}: choose more of them")
+
     # files
 
     def save(self, path: str | Path) -> str:

@@ -125,7 +125,7 @@ class Watch:
     def _forward(self, ids: Tensor, mask: Tensor) -> None:
         self._mask = mask
         config = self.layout.model.config
-        if not config.is_encoder_decoder:
+        if not getattr(config, "is_encoder_decoder", False):
             self.layout.forward(ids, torch.ones_like(ids))  # padding is on the right, where no token looks
             return
         body: Any = self.layout.body

@@ -277,7 +277,8 @@ def find_roles(
 
     Raises:
         FamilyError: if the model's feed-forward is not one that has roles.
-        PLNDError: if an input is too long for the model, or an activation is not finite.
+        PLNDError: if an input is too long for the model or has tokens that it does not know, or an activation is not
+            finite.
     """
     from plnd.models.layout import Layout
     from plnd.roles.activations import Watch, read_chunks
@@ -289,6 +290,8 @@ def find_roles(
     layout = Layout(model)
     watch = Watch(layout, tokens, listener is not None and listener.coefficients)
     _check_lengths(layout.model.config, inputs)
+    for number, row in enumerate(inputs):
+        layout.check_tokens((token for ids in row for token in ids), f"example {number}")
     languages = len(parallel.languages)
     metadata = {
         "format": FORMAT,

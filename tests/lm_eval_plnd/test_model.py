@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,19 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
+from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lm_eval_plnd.model import PLNDLM
-from plnd.deactivation import deactivated
+from plnd.deactivation import deactivate, deactivated
 from plnd.demo_data import demo_model
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
 from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.regions import Regions
 
 TEXTS = ["Ein kleiner Satz.", "Another sentence, a little longer than the first.", "短句。"]
 COMMON = {"device": "cpu", "dtype": "float32", "batch_size": 2, "max_length": 64}
@@ -92,10 +95,98 @@ def answers(lm) -> dict:
     return {kind: getattr(lm, kind)(requests) for kind, requests in REQUESTS.items()}
 
 
-def test_empty_mask_is_exactly_hf(base, tmp_path):
-    """With nothing to switch off, every number and every generated string is `hf`'s."""
-    empty = mask(base, tmp_path / "empty.safetensors", share=0)
-    assert answers(PLNDLM(mask=empty, **COMMON)) == answers(HFLM(str(base), **COMMON))
+def test_neurons_that_are_zero_anyway_change_nothing(base, tmp_path):
+    """Without neurons that the model does not have, every number and every generated string is `hf`'s."""
+    file = mask(base, tmp_path / "mask.safetensors")
+    without = AutoModelForCausalLM.from_pretrained(base)
+    deactivate(without, NeuronSet.load(file))
+    without.save_pretrained(tmp_path / "without")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "without")
+    pretrained = str(tmp_path / "without")
+    assert answers(PLNDLM(pretrained, mask=file, **COMMON)) == answers(HFLM(pretrained, **COMMON))
+
+
+@pytest.fixture
+def loaded(base) -> LlamaForCausalLM:
+    """A model object, as people load it once for many evaluations."""
+    return LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+
+
+def only(request: str, lm) -> list:
+    """One kind of request answered."""
+    return getattr(lm, request)(REQUESTS[request])
+
+
+@pytest.mark.parametrize("mode", ["weights", "activations"])
+def test_masks_in_turn_on_one_loaded_model(base, loaded, tmp_path, mode):
+    """On one model object every `PLNDLM` evaluates its own mask, whatever was made or used before, and `hf` none.
+
+    The parameters are bit for bit what they were at every step, and no hook stays.
+    """
+    before = {name: value.clone() for name, value in loaded.state_dict().items()}
+    files = [mask(base, tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2)]
+    alone = [only("loglikelihood", PLNDLM(str(base), mask=file, mode=mode, **COMMON)) for file in files]
+    plain = only("loglikelihood", HFLM(str(base), **COMMON))
+    assert alone[0] != alone[1] != plain != alone[0]
+    common = {"batch_size": 2, "max_length": 64}
+    first, second = (PLNDLM(loaded, mask=file, mode=mode, **common) for file in files)
+    hf = HFLM(loaded, **common)
+    for lm, expected in ((second, alone[1]), (hf, plain), (first, alone[0]), (second, alone[1]), (hf, plain)):
+        assert only("loglikelihood", lm) == expected
+        assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in loaded.modules())
+
+
+def test_masks_in_turn_under_an_adapter(base, loaded, tmp_path):
+    """Hooks of several masks do not pile up on a model with an adapter."""
+    tuned = get_peft_model(loaded, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    tuned.eval()
+    common = {"batch_size": 2, "max_length": 64, "tokenizer": str(base)}
+    plain = only("loglikelihood", HFLM(tuned, **common))
+    files = [mask(base, tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2)]
+    found = [only("loglikelihood", PLNDLM(tuned, mask=file, **common)) for file in (*files, *files)]
+    assert found[:2] == found[2:] and found[0] != found[1] != plain
+    assert only("loglikelihood", HFLM(tuned, **common)) == plain
+
+
+def test_threads_take_turns_on_one_model(base, loaded, tmp_path):
+    """Two threads with two masks on one model object: each gets its own mask's answers."""
+    files = [mask(base, tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2)]
+    lms = [PLNDLM(loaded, mask=file, batch_size=2, max_length=64) for file in files]
+    alone = [only("loglikelihood", lm) for lm in lms]
+    assert alone[0] != alone[1]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda n: only("loglikelihood", lms[n % 2]), range(6)))
+    assert found == alone * 3
+
+
+def test_deactivated_is_how_requests_are_answered(base, loaded, tmp_path):
+    """`lm.deactivated()` gives the masked model, nested or not, and takes the mask away after an exception, too."""
+    file = mask(base, tmp_path / "mask.safetensors")
+    lm, ids = PLNDLM(loaded, mask=file, batch_size=2), torch.arange(3, 23)[None]
+    plain, call = loaded(ids).logits, lm._model_call(ids)
+    with deactivated(loaded, NeuronSet.load(file)):
+        expected = loaded(ids).logits
+    with pytest.raises(KeyError), lm.deactivated() as model, lm.deactivated():
+        assert torch.equal(model(ids).logits, expected)
+        raise KeyError
+    assert torch.equal(loaded(ids).logits, plain) and torch.equal(call, expected) and not torch.equal(plain, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"peft": "adapter"}, "peft= says how to load a model"),
+        ({"parallelize": True}, "parallelize= says how to load"),
+        ({"dtype": "bfloat16"}, "dtype=bfloat16: the loaded model is in torch.float32"),
+        ({"device": "cuda:0"}, "device=cuda:0: the loaded model is on cpu"),
+        ({"attn_implementation": "eager"}, "unknown argument attn_implementation="),
+    ],
+)
+def test_a_loaded_model_takes_no_word_on_how_to_load_it(base, loaded, tmp_path, arguments, words):
+    """What `hf` would ignore, an adapter among it, is refused: the answers would be another model's."""
+    with pytest.raises(PLNDError, match=words):
+        PLNDLM(loaded, mask=mask(base, tmp_path / "mask.safetensors"), **arguments)
 
 
 @pytest.mark.parametrize("mode", ["auto", "weights", "activations"])
@@ -210,3 +301,153 @@ def test_an_adapter_without_a_mask(tmp_path):
         PLNDLM(peft=str(tmp_path), control="random", device="cpu")
     with pytest.raises(PLNDError, match="absent: not a PEFT adapter"):
         PLNDLM(peft=str(tmp_path / "absent"), device="cpu")
+
+
+WRONG = {
+    "under=abc": ({"regions": "under", "under": "abc"}, "under=abc: expected a whole number, 0 or more"),
+    "gen=1.5": ({"regions": "gen", "gen": 1.5}, "gen=1.5: expected a whole number"),
+    "under=True": ({"regions": "under", "under": True}, "under=True: expected a whole number"),
+    "seed=abc": ({"control": "random", "seed": "abc"}, "seed=abc: expected a whole number"),
+    "seed=-1": ({"control": "random", "seed": -1}, "seed=-1: expected a whole number"),
+    "seed alone": ({"seed": 3}, "seed= draws the neurons of control=random: give both or neither"),
+    "regions=3": ({"regions": 3}, "regions=3: expected names joined by +"),
+    "regions=": ({"regions": ""}, "regions= is empty"),
+    "projections=": ({"projections": "down_porj"}, "unknown projection 'down_porj'"),
+    "mask=5": ({"mask": 5}, "mask=5: expected the name of a file, or a NeuronSet"),
+    "regoins=": ({"regoins": "under"}, "unknown argument regoins=: did you mean regions="),
+    "max_lenght=": ({"max_lenght": 64}, "unknown argument max_lenght=: did you mean max_length="),
+    "gne=": ({"gne": 2}, "cannot be loaded .*unexpected keyword argument 'gne'"),
+    "pretrained=7": ({"pretrained": 7}, "pretrained=7: expected a folder or hub name, or a loaded model"),
+    "trust_remote_code=None": ({"trust_remote_code": None}, "trust_remote_code=None: expected True or False"),
+    "dtype": ({"dtype": "float99"}, "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arguments_are_checked_by_name(base, tmp_path, name):
+    """A value of another kind, or an argument that nobody knows, is one line that names it."""
+    arguments, words = WRONG[name]
+    with pytest.raises(PLNDError, match=words) as error:
+        PLNDLM(**{"mask": mask(base, tmp_path / "mask.safetensors"), **COMMON, **arguments})
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"regions": "under", "under": 0}, "none of its .* neurons is in regions=under"),
+        ({"projections": "q_proj"}, "none of its .* neurons is in projections=q_proj"),
+        ({"regions": "solve_attn", "under": 1, "gen": 1}, "none of its .* neurons is in regions=solve_attn"),
+    ],
+)
+def test_a_choice_that_leaves_no_neuron_is_refused(base, tmp_path, arguments, words):
+    """Nothing is left of the mask: refused, since the whole model's numbers would be recorded as the mask's."""
+    whole = NeuronSet.load(mask(base, tmp_path / "mask.safetensors"))
+    with pytest.raises(PLNDError, match=words):
+        PLNDLM(mask=whole.restrict(projections=["down_proj"]), **arguments, **COMMON)
+    with pytest.raises(PLNDError, match="it holds no neuron"):
+        PLNDLM(mask=whole - whole, **COMMON)
+
+
+@pytest.mark.parametrize("given", ["down_proj+q_proj", ["down_proj", "q_proj"]])
+def test_projections_choose_among_the_mask(base, tmp_path, given):
+    """`projections=` is `NeuronSet.restrict(projections=…)`, and recorded."""
+    file = mask(base, tmp_path / "mask.safetensors")
+    lm = PLNDLM(mask=file, projections=given, regions="under", under=2, **COMMON)
+    regions = Regions(("under",), 2, 0)
+    assert lm.neurons == NeuronSet.load(file).restrict(projections=["down_proj", "q_proj"], regions=regions)
+    assert lm.get_model_info()["plnd"]["projections"] == "down_proj+q_proj"
+
+
+def test_paths_are_names(base, tmp_path):
+    """A mask and a model given as `Path` are those of the same name; the results name the file."""
+    file = mask(base, tmp_path / "mask.safetensors")
+    found, expected = PLNDLM(base, mask=Path(file), **COMMON), PLNDLM(str(base), mask=file, **COMMON)
+    assert found.get_model_info()["plnd"] == expected.get_model_info()["plnd"]
+    assert found.get_model_info()["plnd"]["mask"] == file
+    assert only("loglikelihood", found) == only("loglikelihood", expected)
+
+
+def moved(neurons: NeuronSet, **model) -> NeuronSet:
+    """The same neurons with another description of their base model."""
+    return NeuronSet(neurons.indices, neurons.importance, {**neurons.metadata, "model": {**neurons.model, **model}})
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "runs/llama"}, r"in the folder runs/llama, which is not there \(seen from .*\): add pretrained="),
+        ({"name": "/elsewhere/llama"}, "in the folder /elsewhere/llama, which is not there: add pretrained="),
+        ({"name": "here", "hub": True}, "the hub's model here, but there is a folder of that name here"),
+        ({"name": "here", "revision": "a" * 40}, "the hub's model here, but there is a folder"),
+        ({"name": "org/absent", "hub": True}, "org/absent: cannot be loaded"),
+        ({"name": None}, "does not name the model that it was made for: add pretrained="),
+    ],
+)
+def test_base_models_that_are_not_here(base, tmp_path, monkeypatch, model, words):
+    """A base model in a folder that is not there is one line, before its name is looked up on the hub; so is a hub
+    name that a folder here would answer to.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(base)
+    neurons = NeuronSet.load(mask(base, tmp_path / "mask.safetensors"))
+    with pytest.raises(PLNDError, match=words) as error:
+        PLNDLM(mask=moved(neurons, **model), **COMMON)
+    assert len(str(error.value).splitlines()) == 1
+    assert PLNDLM(str(base), mask=moved(neurons, **model), **COMMON).neurons == neurons
+
+
+def test_relative_base_models_that_are_here(base, tmp_path, monkeypatch):
+    """A mask of a folder by a relative name is evaluated where that folder is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(base)
+    neurons = NeuronSet.load(mask(base, tmp_path / "mask.safetensors"))
+    assert PLNDLM(mask=moved(neurons, name="here"), **COMMON).pretrained == "here"
+
+
+def test_token_ids_beyond_the_embedding(base, tmp_path):
+    """A tokenizer with more tokens than the model has rows is one line, not an index error or another row's numbers."""
+    larger = AutoTokenizer.from_pretrained(base)
+    larger.add_tokens(["zzz"])
+    lm = PLNDLM(mask=mask(base, tmp_path / "mask.safetensors"), tokenizer=larger, **COMMON)
+    known, unknown = [instance("loglikelihood", "a", " b")], [instance("loglikelihood", "a", " zzz")]
+    assert len(lm.loglikelihood(known)) == 1
+    words = f"token id {len(larger) - 1}, but the model's embedding has {len(larger) - 1} rows"
+    with pytest.raises(PLNDError, match=words):
+        lm.loglikelihood(unknown)
+    with pytest.raises(PLNDError, match=words):
+        lm.generate_until([instance("generate_until", "zzz", {"until": ["."], "max_gen_toks": 2})])
+    with pytest.raises(PLNDError, match=words):
+        lm.loglikelihood_rolling([instance("loglikelihood_rolling", "zzz")])
+
+
+@pytest.mark.parametrize("source", ["mask", "peft", "roles"])
+def test_results_are_in_the_base_models_folder(base, tmp_path, source):
+    """Without `pretrained=` lm-eval's `--output_path` still gets a folder named after the base model (or the adapter,
+    whose name lm-eval takes first), not six random letters; the arguments can be used again with another mask.
+    """
+    arguments: dict = {"dtype": "float32", "max_length": 64}
+    file = mask(base, tmp_path / "mask.safetensors")
+    if source == "mask":
+        arguments["mask"] = file
+    elif source == "peft":
+        config = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+        get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+        arguments["peft"] = str(tmp_path / "adapter")
+    else:
+        from plnd.roles.parallel import Parallel
+        from plnd.roles.roles import find_roles
+
+        ids = [[[3, 4, 5], [6, 7, 8]]]
+        parallel = Parallel(("en", "de"), (("a", "b"),), source=None)
+        find_roles(AutoModelForCausalLM.from_pretrained(base), parallel, ids, output=tmp_path / "x.roles.safetensors")
+        arguments |= {"roles": str(tmp_path / "x.roles.safetensors"), "deactivate": "random", "share": 0.5}
+    expected = str(tmp_path / "adapter") if source == "peft" else str(base)
+    for _ in range(2):
+        PLNDLM.create_from_arg_obj(arguments, {"device": "cpu", "batch_size": 2})
+        tracker = EvaluationTracker(output_path=str(tmp_path / "results"))
+        tracker.general_config_tracker.log_experiment_args("plnd", arguments, None, None, False)
+        assert tracker.general_config_tracker.model_name == expected
+    other = moved(NeuronSet.load(file), name=None)
+    with pytest.raises(PLNDError, match="does not name the model"):
+        PLNDLM.create_from_arg_obj({**{k: v for k, v in arguments.items() if k == "pretrained"}, "mask": other})

@@ -55,6 +55,20 @@ def test_fused_experts_are_refused_before_anything_changes(name, tmp_path):
     assert len(attention) == 4
 
 
+def test_a_choice_that_leaves_no_neuron_is_refused(tmp_path):
+    """A mask with nothing in the chosen parts, or nothing at all, is one line of ours, not PEFT's word on modules."""
+    model = tiny_model("llama")
+    neurons = make_mask(model, tmp_path / "mask.safetensors")
+    (neurons - neurons).save(tmp_path / "empty.safetensors")
+    neurons.restrict(projections=["down_proj"]).save(tmp_path / "down.safetensors")
+    for arguments in (
+        {"mask": tmp_path / "empty.safetensors"},
+        {"mask": tmp_path / "down.safetensors", "projections": ["q_proj"]},
+    ):
+        with pytest.raises(PLNDError, match="no neuron is left in the set, so there is nothing to train"):
+            get_peft_model(model, NeuronSelectConfig(**arguments))
+
+
 def test_a_mask_of_another_model_is_refused(tmp_path):
     """As everywhere in plnd."""
     make_mask(tiny_model("qwen2"), tmp_path / "mask.safetensors")

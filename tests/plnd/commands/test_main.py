@@ -313,6 +313,12 @@ def test_empty_results_are_written_with_a_warning(sets, capsys):
     assert plnd("combine zh.safetensors --minus zh.safetensors --output out") == 0
     assert capsys.readouterr().err == "warning: the set is empty\n" and len(NeuronSet.load("out")) == 0
     assert plnd("layers out --csv out.csv") == plnd("overlap out zh.safetensors") == plnd("show out") == 0
+    capsys.readouterr()
+    assert plnd("select zh.scores --epsilon 1e9 --output out") == 0
+    assert "warning: the set is empty: no neuron meets epsilon=1e+09; it" in capsys.readouterr().err
+    assert plnd("export --model anything --mask out --output without") == 2
+    line = "plnd export: no neuron is left in the set, so there is nothing to zero: choose more of them\n"
+    assert capsys.readouterr().err == line
 
 
 def test_show_in_words(sets, capsys):
