@@ -187,7 +187,8 @@ def locate(model: PreTrainedModel, stored: Mapping[str, Stored], masks: Mapping[
                 )
         converted = _reversed(found, mask, model)
         for origin in found:
-            edits[origin.key] = converted.get(origin.loaded, mask) if origin.converter else mask
+            part = converted.get(origin.loaded, mask) if origin.converter else mask
+            edits[origin.key] = _narrowed(part, stored[origin.key].shape)
             _check_edit(origin.key, stored[origin.key], edits[origin.key])
     return edits
 
@@ -238,6 +239,7 @@ def _origins(model: PreTrainedModel, stored: Mapping[str, Stored], parameters: M
 
 def _reversed(origins: list[_Origin], mask: Tensor, model: PreTrainedModel) -> dict[str, Tensor]:
     """The parts of a parameter's mask for the tensors that it is put together from, by their loaded names."""
+    mask = mask.repeat([2 if size == 1 else 1 for size in mask.shape])  # some releases drop axes of one element
     ways = {(id(origin.converter), origin.converted): origin for origin in origins if origin.converter is not None}
     parts: dict[str, Tensor] = {}
     for origin in ways.values():
@@ -257,6 +259,14 @@ def _reversed(origins: list[_Origin], mask: Tensor, model: PreTrainedModel) -> d
         if parts[name].any():
             raise FamilyError(f"the checkpoint has no tensor for {name}, which the mask zeroes in part")
     return parts
+
+
+def _narrowed(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A part of a mask whose free axes have two elements, with one there."""
+    for axis, size in enumerate(shape[: mask.ndim]):
+        if mask.shape[axis] == 2 != size:
+            mask = mask.narrow(axis, 0, 1)
+    return mask
 
 
 def _converted_otherwise(origin: _Origin) -> str:

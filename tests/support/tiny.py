@@ -59,6 +59,18 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "gemma2": partial(_causal, "gemma2", **GEMMA, attn_logit_softcapping=2.0),
     "gemma3_text": partial(_causal, "gemma3_text", **GEMMA),
     "olmo2": partial(_causal, "olmo2", **SHAPE, **{k: v for k, v in GROUPED.items() if k != "head_dim"}),
+    "granite": partial(
+        _causal,
+        "granite",
+        **SHAPE,
+        intermediate_size=40,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        residual_multiplier=0.22,
+        attention_multiplier=0.7,
+        embedding_multiplier=3.0,
+        logits_scaling=2.0,
+    ),
     "smollm3": partial(_causal, "smollm3", **SHAPE, **GROUPED, no_rope_layers=[1, 0]),
     "cohere": partial(_causal, "cohere", **SHAPE, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2),
     "phi3": partial(
@@ -207,4 +219,6 @@ class KeepFloat64(TorchFunctionMode):
             return args[0]
         if double and kwargs.get("dtype") is torch.float32:
             kwargs["dtype"] = torch.float64
+        if func in (torch.Tensor.matmul, torch.Tensor.__matmul__) and torch.float64 in (x.dtype for x in args):
+            args = [x.double() for x in args]  # rotary positions, in releases that cast their frequencies
         return func(*args, **kwargs)
