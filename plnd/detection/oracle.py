@@ -41,6 +41,8 @@ def sequential(
     name, projection = split_address(address)
     block = next(block for block in layout.blocks if block.name == name)
     args, kwargs = _block_input(layout, block.module, input_ids)
+    if at == "attention" and "output_attentions" in kwargs:  # older releases have to be asked
+        kwargs = kwargs | {"output_attentions": True}
     path = _measured(block.stack, projection, at)
     factor = float(block.at(block.stack.factor)) if at == "sublayer" and block.stack.factor else 1.0
     before = _run(block.module, args, kwargs, path, at)

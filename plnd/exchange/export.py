@@ -247,7 +247,8 @@ def _reversed(origins: list[_Origin], mask: Tensor, model: PreTrainedModel) -> d
             back = origin.converter.reverse_transform()
             loaded, pattern = back.rename_source_key(origin.converted)
             back.add_tensor(loaded, origin.converted, pattern, mask)
-            parts |= back.convert(loaded, model=model, config=model.config)
+            result = back.convert(loaded, model=model, config=model.config)
+            parts |= result[0] if isinstance(result, tuple) else result  # and its errors, before transformers 5.3
         except Exception as error:  # whatever a conversion says of a mask that it was not made for
             raise FamilyError(
                 f"{origin.key}: {_converted_otherwise(origin)} ({type(error).__name__}: {error})"
