@@ -45,9 +45,11 @@ def check_rows(rows: list[str]) -> dict[str, dict[str, str]]:
     from tqdm import tqdm
 
     sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "scripts")]
-    from plnd.layout import Layout
+    from plnd.models.layout import Layout
+    from plnd.models.loading import disable_progress_bars
     from tiny import TINY, VARIANTS
 
+    disable_progress_bars()
     models: dict[str, list[str]] = {row: [] for row in rows or TINY}
     for name in [*TINY, *VARIANTS]:
         row = name if name in TINY else Layout(VARIANTS[name]()).family.name
@@ -174,8 +176,8 @@ def _neurons(model: Any) -> Any:
     import numpy as np
 
     from handmade import neurons_metadata
-    from plnd.layout import Layout
-    from plnd.neurons import NeuronSet
+    from plnd.models.layout import Layout
+    from plnd.neurons.neuron_set import NeuronSet
 
     layout = Layout(model)
     indices = {address: np.arange(0, width, 3, dtype=np.int32) for address, width in layout.widths.items()}
@@ -184,7 +186,7 @@ def _neurons(model: Any) -> Any:
 
 
 def _mixture(model: Any) -> bool:
-    from plnd.layout import Layout
+    from plnd.models.layout import Layout
 
     return any(block.stack.experts for block in Layout(model).blocks)
 
@@ -194,8 +196,8 @@ def _checkpoints(name: str, folder: Path, *, tokenizer: bool = False) -> tuple[P
     import torch
     from transformers import AutoTokenizer
 
-    from plnd.checkpoint import export
-    from plnd.models import demo_model
+    from plnd.demo_data import demo_model
+    from plnd.exchange.export import export
     from tiny import TINY, VARIANTS
 
     source, exported = folder / "source", folder / "exported"
@@ -216,7 +218,7 @@ def _checkpoints(name: str, folder: Path, *, tokenizer: bool = False) -> tuple[P
 def _load(folder: Path) -> Any:
     from transformers import AutoConfig
 
-    from plnd.models import load_model
+    from plnd.models.loading import load_model
 
     model = load_model(str(folder), dtype="float32", device="cpu")
     if getattr(AutoConfig.from_pretrained(folder), "num_experts_per_tok", None):

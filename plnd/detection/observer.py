@@ -108,6 +108,7 @@ class BlockWatch:
     def __init__(self, observer: Observer, block: Block, residual: Residual) -> None:
         self.observer, self.name, self.stack, self.at = observer, block.name, block.stack, block.at
         self.family, self.residual = block.family, residual
+        self._check_paths()
         self.head_dim = int(self.at(self.stack.head_dim))
         self.attention: nn.Module = self.at(self.stack.attention)
         self.rows: dict[str, Tensor] = {}
@@ -118,6 +119,17 @@ class BlockWatch:
         self.unproven_feed_forward = self.unproven_readout = True
         self.before_activation: dict[str, Tensor] = {}
         self._prepare()
+
+    def _check_paths(self) -> None:
+        """That the block has what its row names, before a pass of a model that may fail in its own way without it."""
+        stack = self.stack
+        for norm in (stack.query_norm, stack.key_norm, stack.attention_norm, stack.feed_forward_norm):
+            if norm is not None:
+                self.at(f"{norm.module}.weight")
+                self.at(f"{norm.module}.{norm.eps}")
+        for path in (stack.rotation and stack.rotation.when, stack.feed_forward, stack.experts):
+            if path is not None:
+                self.at(path)
 
     def _prepare(self) -> None:
         """What the measure needs of the weights."""
@@ -239,7 +251,8 @@ class BlockWatch:
             return False
         target = self._target(name)
         plain: Any = target.plain
-        if target.stored.is_floating_point():  # a layer of packed weights rounds its input too
+        dense = type(target.stored) in (Tensor, nn.Parameter) and target.stored.is_floating_point()
+        if dense:  # a layer of packed weights rounds its input too
             bias = None if getattr(plain, "bias", None) is None else dequantised(plain, "bias")
             if not read_out(inner, output, readout, bias):
                 raise FamilyError(
@@ -443,7 +456,6 @@ class BlockWatch:
 
     def _gain(self, norm: Norm) -> Tensor:
         """What a norm multiplies by, in its accumulation dtype."""
-        self.at(f"{norm.module}.weight")
         weight = dequantised(self.at(norm.module))
         return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset
 

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, __version__
+
+from plnd.models.families import FAMILIES
 
 SHAPE = dict(vocab_size=97, hidden_size=24, num_hidden_layers=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 GROUPED = dict(intermediate_size=40, num_attention_heads=6, num_key_value_heads=2, head_dim=8)
@@ -198,6 +201,27 @@ def tiny_model(
                 parameter.add_(1)  # the gain of a norm
     if hasattr(model.config, "num_experts_per_tok"):
         model.set_experts_implementation("eager")  # the default one has no float64
+    return model.to(dtype)
+
+
+def unlisted_model(model_type: str, dtype: torch.dtype = torch.float64, **values: Any) -> PreTrainedModel:
+    """A two-block model with Llama's modules of a type that the families table does not list; skips if there is none.
+
+    Args:
+        model_type: of transformers.
+        dtype: of the weights.
+        values: further fields of the configuration.
+    """
+    assert not any(model_type in family.model_types for family in FAMILIES.values()), "take another family"
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {__version__} has no {model_type}")
+    torch.manual_seed(0)
+    model = _causal(model_type, **{**SHAPE, **GROUPED, **values}).eval()
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            parameter.normal_(0, 0.3)
+            if parameter.dim() == 1 and path.endswith("weight"):
+                parameter.add_(1)
     return model.to(dtype)
 
 
