@@ -65,7 +65,7 @@ class Observer:
     sink: Sink
     spans: list[tuple[int, int]] = field(default_factory=list)
     alive: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    watch: Callable[[Observer, Block], BlockWatch] | None = None
+    watch: Callable[[Observer, Block, Residual], BlockWatch] | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -127,7 +127,8 @@ class BlockWatch:
             if norm is not None:
                 self.at(f"{norm.module}.weight")
                 self.at(f"{norm.module}.{norm.eps}")
-        for path in (stack.rotation and stack.rotation.when, stack.feed_forward, stack.experts):
+        when = stack.rotation.when if stack.rotation else None
+        for path in (when, stack.feed_forward, stack.experts):
             if path is not None:
                 self.at(path)
 
@@ -328,8 +329,8 @@ class BlockWatch:
         """Holds the output of `o_proj` to its weights, and to the residual stream."""
         self.residual.add(output, self.attention_readout)
         if self.unproven_readout:
-            first = (self.observer.first(x) for x in (context, output))
-            self.unproven_readout = not self._read_out("o_proj", *first, self.attention_readout)
+            inner, first = self.observer.first(context), self.observer.first(output)
+            self.unproven_readout = not self._read_out("o_proj", inner, first, self.attention_readout)
 
     def _outputs_and_values(self, context: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """Of `o_proj` and `v_proj`, from the input [seq, heads * head_dim] and output [seq, hidden] of `o_proj`."""

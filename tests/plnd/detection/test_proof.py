@@ -55,16 +55,14 @@ def between(change):
     return patch
 
 
-class Doubled(nn.Linear):
-    """A linear layer that does more than its weights say."""
-
-    def forward(self, x):  # noqa: D102
-        return 2 * super().forward(x)
-
-
 def doubled(path):
-    """A block with such a layer."""
-    return lambda block: setattr(block.get_submodule(path), "__class__", Doubled)
+    """A block with a linear layer that does more than its weights say."""
+
+    def patch(block):
+        layer = block.get_submodule(path)
+        layer.forward = lambda x: 2 * nn.functional.linear(x, layer.weight, layer.bias)
+
+    return patch
 
 
 def rms(x):
@@ -88,8 +86,6 @@ OTHERWISE = {
     "up plus one": (between(lambda g, u: silu(g) * (u + 1)), GATES),
     "another activation": (between(lambda g, u: torch.sigmoid(g) * u), GATES),
     "gate and up swapped": (between(lambda g, u: silu(u) * g), GATES),
-    "o_proj doubled": (doubled("self_attn.o_proj"), "the output of o_proj is not its weights times its input"),
-    "down_proj doubled": (doubled("mlp.down_proj"), "the output of down_proj is not its weights times its input"),
 }
 
 
@@ -104,6 +100,16 @@ def test_llama_by_its_modules_alone_is_refused(kind, dtype):
     for qk in ("off", "exact"):
         with pytest.raises(FamilyError, match=rf"^block 1: {message}"):
             detect(model, DOCUMENTS, replace(CONFIG, qk=qk))
+
+
+@pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
+@pytest.mark.parametrize("path", ["self_attn.o_proj", "mlp.down_proj"])
+def test_a_projection_that_does_more_than_its_weights_say_is_refused(path):
+    """The weights are what is measured and switched off, so the output must be theirs."""
+    model = unlisted_model("seed_oss")
+    doubled(path)(model.model.layers[1])
+    with pytest.raises(FamilyError, match="does not multiply by its weight|is not its weights times its input"):
+        detect(model, DOCUMENTS, replace(CONFIG, qk="off"))
 
 
 def test_a_model_of_transformers_that_computes_otherwise_is_refused():
@@ -129,7 +135,7 @@ def test_llama_by_its_modules_and_its_sums_is_scored(kind):
 
 
 @pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
-@pytest.mark.parametrize("kind", ["depth scaled", "inner clamp", "o_proj doubled"])
+@pytest.mark.parametrize("kind", ["depth scaled", "inner clamp"])
 def test_a_block_is_held_to_the_first_document_that_says_something(kind):
     """A document without finite numbers proves nothing: another form is still refused on the next one."""
     model = unlisted_model("seed_oss")
