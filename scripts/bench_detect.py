@@ -35,7 +35,7 @@ from plnd import DetectConfig, detect, load_model
 from plnd.addresses import split_address
 from plnd.detection.oracle import sequential
 from plnd.importance.softmax import engine
-from plnd.models.layout import Layout, attribute
+from plnd.models.layout import Layout
 
 SETTINGS = {"FFN + V + O": "off", "with first_order Q, K": "first_order", "with exact Q, K": "exact"}
 FFN_SAMPLE = 32
@@ -110,7 +110,7 @@ class Bench:
             return lambda: detect(self.model, documents.tolist(), config)
         block = self.layout.blocks[0]
         down, tokens = self.layout.targets[f"{block.name}.down_proj"].weight(), documents.shape[1]
-        head_dim = int(attribute(block.module, block.stack.head_dim))
+        head_dim = int(block.at(block.stack.head_dim))
         heads = self.layout.targets[f"{block.name}.q_proj"].width // head_dim
         inner = torch.randn(tokens, down.shape[1]).to(down)
         query, key = torch.randn(2, heads, tokens, head_dim).to(down)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from plnd.detection.observer import BlockWatch
 from plnd.importance.memory import accumulation_dtype
-from plnd.models.layout import attribute
 
 
 class ActivationWatch(BlockWatch):
@@ -25,7 +24,7 @@ class ActivationWatch(BlockWatch):
 
     def _prepare(self) -> None:
         if self.stack.activation:
-            self.activation = attribute(self.block, self.stack.activation)
+            self.activation = self.at(self.stack.activation)
 
     @property
     def _watched(self) -> str:
@@ -33,6 +32,9 @@ class ActivationWatch(BlockWatch):
         return "gate_proj" if gated else "up_proj"
 
     def _attention_hooks(self) -> Any:
+        return ()
+
+    def _proof_hooks(self) -> Any:
         return ()
 
     def _feed_forward(self, module: nn.Module, args: tuple, output: Tensor) -> None:

@@ -22,12 +22,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from plnd.detection.config import QK
+from plnd.detection.proof import Residual, finite, gated, read_out
 from plnd.errors import FamilyError
-from plnd.importance.attention import Attention, HeadNorm, Rotary, as_assumed, attention_importance, rotated
+from plnd.importance.attention import ROWS, Attention, HeadNorm, Rotary, as_assumed, attention_importance, rotated
 from plnd.importance.memory import release_memory
 from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
 from plnd.models.families import Norm
-from plnd.models.layout import Block, Layout, Target, attribute, locate
+from plnd.models.layout import Block, Layout, Target, missing
 from plnd.models.quantised import dequantised, packing
 from plnd.models.running import hooked
 
@@ -65,47 +66,74 @@ class Observer:
     sink: Sink
     spans: list[tuple[int, int]] = field(default_factory=list)
     alive: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    watch: Callable[[Observer, Block], BlockWatch] | None = None
+    watch: Callable[[Observer, Block, Residual], BlockWatch] | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hooks in place and gradients off; on exit the model is as it was.
 
         Raises:
-            FamilyError: if the feed-forward non-linearity does not map 0 to 0, so that no closed form holds; and where
-                queries and keys are wanted, if they cannot be observed or attention is not what the table says.
+            FamilyError: if the feed-forward non-linearity does not map 0 to 0, so that no closed form holds, or a block
+                lacks what the table says it has; during the passes, if a block computes something else than the table
+                says; and where queries and keys are wanted, if they cannot be observed.
             PLNDError: if another thread works on the model.
         """
-        model = self.layout.model
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(hooked(model))
+            stack.enter_context(hooked(self.layout.model))
             stack.callback(release_memory)
+            residuals: dict[int, Residual] = {}  # those of a block and of its cross-attention are one
             for block in self.layout.blocks:
-                watch = (self.watch or BlockWatch)(self, block)
-                for handle in watch.hooks():
+                residual = residuals.setdefault(id(block.module), Residual(block, self.first))
+                for handle in (self.watch or BlockWatch)(self, block, residual).hooks():
                     stack.callback(handle.remove)
-            if self.qk != "off" and self.layout.family.stacks[0].interface:
+            if self.qk != "off" and self.layout.interface:
                 stack.enter_context(_attention_implementation(self.layout))
-            if any(block.stack.experts for block in self.layout.blocks):
-                stack.callback(model.set_experts_implementation, model.config._experts_implementation)
-                model.set_experts_implementation(_NAME)
+            stack.enter_context(_experts_implementation(self.layout))
             yield
+
+    def first(self, tensor: Tensor) -> Tensor:
+        """The first document's first tokens, [seq, ...], of [batch, seq, ...]; some models flatten the first two."""
+        start, stop = self.spans[0]
+        tensor = tensor if tensor.dim() == 3 else tensor.unflatten(0, (len(self.spans), -1))
+        return tensor[0, start : min(stop, start + ROWS)]
 
 
 class BlockWatch:
-    """The hooks of one block and what they carry from one to the next within a pass."""
+    """The hooks of one block and what they carry from one to the next within a pass.
 
-    def __init__(self, observer: Observer, block: Block) -> None:
-        self.observer, self.name, self.block, self.stack = observer, block.name, block.module, block.stack
-        self.head_dim = int(attribute(self.block, self.stack.head_dim))
-        self.attention = locate(self.block, self.stack.attention)
+    Args:
+        observer: whom the results are handed to.
+        block: the block.
+        residual: what holds the block's output to its sub-layers'.
+    """
+
+    def __init__(self, observer: Observer, block: Block, residual: Residual) -> None:
+        self.observer, self.name, self.stack, self.at = observer, block.name, block.stack, block.at
+        self.family, self.residual = block.family, residual
+        self._check_paths()
+        self.head_dim = int(self.at(self.stack.head_dim))
+        self.attention: nn.Module = self.at(self.stack.attention)
         self.rows: dict[str, Tensor] = {}
         self.rotary: tuple[Tensor, Tensor] | None = None
         self.unproven = True
         self.first_trace: Attention | None = None
         self.first_context: Tensor | None = None
+        self.unproven_feed_forward = self.unproven_readout = True
+        self.before_activation: dict[str, Tensor] = {}
         self._prepare()
+
+    def _check_paths(self) -> None:
+        """That the block has what its row names, before a pass of a model that may fail in its own way without it."""
+        stack = self.stack
+        for norm in (stack.query_norm, stack.key_norm, stack.attention_norm, stack.feed_forward_norm):
+            if norm is not None:
+                self.at(f"{norm.module}.weight")
+                self.at(f"{norm.module}.{norm.eps}")
+        when = stack.rotation.when if stack.rotation else None
+        for path in (when, stack.feed_forward, stack.experts):
+            if path is not None:
+                self.at(path)
 
     def _prepare(self) -> None:
         """What the measure needs of the weights."""
@@ -115,22 +143,18 @@ class BlockWatch:
         gained = self.attention_readout.gain is not None
         self.gained_gram = self.attention_readout.gram(groups, self.head_dim, gained=True) if gained else None
         if self.stack.activation:
-            activation = attribute(self.block, self.stack.activation)
-            if float(activation(torch.zeros(1))) != 0:
+            self.activation = self.at(self.stack.activation)
+            if float(self.activation(torch.zeros(1))) != 0:
                 raise FamilyError(
-                    f"block {self.name}: the activation {activation} does not map 0 to 0, which eq. 5 needs"
+                    f"block {self.name}: the activation {self.activation} does not map 0 to 0, which eq. 5 needs"
                 )
             self.ffn = self._readout("down_proj", self.stack.feed_forward_norm)
 
     def hooks(self) -> Iterator[Any]:
         """Handles, each with `remove`."""
-        if self.stack.experts:
-            for projection in ("gate_proj", "down_proj"):
-                self._check_dense(self._target(projection))
-            yield _put(locate(self.block, self.stack.experts), self._experts)
-        elif self.stack.activation:
-            yield self._target(self._watched).module.register_forward_hook(self._feed_forward)
+        yield from self._feed_forward_hooks()
         yield from self._attention_hooks()
+        yield from self._proof_hooks()
 
     @staticmethod
     def _check_dense(experts: Target) -> None:
@@ -143,6 +167,24 @@ class BlockWatch:
         """The projection at which the feed-forward is watched."""
         return "down_proj"
 
+    def _feed_forward_hooks(self) -> Iterator[Any]:
+        if self.stack.experts:
+            for projection in ("gate_proj", "down_proj"):
+                self._check_dense(self._target(projection))
+            yield _put(self.at(self.stack.experts), self._experts)
+        elif self.stack.activation:
+            yield self._target(self._watched).module.register_forward_hook(self._feed_forward)
+
+    def _proof_hooks(self) -> Iterator[Any]:
+        """What holds the block to the forms by which it is measured."""
+        if self.residual.block.name == self.name:
+            yield from self.residual.hooks()
+        if self.stack.experts:
+            yield self.at(self.stack.experts).register_forward_hook(self._experts_output)
+        elif self.stack.activation:
+            for name in self._gates:
+                yield self._target(name).module.register_forward_hook(self._gate_keeper(name))
+
     def _attention_hooks(self) -> Iterator[Any]:
         yield self._target("o_proj").module.register_forward_hook(self._attention_output)
         if self.observer.qk == "off":
@@ -150,7 +192,7 @@ class BlockWatch:
         for name in ("q_proj", "k_proj", "v_proj"):
             yield self._target(name).module.register_forward_hook(self._keeper(name))
         yield self.attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
-        if self.stack.interface:
+        if self.observer.layout.interface:
             yield _put(self.attention, self._queries_and_keys)
         else:
             yield self.attention.register_forward_hook(self._after_attention, with_kwargs=True)
@@ -161,9 +203,8 @@ class BlockWatch:
     def _readout(self, projection: str, norm: Norm | None) -> Readout:
         target = self._target(projection)
         if norm is None:
-            return Readout(target.weight)
-        module = locate(self.block, norm.module)
-        return Readout(target.weight, _gain(module, norm), getattr(module, norm.eps))
+            return Readout(target.weight, factor=float(self.at(self.stack.factor)) if self.stack.factor else 1.0)
+        return Readout(target.weight, self._gain(norm), self.at(f"{norm.module}.{norm.eps}"))
 
     def _emit(self, site: str, importance: Sequence[Tensor]) -> None:
         self.observer.sink(self.name, site, torch.stack(list(importance)))
@@ -179,13 +220,64 @@ class BlockWatch:
 
     def _feed_forward(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self._emit("ffn", [column_importance(h, f, self.ffn) for h, f in self._documents(args[0], output)])
+        self.residual.add(output, self.ffn)
+        if self.unproven_feed_forward:
+            inner, gates, self.before_activation = self.observer.first(args[0]), self.before_activation, {}
+            if self._read_out("down_proj", inner, self.observer.first(output), self.ffn):
+                self._prove_gates(inner, gates)
+
+    @property
+    def _gates(self) -> list[str]:
+        return [p.name for p in self.stack.projections if p.name in ("gate_proj", "up_proj")]
+
+    def _gate_keeper(self, name: str) -> Callable:
+        target = self._target(name)
+
+        def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+            if self.unproven_feed_forward:  # copied: some activations work in place
+                self.before_activation[name] = self.observer.first(target.select(output)).clone()
+
+        return keep
+
+    def _prove_gates(self, inner: Tensor, gates: dict[str, Tensor]) -> None:
+        """Holds the input of `down_proj` to what gate and up make of it."""
+        if not gated(inner, gates.get("gate_proj"), gates["up_proj"], self.activation):
+            raise FamilyError(
+                f"block {self.name}: between {' and '.join(self._gates)} and down_proj the feed-forward computes"
+                f" something else than the families table says of {self.family}, so eq. 5 has another form there: plnd"
+                " cannot measure this model"
+            )
+        self.unproven_feed_forward = False
+
+    def _read_out(self, name: str, inner: Tensor, output: Tensor, readout: Readout) -> bool:
+        """Whether the document is finite, and its output that of the projection's weights, as far as they are dense."""
+        if not finite(inner, output):
+            return False
+        target = self._target(name)
+        plain: Any = target.plain
+        dense = type(target.stored) in (Tensor, nn.Parameter) and target.stored.is_floating_point()
+        if dense:  # a layer of packed weights rounds its input too
+            bias = None if getattr(plain, "bias", None) is None else dequantised(plain, "bias")
+            if not read_out(inner, output, readout, bias):
+                raise FamilyError(
+                    f"block {self.name}: the output of {name} is not its weights times its input, so the weights are"
+                    " not all that would have to be measured: merge adapters first, or load the model without them"
+                )
+        return True
+
+    def _experts_output(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self.residual.add(output, self.ffn)
 
     def _experts(self, tokens: int) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
         """See `_sum_routed`. An expert's neuron k adds share·h[k]·W_down[:, k] to a token that is routed to it."""
         norm = self.ffn.column_norm
-        return self._sum_routed(
-            "ffn", tokens, lambda _, inner, share: (inner * share).to(norm.dtype).square(), lambda x: x.sqrt() * norm
-        )
+
+        def term(fused: Tensor, inner: Tensor, share: Tensor) -> Tensor:
+            if self.unproven_feed_forward and finite(fused):
+                self._prove_gates(inner, {name: self._target(name).select(fused) for name in self._gates})
+            return (inner * share).to(norm.dtype).square()
+
+        return self._sum_routed("ffn", tokens, term, lambda total: total.sqrt() * norm)
 
     def _sum_routed(
         self,
@@ -231,9 +323,17 @@ class BlockWatch:
         results = [self._outputs_and_values(c, f) for c, f in self._documents(args[0], output)]
         for site, importance in zip(("output", "value"), zip(*results, strict=True), strict=True):
             self._emit(site, importance)
+        self._prove_output(args[0], output)
         if self.observer.qk != "off" and self.unproven:
             self.first_context = next(self._documents(args[0]))[0]
             self._prove()
+
+    def _prove_output(self, context: Tensor, output: Tensor) -> None:
+        """Holds the output of `o_proj` to its weights, and to the residual stream."""
+        self.residual.add(output, self.attention_readout)
+        if self.unproven_readout:
+            inner, first = self.observer.first(context), self.observer.first(output)
+            self.unproven_readout = not self._read_out("o_proj", inner, first, self.attention_readout)
 
     def _outputs_and_values(self, context: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """Of `o_proj` and `v_proj`, from the input [seq, heads * head_dim] and output [seq, hidden] of `o_proj`."""
@@ -251,22 +351,48 @@ class BlockWatch:
     def _before_attention(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         rotation = self.stack.rotation
         self.rotary = None
-        if rotation is None or not (rotation.when is None or attribute(self.block, rotation.when)):
+        if rotation is None or not (rotation.when is None or self.at(rotation.when)):
             return
         if rotation.table is None:
-            self.rotary = kwargs["position_embeddings"]
+            self.rotary = self._argument(kwargs, "position_embeddings")
+            return
+        if "position_embeddings" in kwargs:
+            lines = kwargs["position_embeddings"]
         else:
-            table = attribute(self.block, rotation.table)
-            sin, cos = table[kwargs["position_ids"].to(table.device)].repeat_interleave(2, dim=-1).chunk(2, dim=-1)
-            self.rotary = (cos, sin)
+            table = self.at(rotation.table)
+            lines = table[self._argument(kwargs, "position_ids").to(table.device)].chunk(2, dim=-1)
+        sin, cos = (x.repeat_interleave(2, dim=-1) for x in lines)
+        self.rotary = (cos, sin)
+
+    def _argument(self, kwargs: dict, name: str) -> Any:
+        """What the attention module receives by keyword."""
+        if name not in kwargs:
+            raise missing(self.family, f"block {self.name}: the call of {self.stack.attention}", name)
+        return kwargs[name]
 
     def _after_attention(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """Of an attention module outside the interface: its queries, keys and mask put together from its arguments."""
-        mask = kwargs["attention_mask"]
+        if self.stack.relative_bias:
+            self._queries_and_keys(None, None, self._relative_bias(kwargs, output), 1.0, None)
+            return
+        mask = self._argument(kwargs, "attention_mask")
         if self.stack.alibi:
-            bias = kwargs["alibi"].unflatten(0, (len(self.observer.spans), -1))
+            bias = self._argument(kwargs, "alibi").unflatten(0, (len(self.observer.spans), -1))
             mask = bias if mask is None else bias + mask
         self._queries_and_keys(None, None, mask, self.head_dim**-0.5, None)
+
+    def _relative_bias(self, kwargs: dict, output: Any) -> Tensor:
+        """T5's bias of relative positions and mask, [batch or 1, heads or 1, queries, keys]."""
+        if "mask" in kwargs:  # T5 makes them in one block, and every attention module hands them on
+            return output[1]
+        attention: Any = self.attention
+        queries, keys = (self.rows[name].shape[1] for name in ("q_proj", "k_proj"))
+        if attention.has_relative_attention_bias:
+            bias = attention.compute_bias(queries, keys)
+        else:
+            bias = self.rows["q_proj"].new_zeros(1, 1, queries, keys)
+        mask = self._argument(kwargs, "attention_mask")
+        return bias if mask is None else bias + mask
 
     def _queries_and_keys(
         self, query: Tensor | None, key: Tensor | None, mask: Tensor | None, scaling: float, softcap: float | None
@@ -330,8 +456,12 @@ class BlockWatch:
     def _head_norm(self, norm: Norm | None) -> HeadNorm | None:
         if norm is None:
             return None
-        module = locate(self.block, norm.module)
-        return HeadNorm(_gain(module, norm), getattr(module, norm.eps), norm.whole)
+        return HeadNorm(self._gain(norm), self.at(f"{norm.module}.{norm.eps}"), norm.whole)
+
+    def _gain(self, norm: Norm) -> Tensor:
+        """What a norm multiplies by, in its accumulation dtype."""
+        weight = dequantised(self.at(norm.module))
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset
 
     def _prove(self) -> None:
         """Holds the first document's attention, as it was put together here, against what the model computed."""
@@ -447,7 +577,19 @@ def _attention_implementation(layout: Layout) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _gain(module: nn.Module, norm: Norm) -> Tensor:
-    """What the norm multiplies by, in its accumulation dtype."""
-    weight = dequantised(module)
-    return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset
+@contextmanager
+def _experts_implementation(layout: Layout) -> Iterator[None]:
+    """The model's mixtures run with the observed experts; their own implementation is put back on exit.
+
+    Set in their configurations: the model's own method knows no registered names before transformers 5.8.
+    """
+    experts = [block.at(block.stack.experts) for block in layout.blocks if block.stack.experts]
+    configs = {id(module.config): module.config for module in experts}.values()
+    before = [config._experts_implementation for config in configs]
+    try:
+        for config in configs:
+            config._experts_implementation = _NAME
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._experts_implementation = name

@@ -42,13 +42,17 @@ def sequential(
     name, projection = split_address(address)
     block = next(block for block in layout.blocks if block.name == name)
     path = _measured(block.stack, projection, at)
+    factor = float(block.at(block.stack.factor)) if at == "sublayer" and block.stack.factor else 1.0
     with hooked(layout.model):
         args, kwargs = _block_input(layout, block.module, input_ids)
+        if at == "attention" and "output_attentions" in kwargs:  # older releases have to be asked
+            kwargs = kwargs | {"output_attentions": True}
         before = _run(block.module, args, kwargs, path, at)
         results = []
         for neuron in range(target.width) if neurons is None else neurons:
             with zeroed(target, [neuron]):
-                results.append(torch.linalg.vector_norm(_run(block.module, args, kwargs, path, at) - before))
+                change = _run(block.module, args, kwargs, path, at) - before
+                results.append(factor * torch.linalg.vector_norm(change))
     return torch.stack(results)
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from plnd.addresses import PROJECTIONS
 from plnd.errors import ArtifactError, PLNDError
 from plnd.io.artifact import NEURONS, VERSION
-from plnd.models.layout import Layout, attribute
+from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.version import __version__
@@ -257,7 +257,7 @@ def _key_value_rows(path: Path, neurons: Neurons, layout: Layout) -> Neurons:
         if not block.name.isdigit() or 0 in widths:
             continue
         queries, keys = widths
-        head_dim = int(attribute(block.module, block.stack.head_dim))
+        head_dim = int(block.at(block.stack.head_dim))
         group_size = queries // keys  # query heads that share one key-value head
         rows = np.arange(queries)
         own = kv_rows(rows, head_dim=head_dim, group_size=group_size)

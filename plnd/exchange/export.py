@@ -191,7 +191,8 @@ def locate(model: PreTrainedModel, stored: Mapping[str, Stored], masks: Mapping[
                 )
         converted = _reversed(found, mask, model)
         for origin in found:
-            edits[origin.key] = converted.get(origin.loaded, mask) if origin.converter else mask
+            part = converted.get(origin.loaded, mask) if origin.converter else mask
+            edits[origin.key] = _narrowed(part, stored[origin.key].shape)
             _check_edit(origin.key, stored[origin.key], edits[origin.key])
     return edits
 
@@ -242,6 +243,7 @@ def _origins(model: PreTrainedModel, stored: Mapping[str, Stored], parameters: M
 
 def _reversed(origins: list[_Origin], mask: Tensor, model: PreTrainedModel) -> dict[str, Tensor]:
     """The parts of a parameter's mask for the tensors that it is put together from, by their loaded names."""
+    mask = mask.repeat([2 if size == 1 else 1 for size in mask.shape])  # some releases drop axes of one element
     ways = {(id(origin.converter), origin.converted): origin for origin in origins if origin.converter is not None}
     parts: dict[str, Tensor] = {}
     for origin in ways.values():
@@ -249,7 +251,8 @@ def _reversed(origins: list[_Origin], mask: Tensor, model: PreTrainedModel) -> d
             back = origin.converter.reverse_transform()
             loaded, pattern = back.rename_source_key(origin.converted)
             back.add_tensor(loaded, origin.converted, pattern, mask)
-            parts |= back.convert(loaded, model=model, config=model.config)
+            result = back.convert(loaded, model=model, config=model.config)
+            parts |= result[0] if isinstance(result, tuple) else result  # and its errors, before transformers 5.3
         except Exception as error:  # whatever a conversion says of a mask that it was not made for
             raise FamilyError(
                 f"{origin.key}: {_converted_otherwise(origin)} ({type(error).__name__}: {error})"
@@ -261,6 +264,14 @@ def _reversed(origins: list[_Origin], mask: Tensor, model: PreTrainedModel) -> d
         if parts[name].any():
             raise FamilyError(f"the checkpoint has no tensor for {name}, which the mask zeroes in part")
     return parts
+
+
+def _narrowed(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A part of a mask whose free axes have two elements, with one there."""
+    for axis, size in enumerate(shape[: mask.ndim]):
+        if mask.shape[axis] == 2 != size:
+            mask = mask.narrow(axis, 0, 1)
+    return mask
 
 
 def _converted_otherwise(origin: _Origin) -> str:

@@ -23,30 +23,53 @@ from plnd.importance.memory import accumulation_dtype, cells, chunks
 class Readout:
     """How a sub-layer's inner activations reach the residual stream: its output projection and, if any, its post-norm.
 
-    Holds two vectors of the projection's width, computed once, and no matrix: a packed or offloaded one would not fit.
+    Holds vectors of the projection's width, computed once, and no matrix: a packed or offloaded one would not fit.
 
     Args:
         source: gives the output projection (`o_proj` or `down_proj`), [hidden, width].
         gain: gain of the RMS norm applied to the sub-layer's output, [hidden]; None where there is no such norm.
         eps: that norm's epsilon.
+        factor: what the sub-layer's output is multiplied by, where no norm is applied to it.
     """
 
-    def __init__(self, source: Callable[[], Tensor], gain: Tensor | None = None, eps: float = 0.0) -> None:
+    def __init__(
+        self, source: Callable[[], Tensor], gain: Tensor | None = None, eps: float = 0.0, factor: float = 1.0
+    ) -> None:
         weight = source()
         dtype = accumulation_dtype(weight.dtype)
         self.source = source
         self.eps = eps
+        self.factor = factor
         self.gain = None if gain is None else gain.to(dtype)
-        self.column_norm = _square_sum(weight).sqrt()
+        self._signs = _signs(len(weight), dtype, weight.device)
+        self._seen = _signed_sum(weight, self._signs)
+        self.column_norm = _square_sum(weight).sqrt() * factor
         self.gained_norm = None if self.gain is None else torch.linalg.vector_norm(weight * self.gain[:, None], dim=0)
 
     def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
         """⟨W_o[:, h j], W_o[:, h' j]⟩ for query heads h, h' of each group: [per_group, per_group, groups, head_dim]."""
         dtype = self.column_norm.dtype
-        weight = self.source().to(dtype)
+        weight = self.source().to(dtype) * self.factor
         if gained and self.gain is not None:
             weight = weight * self.gain[:, None]
         return _between_heads(weight.view(len(weight), groups, -1, head_dim))
+
+    def joins(self, output: Tensor) -> Tensor:
+        """What a sub-layer's output f, [seq, hidden], adds to the residual stream: a new tensor."""
+        if self.gain is None:
+            return output * self.factor
+        f = output.to(self.gain.dtype)
+        normed = f * (f.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.gain
+        return normed.to(output.dtype)
+
+    def seen(self, inner: Tensor, output: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """⟨f, s⟩ of every token's sub-layer output f, [seq, hidden], and one vector s of random signs.
+
+        Found, and expected of the projection's input, [seq, width], its weights and its bias, [hidden]; each [seq].
+        """
+        found = output.to(self._signs.dtype) @ self._signs
+        expected = inner.to(self._seen.dtype) @ self._seen
+        return found, expected if bias is None else expected + bias.to(self._signs) @ self._signs
 
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], and every column w; [seq, width]."""
@@ -156,6 +179,20 @@ def _square_sum(x: Tensor) -> Tensor:
     total = torch.zeros(x.shape[1], dtype=accumulation_dtype(x.dtype), device=x.device)
     for rows in chunks(len(x), cells(x.device) // x.shape[1]):
         total += x[rows].to(total.dtype).square().sum(0)
+    return total
+
+
+def _signs(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same random signs every time, [count]."""
+    signs = torch.randint(2, (count,), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return signs.to(device, dtype)
+
+
+def _signed_sum(x: Tensor, signs: Tensor) -> Tensor:
+    """Σ_i signs[i]·x[i] of [rows, columns], in parts that stay in cache."""
+    total = torch.zeros(x.shape[1], dtype=signs.dtype, device=x.device)
+    for rows in chunks(len(x), cells(x.device) // x.shape[1]):
+        total += signs[rows] @ x[rows].to(signs.dtype)
     return total
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.io.files import write_csv
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
-from plnd.models.layout import Layout, attribute
+from plnd.models.layout import Layout
 from plnd.models.running import hooked
 
 INPUT = "input"
@@ -383,10 +383,7 @@ class _Unembedding:
         head, family = layout.model.get_output_embeddings(), layout.family
         if head is None:
             raise FamilyError(f"{type(layout.model).__name__} has no unembedding: nothing can be decoded")
-        try:
-            modules = [attribute(layout.body, path) for path in family.final]
-        except AttributeError as error:
-            raise FamilyError(f"{family.name}: no final norm where the families table has it ({error})") from None
+        modules = [layout.at(path) for path in family.final]
         self.modules = [*(module for module in modules if module is not None), head]
 
     def __call__(self, hidden: Tensor) -> Tensor:

@@ -68,8 +68,9 @@ class Rotation:
     Attributes:
         pairs: which channels turn together: c with c + half of the rotated ones, or 2c with 2c + 1. Where fewer are
             rotated than a head has, they are the first.
-        table: path of the block's table of sines and cosines, [positions, rotated channels]; None where the attention
-            module receives `position_embeddings=(cos, sin)`.
+        table: path of the block's table of sines and cosines, [positions, rotated channels], the sines
+            of the pairs, then their cosines; newer releases of transformers hand the attention module its lines,
+            `position_embeddings=(sin, cos)`. None where it receives `position_embeddings=(cos, sin)` of every channel.
         when: path of an attribute of the block that is false where the block does not rotate.
     """
 
@@ -93,10 +94,12 @@ class Stack:
         rotation: rotary positions, if any.
         query_norm, key_norm: norms of queries and keys between projection and rotation.
         attention_norm, feed_forward_norm: norms of a sub-layer's output before it joins the residual stream.
-        interface: attention goes through transformers' `AttentionInterface`. Otherwise it is
+        factor: path of what both sub-layers' outputs are multiplied by before they join the residual stream.
+        own_attention: in some release of transformers attention does not go through its `AttentionInterface`, but is
             softmax(q·k/√head_dim + bias + mask), with `attention_mask` and, where `alibi`, `alibi` among the attention
-            module's keyword arguments.
-        alibi: see `interface`.
+            module's keyword arguments; where `relative_bias`, softmax(q·k + bias + mask).
+        alibi: see `own_attention`.
+        relative_bias: see `own_attention`; T5's bias of relative positions.
         softcap: logits are capped, which SDPA cannot do: the row knows of it, and no other reason not to use SDPA.
         scaled_queries: queries are divided by √head_dim before they enter the interface.
         experts: path of the fused experts, where the feed-forward is a mixture. Neuron e·width + k of a projection is
@@ -115,8 +118,10 @@ class Stack:
     key_norm: Norm | None = None
     attention_norm: Norm | None = None
     feed_forward_norm: Norm | None = None
-    interface: bool = True
+    factor: str | None = None
+    own_attention: bool = False
     alibi: bool = False
+    relative_bias: bool = False
     softcap: bool = False
     scaled_queries: bool = False
     experts: str | None = None
@@ -161,6 +166,8 @@ class Family:
             yield f"QK-norm ({'whole width' if stack.query_norm.whole else 'per head'})"
         if stack.attention_norm:
             yield "post-norms"
+        if stack.factor:
+            yield stack.factor.replace("_", " ")
         if stack.softcap:
             yield "soft-cap"
         for name, value in self.requires.items():
@@ -201,7 +208,7 @@ _FUSED_BY_HEAD = Stack(  # BLOOM's names, which Falcon shares
     ),
     head_dim="self_attention.head_dim",
     activation="mlp.gelu_impl",
-    interface=False,
+    own_attention=True,
 )
 _FAIRSEQ = Stack(  # OPT's names, which XGLM shares
     blocks="decoder.layers",
@@ -249,6 +256,8 @@ def _t5(name: str, model_types: tuple[str, ...], *ffn: str) -> Family:
             projections=_projections(*(f"{attention}.{module}" for module in "qkvo"), *modules),
             head_dim=f"{attention}.key_value_proj_dim",
             activation=feed_forward and f"{feed_forward}.act",
+            own_attention=True,
+            relative_bias=True,
         )
 
     stacks = (
@@ -280,6 +289,7 @@ FAMILIES: dict[str, Family] = {
             attention_norm=Norm("post_attention_layernorm"),
             feed_forward_norm=Norm("post_feedforward_layernorm"),
         ),
+        like_llama("granite", factor="residual_multiplier"),
         like_llama("smollm3", rotation=Rotation(when="self_attn.use_rope")),
         replace(like_llama("cohere", rotation=Rotation("neighbours")), requires={"use_qk_norm": False}),
         Family(
@@ -334,7 +344,7 @@ FAMILIES: dict[str, Family] = {
                     head_dim="attn.head_dim",
                     activation="mlp.act",
                     rotation=Rotation("neighbours", table="attn.embed_positions"),
-                    interface=False,
+                    own_attention=True,
                 ),
             ),
             final=("ln_f",),
@@ -378,7 +388,7 @@ FAMILIES: dict[str, Family] = {
         Family(
             "xglm",
             ("xglm",),
-            (replace(_FAIRSEQ, blocks="layers", interface=False),),
+            (replace(_FAIRSEQ, blocks="layers", own_attention=True),),
             requires={"add_cross_attention": False},
             final=("layer_norm",),
         ),

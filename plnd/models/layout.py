@@ -146,11 +146,30 @@ def _fits(family: Family, body: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block (or the cross-attention of one) of a loaded model."""
+    """One transformer block (or the cross-attention of one) of a loaded model.
+
+    Attributes:
+        name: its address.
+        module: the block.
+        stack: its kind.
+        family: the row of the table.
+    """
 
     name: str
     module: nn.Module
     stack: Stack
+    family: str
+
+    def at(self, path: str) -> Any:
+        """What lies at a path that the row names.
+
+        Raises:
+            FamilyError: if nothing does.
+        """
+        try:
+            return attribute(self.module, path)
+        except AttributeError:
+            raise missing(self.family, f"block {self.name}", path) from None
 
 
 @dataclass(frozen=True)
@@ -295,17 +314,31 @@ class Layout:
         self.family = find_family(self.model)
         blocks = []
         for stack in self.family.stacks:
-            try:
-                modules = list(self.body.get_submodule(stack.blocks))  # type: ignore[call-overload]
-            except AttributeError as error:
-                raise FamilyError(f"{self.family.name}: no list of blocks at {stack.blocks!r}: {error}") from None
-            blocks += [Block(stack.name.format(n=n), _inner(module), stack) for n, module in enumerate(modules)]
+            modules = enumerate(self.at(stack.blocks))
+            blocks += [Block(stack.name.format(n=n), _inner(module), stack, self.family.name) for n, module in modules]
         self.blocks: list[Block] = sorted(blocks, key=lambda block: block_order(block.name))
 
     @property
     def body(self) -> PreTrainedModel:
         """The model without its language-model head."""
         return _body(self.model)
+
+    def at(self, path: str) -> Any:
+        """What lies at a path that the row names, relative to the model's body.
+
+        Raises:
+            FamilyError: if nothing does.
+        """
+        try:
+            return attribute(self.body, path)
+        except AttributeError:
+            raise missing(self.family.name, type(self.body).__name__, path) from None
+
+    @cached_property
+    def interface(self) -> bool:
+        """Whether attention goes through transformers' `AttentionInterface`, as more models do in each release."""
+        own = any(stack.own_attention for stack in self.family.stacks)
+        return not own or self.body._can_set_attn_implementation()
 
     @property
     def input_device(self) -> torch.device:
@@ -371,14 +404,14 @@ class Layout:
         for block in self.blocks:
             for projection in block.stack.projections:
                 name = f"{block.name}.{projection.name}"
-                plain = _plain(self._module(block, projection.module, name))
+                module = block.at(projection.module)
+                plain = _plain(module)
                 features = _features(plain, projection.parameter)
                 if features is None:
                     raise FamilyError(f"{name}: {type(plain).__name__} is not a linear module that plnd knows")
                 out, into, transposed, experts = features
                 rows = self._rows(block, projection, out)
                 width = (into if projection.axis == "column" else len(rows)) * (experts or 1)
-                module = self._module(block, projection.module, name)
                 yield Target(name, block.module, module, projection, width, transposed, rows, experts)
 
     def _rows(self, block: Block, projection: Projection, out: int) -> range | torch.Tensor:
@@ -389,7 +422,7 @@ class Layout:
         if projection.fused == "halves":
             return range(out // 2) if projection.name == "gate_proj" else range(out // 2, out)
         output = next(p for p in block.stack.projections if p.name == "o_proj")
-        features = _features(_plain(self._module(block, output.module, f"{block.name}.o_proj")), output.parameter)
+        features = _features(_plain(block.at(output.module)), output.parameter)
         assert features is not None
         queries = features[1]
         keys = (out - queries) // 2
@@ -397,17 +430,11 @@ class Layout:
             return (range(queries), range(queries, queries + keys), range(queries + keys, out))[part]
         import torch
 
-        groups = keys // int(attribute(block.module, block.stack.head_dim))
+        groups = keys // int(block.at(block.stack.head_dim))
         rows = torch.arange(out).view(groups, out // groups)
         own = queries // groups
         each = keys // groups
         return (rows[:, :own], rows[:, own : own + each], rows[:, own + each :])[part].flatten()
-
-    def _module(self, block: Block, path: str, name: str) -> nn.Module:
-        try:
-            return locate(block.module, path)
-        except AttributeError:
-            raise FamilyError(f"{name}: the model has no module {path!r} in block {block.name}") from None
 
 
 def locate(block: nn.Module, path: str) -> nn.Module:
@@ -459,9 +486,19 @@ def _added(name: str, module: Any) -> Iterator[torch.Tensor]:
         yield module.get_delta_weight(adapter).detach()
 
 
+def missing(family: str, where: str, what: str) -> FamilyError:
+    """The error of a place that a row of the table names and a model does not have."""
+    from transformers import __version__
+
+    return FamilyError(
+        f"{where} has no {what!r}, where the families table has it for {family} (transformers {__version__}):"
+        " docs/compatibility.md lists the releases that were tried; for another, mend the row (docs/families.md)"
+    )
+
+
 def attribute(block: nn.Module, path: str) -> Any:
-    """The attribute at a dotted path below a module."""
+    """The attribute at a dotted path below a module, without wrappers of `torch.compile` on the way."""
     value: Any = block
     for name in path.split("."):
-        value = getattr(value, name)
+        value = _inner(getattr(value, name))
     return value

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
-from plnd.models.layout import Block, Layout, attribute
+from plnd.models.layout import Block, Layout
 from plnd.models.running import hooked
 
 Tokens = Literal["last", "all"]
@@ -77,7 +77,7 @@ class Watch:
         Raises:
             FamilyError: if a block's non-linearity is not a module of its own, which could be watched.
         """
-        modules = [attribute(block.module, block.stack.activation) for block in self.blocks]  # type: ignore[arg-type]
+        modules = [block.at(block.stack.activation) for block in self.blocks]  # type: ignore[arg-type]
         times = Counter(map(id, modules))
         for block, module in zip(self.blocks, modules, strict=True):
             if not isinstance(module, nn.Module) or times[id(module)] > 1:

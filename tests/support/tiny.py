@@ -6,9 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, __version__
+
+from plnd.models.families import FAMILIES
 
 SHAPE = dict(vocab_size=97, hidden_size=24, num_hidden_layers=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 GROUPED = dict(intermediate_size=40, num_attention_heads=6, num_key_value_heads=2, head_dim=8)
@@ -59,6 +62,18 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "gemma2": partial(_causal, "gemma2", **GEMMA, attn_logit_softcapping=2.0),
     "gemma3_text": partial(_causal, "gemma3_text", **GEMMA),
     "olmo2": partial(_causal, "olmo2", **SHAPE, **{k: v for k, v in GROUPED.items() if k != "head_dim"}),
+    "granite": partial(
+        _causal,
+        "granite",
+        **SHAPE,
+        intermediate_size=40,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        residual_multiplier=0.22,
+        attention_multiplier=0.7,
+        embedding_multiplier=3.0,
+        logits_scaling=2.0,
+    ),
     "smollm3": partial(_causal, "smollm3", **SHAPE, **GROUPED, no_rope_layers=[1, 0]),
     "cohere": partial(_causal, "cohere", **SHAPE, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2),
     "phi3": partial(
@@ -189,6 +204,27 @@ def tiny_model(
     return model.to(dtype)
 
 
+def unlisted_model(model_type: str, dtype: torch.dtype = torch.float64, **values: Any) -> PreTrainedModel:
+    """A two-block model with Llama's modules of a type that the families table does not list; skips if there is none.
+
+    Args:
+        model_type: of transformers.
+        dtype: of the weights.
+        values: further fields of the configuration.
+    """
+    assert not any(model_type in family.model_types for family in FAMILIES.values()), "take another family"
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {__version__} has no {model_type}")
+    torch.manual_seed(0)
+    model = _causal(model_type, **{**SHAPE, **GROUPED, **values}).eval()
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            parameter.normal_(0, 0.3)
+            if parameter.dim() == 1 and path.endswith("weight"):
+                parameter.add_(1)
+    return model.to(dtype)
+
+
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Next-token logits, [batch, seq, vocabulary]; a decoder with an encoder reads the same tokens."""
     further = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
@@ -207,4 +243,6 @@ class KeepFloat64(TorchFunctionMode):
             return args[0]
         if double and kwargs.get("dtype") is torch.float32:
             kwargs["dtype"] = torch.float64
+        if func in (torch.Tensor.matmul, torch.Tensor.__matmul__) and torch.float64 in (x.dtype for x in args):
+            args = [x.double() for x in args]  # rotary positions, in releases that cast their frequencies
         return func(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -15,8 +16,7 @@ from transformers import (
     CodeGenForCausalLM,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
-    GraniteConfig,
-    GraniteForCausalLM,
+    __version__,
 )
 
 from plnd.addresses import PROJECTIONS, block_order
@@ -27,18 +27,10 @@ from plnd.detection.run import detect
 from plnd.errors import FamilyError
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout, find_family
-from tiny import GEMMA, SHAPE, tiny_model
+from tiny import GEMMA, SHAPE, tiny_model, unlisted_model
 
 CONFIG = DetectConfig(min_length=4, qk="exact")
 DOCUMENTS = [[5, 9, 33, 7, 61, 4], [8, 8, 70, 12, 3, 9, 41]]
-
-
-def granite():
-    """A family that the table does not list, with Llama's modules (and a factor of its own for the logits)."""
-    torch.manual_seed(0)
-    config = GraniteConfig(**SHAPE, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2)
-    config.attention_multiplier = 0.7
-    return GraniteForCausalLM(config).double().eval()
 
 
 def codegen():
@@ -52,14 +44,13 @@ def codegen():
 
 
 def test_unlisted_family_with_llama_modules_works_with_a_warning():
-    """Granite is taken as Llama, says so once, and its importances are those of the oracle."""
-    assert "granite" not in FAMILIES, "take another family for this test"
-    model = granite()
+    """Seed-OSS is taken as Llama, says so once, and its importances are those of the oracle."""
+    model = unlisted_model("seed_oss")
     with pytest.warns(
-        UserWarning, match="model family 'granite' is not in the table; its modules match Llama's layout"
+        UserWarning, match="model family 'seed_oss' is not in the table; its modules match Llama's layout"
     ):
         scores = detect(model, DOCUMENTS, CONFIG)
-    assert scores.metadata["model"]["model_type"] == "granite"
+    assert scores.metadata["model"]["model_type"] == "seed_oss"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for address, at in (("1.down_proj", "sublayer"), ("0.v_proj", "sublayer")):
@@ -151,7 +142,7 @@ def test_the_language_model_of_a_multimodal_one_is_found():
 )
 def test_nearly_llama_is_not_llama(change):
     """One module more or less (a norm that the formulas would miss) is another layout."""
-    model = granite()
+    model = unlisted_model("seed_oss")
     change(model.model.layers[0])
     with pytest.raises(FamilyError, match="not in the families table"):
         Layout(model)
@@ -215,11 +206,66 @@ def test_a_listed_family_without_its_modules_is_refused():
     """Where a listed model lacks a projection, or has something else there, the address and the module are named."""
     model = tiny_model("llama")
     del model.model.layers[1].mlp.up_proj
-    with pytest.raises(FamilyError, match=r"1\.up_proj: the model has no module 'mlp\.up_proj' in block 1"):
+    with pytest.raises(FamilyError, match=r"block 1 has no 'mlp\.up_proj', where the families table has it for llama"):
         Layout(model).widths  # noqa: B018
     model.model.layers[1].mlp.up_proj = nn.Embedding(24, 40)
     with pytest.raises(FamilyError, match=r"1\.up_proj: Embedding is not a linear module that plnd knows"):
         Layout(model).widths  # noqa: B018
+
+
+def _paths(family):
+    """Every path below a block of the last stack that the row names."""
+    stack = FAMILIES[family].stacks[-1]
+    yield from dict.fromkeys(p.module for p in stack.projections)
+    yield from (path for path in (stack.attention, stack.head_dim, stack.feed_forward, stack.experts) if path)
+    yield from (path for path in (stack.activation, stack.factor, stack.rotation and stack.rotation.when) if path)
+    for norm in (stack.query_norm, stack.key_norm, stack.attention_norm, stack.feed_forward_norm):
+        if norm:
+            yield from (norm.module, f"{norm.module}.{norm.eps}", f"{norm.module}.weight")
+
+
+def test_a_path_that_is_not_there_is_one_clear_error(family):
+    """Whatever the row names and a release of transformers has elsewhere: row, path and release, no AttributeError."""
+    for path in _paths(family):
+        model = tiny_model(family)
+        block = Layout(model).blocks[-1]
+        parent, _, name = path.rpartition(".")
+        delattr(block.at(parent) if parent else block.module, name)
+        with pytest.raises(FamilyError) as caught:
+            detect(model, DOCUMENTS, CONFIG)
+        message = str(caught.value)
+        assert re.match(rf"block {re.escape(block.name)} has no '{re.escape(path)}\b.*', where the families", message)
+        assert f"has it for {family} (transformers {__version__})" in message
+
+
+def test_blocks_elsewhere_are_one_clear_error():
+    """The same of the list of blocks."""
+    model = tiny_model("gpt2")
+    model.transformer.layers = model.transformer.h
+    del model.transformer.h
+    with pytest.raises(FamilyError, match=rf"GPT2Model has no 'h', where .* for gpt2 \(transformers {__version__}\)"):
+        Layout(model)
+
+
+@pytest.mark.parametrize(
+    "kind, name", [("llama", "position_embeddings"), ("bloom", "alibi"), ("bloom", "attention_mask")]
+)
+def test_arguments_of_another_release_are_one_clear_error(kind, name):
+    """The same of what an attention module receives: rotations, biases and masks."""
+    model = tiny_model(kind)
+    block = Layout(model).blocks[0]
+    attention = block.at(block.stack.attention)
+    whole = attention.forward
+
+    def renamed(module, args, kwargs):
+        return args, {("renamed" if key == name else key): value for key, value in kwargs.items()}
+
+    attention.register_forward_pre_hook(renamed, with_kwargs=True)
+    attention.forward = lambda *args, **kwargs: whole(
+        *args, **{(name if key == "renamed" else key): value for key, value in kwargs.items()}
+    )
+    with pytest.raises(FamilyError, match=rf"block 0: the call of {block.stack.attention} has no '{name}', where the"):
+        detect(model, DOCUMENTS, CONFIG)
 
 
 # what the formulas need
