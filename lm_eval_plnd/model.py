@@ -21,6 +21,7 @@ from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, RolesDeactiv
 from lm_eval_plnd.documents import DocumentLM, in_one_line
 from lm_eval_plnd.identity import answers_digest
 from plnd.errors import PLNDError
+from plnd.models.layout import unwrap
 from plnd.models.loading import cannot_load
 from plnd.neurons.neuron_set import NeuronSet
 
@@ -88,7 +89,7 @@ class PLNDLM(DocumentLM):
         if pretrained is None:
             pretrained, named = source.base_model()
             revision = revision or named
-        model: Any = os.fspath(pretrained) if isinstance(pretrained, os.PathLike) else pretrained
+        model = _named_or_loaded(pretrained)
         _check_arguments(model, arguments)
         if not isinstance(trust_remote_code, bool):  # None would have transformers ask, in the middle of a run
             raise PLNDError(f"trust_remote_code={trust_remote_code}: expected True or False")
@@ -201,6 +202,19 @@ class PLNDLM(DocumentLM):
 
 class _FilledIn(str):
     """A model's name that the user did not give."""
+
+
+def _named_or_loaded(pretrained: Any) -> Any:
+    """A name as a string; a loaded model without the wrappers that lm-eval does not take: pipelines, `DataParallel`, …
+
+    A PEFT model stays one: its adapters answer.
+    """
+    if isinstance(pretrained, os.PathLike):
+        return os.fspath(pretrained)
+    if isinstance(pretrained, str) or hasattr(pretrained, "peft_config"):
+        return pretrained
+    is_pipeline = isinstance(getattr(pretrained, "model", None), nn.Module)
+    return unwrap(pretrained) if isinstance(pretrained, nn.Module) or is_pipeline else pretrained
 
 
 def _check_arguments(pretrained: Any, arguments: dict[str, Any]) -> None:

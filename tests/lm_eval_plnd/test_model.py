@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.loggers import EvaluationTracker
@@ -135,6 +136,23 @@ def test_masks_in_turn_on_one_loaded_model(base, loaded, tmp_path, mode):
         assert only("loglikelihood", lm) == expected
         assert all(torch.equal(value, before[name]) for name, value in loaded.state_dict().items())
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in loaded.modules())
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrapped_models_are_unwrapped(base, loaded, tmp_path, wrap):
+    """A model inside `DataParallel` or `torch.compile` answers as the model itself."""
+    file = mask(base, tmp_path / "m.safetensors", seed=1)
+    common = {"mask": file, "batch_size": 2, "max_length": 64}
+    expected = only("loglikelihood", PLNDLM(loaded, **common))
+    assert only("loglikelihood", PLNDLM(wrap(loaded), **common)) == expected
+
+
+def test_a_pipeline_is_unwrapped(base, loaded, tmp_path):
+    """So does the model of a transformers pipeline."""
+    file = mask(base, tmp_path / "m.safetensors", seed=1)
+    common = {"mask": file, "batch_size": 2, "max_length": 64}
+    pipe = transformers.pipeline("text-generation", model=loaded, tokenizer=str(base))
+    assert only("loglikelihood", PLNDLM(pipe, **common)) == only("loglikelihood", PLNDLM(loaded, **common))
 
 
 def test_masks_in_turn_under_an_adapter(base, loaded, tmp_path):
