@@ -50,9 +50,9 @@ def deactivated(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto") ->
     Raises:
         ModelMismatchError: if the neurons were made for a model of another family, depth or width.
         PLNDError: if `mode="weights"` and a weight cannot be edited in place; if another thread has neurons of the
-            model switched off; and, in the next forward pass that is not compiled or on exit, if the entries were
-            written to inside (by an optimizer, a merge, by hand), which then stay as they were written while all
-            others are restored, or if an adapter was put around them or taken away.
+            model switched off; and, in the next forward pass or on exit, if an adapter was put around the neurons or
+            taken away; and, in the next forward pass that is not compiled or on exit, if the entries were written to
+            inside (by an optimizer, a merge, by hand), which then stay as written while all others are restored.
     """
     off = deactivate(model, neurons, mode=mode)
     try:
@@ -174,9 +174,8 @@ class Deactivation:
             blocks.setdefault(id(target.block), []).append(target)
         for own in blocks.values():
             kept = [record.kept[target.name, name] for target in own for name in target.names] if self.weights else []
-            watch = _OfOriginal(partial(_check, own, kept))
             self._undo.append(partial(_check_places, own))
-            self._undo.append(own[0].block.register_forward_pre_hook(watch, prepend=True).remove)
+            self._undo.append(own[0].block.register_forward_pre_hook(_Watch(own, kept), prepend=True).remove)
 
     @property
     def weights(self) -> bool:
@@ -422,20 +421,42 @@ class _ZeroInput(_ZeroOutput):
 
 
 class _OfOriginal:
-    """A hook of a module, but not of its copies, which have zeros and no record; nor of what is compiled."""
+    """A hook of a module, but not of its copies, which have zeros and no record."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         self.action = action
 
     def __call__(self, module: nn.Module, _: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self.action()
+        self.action()
 
     def __deepcopy__(self, memo: dict) -> Callable:
         return _pass
 
     def __reduce__(self) -> tuple:
         return _nobody, ()
+
+
+class _Watch(_OfOriginal):
+    """Looks after a block's projections before it runs; compiled code is compiled anew where they have moved."""
+
+    def __init__(self, targets: list[Target], kept: list[_Kept]) -> None:
+        super().__init__(partial(_check, targets, kept))
+        self.places = []
+        for target in targets:
+            parent = target.block
+            for name in target.projection.module.split("."):
+                self.places.append((parent, name, getattr(parent, name)))
+                parent = getattr(parent, name)
+
+    def __call__(self, module: nn.Module, _: Any) -> None:
+        if not torch.compiler.is_compiling() or self._moved():
+            self.action()
+
+    def _moved(self) -> bool:
+        for parent, name, child in self.places:  # a loop that dynamo can trace
+            if getattr(parent, name) is not child:
+                return True
+        return False
 
 
 def _pass(module: nn.Module, _: Any) -> None:

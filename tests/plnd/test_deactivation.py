@@ -385,6 +385,20 @@ def test_an_adapter_put_around_neurons_that_are_off_is_noticed():
     assert torch.equal(tuned(IDS).logits, twin(IDS).logits)
 
 
+@torch.no_grad()
+def test_an_adapter_in_compiled_code_is_noticed():
+    """Where a model is compiled inside, it is compiled anew as the adapter comes, which is then said as ever."""
+    model = tiny_model("llama")
+    model.model.layers = model.model.layers[:1]
+    neurons = some_neurons(model)
+    with pytest.raises(PLNDError, match="0.down_proj has become"), deactivated(model, neurons, mode="activations"):
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(IDS).logits, model(IDS).logits)
+        lora(model)
+        with pytest.raises(PLNDError, match="0.down_proj has become"):
+            torch.compile(model, backend="eager")(IDS)
+
+
 def test_an_adapter_taken_away_from_neurons_that_are_off_is_noticed():
     """Merged and kept, it stays off; merged and unloaded, the hooks are gone with it, which the next pass says."""
     tuned = lora(tiny_model("llama"))
