@@ -7,13 +7,11 @@ import logging
 import os
 from typing import Any
 
-import yaml
-
-from lm_eval_plnd.experiments.settings import load_settings
+from plnd.commands.shared import Command
 from plnd.errors import PLNDError
 
 
-class Experiment:
+class Experiment(Command):
     """The subcommand (entry point `plnd.commands: experiment`)."""
 
     help = "run the PLND paper's tables on one loaded model, from a settings file; continues and shares a run"
@@ -39,6 +37,8 @@ class Experiment:
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Runs the experiment, or prints what it would do."""
+        from lm_eval_plnd.experiments.settings import load_settings
+
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         settings = load_settings(args.settings, dict(map(_change, args.set)))
@@ -59,6 +59,8 @@ class Experiment:
 
 
 def _change(text: str) -> tuple[str, Any]:
+    import yaml
+
     name, sign, value = text.partition("=")
     try:
         if sign:
