@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plnd.commands.shared import Command
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def is_specific_site(block: int, projection: str) -> bool:
     return block == 7 or (projection == "down_proj") == (block == 0)
 
 
-class Demo:
+class Demo(Command):
     """The subcommand (entry point `plnd.commands: demo`)."""
 
     help = "the whole story on the model inside the package, offline, in under two minutes"
@@ -120,16 +122,12 @@ def detect_all(output: Path) -> dict[str, NeuronSet]:
 
 def draw_overlap(sets: Mapping[str, NeuronSet], output: Path) -> None:
     """The overlap matrix of the language neurons: printed, as CSV and, if matplotlib is installed, as PNG."""
-    from plnd.commands.main import main
+    from plnd.commands.sets import show_overlap
 
-    files = [str(output / f"{language}.safetensors") for language in sets]
-    plot = ["--plot", str(output / "overlap.png")]
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        plot = []
+    plot = output / "overlap.png" if find_spec("matplotlib") else None
+    if plot is None:
         _say("no overlap.png: pip install 'plnd[plots]'")
-    main(["overlap", *files, "--csv", str(output / "overlap.csv"), *plot])
+    show_overlap(sets, csv=output / "overlap.csv", plot=plot)
 
 
 def evaluate_all(output: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plnd.commands.main import trust_argument
+from plnd.commands.shared import Command, add_loading, add_model, model_source
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from plnd.roles.roles import Roles
 
 
-class RolesCommand:
+class RolesCommand(Command):
     """The subcommand (entry point `plnd.commands: roles`)."""
 
     help = "sort feed-forward neurons into all-shared, partial-shared, specific and non-activated, example by example"
@@ -28,9 +28,7 @@ class RolesCommand:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the subcommand's options."""
         add = parser.add_argument
-        add("--model", required=True, help="folder or hub name of a language model, encoder-decoder or decoder only")
-        add("--revision", help="hub branch, tag or commit")
-        trust_argument(parser)
+        add_model(parser, "folder or hub name of a language model, encoder-decoder or decoder only")
         source = parser.add_mutually_exclusive_group(required=True)
         source.add_argument(
             "--tasks",
@@ -65,9 +63,7 @@ class RolesCommand:
         add("--csv", help="also write the ratios per block (eq. 8) as CSV")
         add("--plot", help="also draw them (.png, .svg, .pdf)")
         add("--batch-size", type=int, default=8, help="inputs in one forward pass (default: 8)")
-        add("--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16, float16 or float64")
-        add("--device", help="cpu, cuda, cuda:1, auto; default: an accelerator if any")
-        add("--quantize", choices=("8bit", "4bit"), help="pack the weights with bitsandbytes while loading")
+        add_loading(parser)
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
@@ -88,15 +84,14 @@ def _run(args: argparse.Namespace) -> None:
     if args.attribution and args.tokens != "last":
         raise PLNDError("--attribution is measured at the last token: leave --tokens all out")
     parallel = _parallel(args)
-    source = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    tokenizer = load_tokenizer(args.model, **source)
+    tokenizer = load_tokenizer(args.model, **model_source(args))
     inputs = parallel.token_ids(tokenizer)
-    model = load_model(args.model, **source, dtype=args.dtype, device=args.device, quantize=args.quantize)
+    model = load_model(args.model, **model_source(args), dtype=args.dtype, device=args.device, quantize=args.quantize)
     attribution = None
     if args.attribution:
         answers = None
         if parallel.answers is not None:
-            answers = parallel.answer_ids(tokenizer, separate=getattr(model.config, "is_encoder_decoder", False))
+            answers = parallel.answer_ids(tokenizer, separate=model.config.is_encoder_decoder)
         attribution = Attribution(model, len(parallel.languages), answers, weighting=args.weighting)
     roles = find_roles(
         model,

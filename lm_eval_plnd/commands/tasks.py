@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 from lm_eval_plnd.task_folder import tasks_folder
+from plnd.commands.shared import Command
 
 
-class Tasks:
+class Tasks(Command):
     """The subcommand (entry point `plnd.commands: tasks`)."""
 
     help = "print the folder of plnd's lm-evaluation-harness tasks"

@@ -7,14 +7,11 @@ import logging
 import os
 from typing import Any
 
-import yaml
-
-from lm_eval_plnd.experiments.settings import load_settings
-from plnd.commands.main import trust_argument
+from plnd.commands.shared import Command, add_trust
 from plnd.errors import PLNDError
 
 
-class Experiment:
+class Experiment(Command):
     """The subcommand (entry point `plnd.commands: experiment`)."""
 
     help = "run the PLND paper's tables on one loaded model, from a settings file; continues and shares a run"
@@ -34,13 +31,15 @@ class Experiment:
             metavar="NAME=VALUE",
             help="another value for a field of the file, such as model.pretrained=FOLDER or metadata.data_dir=FOLDER",
         )
-        trust_argument(parser)
         add("--dry-run", action="store_true", help="print settings, evaluations, tokens and an estimate of the cost")
+        add_trust(parser)
         parser.set_defaults(advice=lambda args: "the same command continues")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Runs the experiment, or prints what it would do."""
+        from lm_eval_plnd.experiments.settings import load_settings
+
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         trusted = {"model.trust_remote_code": True} if args.trust_remote_code else {}
@@ -62,6 +61,8 @@ class Experiment:
 
 
 def _change(text: str) -> tuple[str, Any]:
+    import yaml
+
     name, sign, value = text.partition("=")
     try:
         if sign:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from plnd.errors import PLNDError
@@ -17,35 +17,48 @@ SCORINGS: dict[str, tuple[str, ...]] = {"plnd": ("paper", "official"), "activati
 
 @dataclass(frozen=True)
 class DetectConfig:
-    """How to detect.
+    """How to detect. Each field says what it is, here and in `plnd detect --help`.
 
-    Attributes:
-        language: what the corpus is written in; recorded, never guessed.
-        qk: rows of `q_proj` and `k_proj`: `first_order`, `exact`, or `off` (not scored).
-        max_documents: stop after this many documents that are long enough; None: all.
-        max_length: tokens kept of each document.
-        min_length: documents of fewer tokens are skipped (and counted): importances are not divided by length, and a
-            rule over *every* document would follow the shortest.
-        batch_size: documents in one forward pass; it does not change the result beyond float rounding.
-        method: what is measured. `plnd`: the importance of every neuron. For comparison, of feed-forward neurons only,
-            `activation`, the mean of |act| over tokens, and `lape`, the share of tokens with act > 0, from which
-            `plnd.lape` selects (see `plnd.detection.activations`).
-        scoring: of `plnd`: `paper`, the printed formulas, or `official`, what the published code computes instead (see
-            `plnd.detection.official`), where Q and K have one form, so that `qk` says no more than whether they are
-            scored.
-        epsilon: the rule is known ahead: rows of `q_proj` and `k_proj` whose importance was below this in one document
-            are not measured in later ones. Their scores become 0, and those that stay have no ranks (see `Scores`).
+    Importances are not divided by length, and a rule over *every* document would follow the shortest: hence
+    `min_length`. The two methods for comparison are in `plnd.detection.activations`; from the scores of `lape` selects
+    `plnd.lape`. The official scoring is in `plnd.detection.official`; Q and K have one form there, so that `qk` says no
+    more than whether they are scored. With `epsilon`, rows that failed it score 0 and the others have no ranks (see
+    `Scores`).
     """
 
-    language: str | None = None
-    qk: QK = "first_order"
-    max_documents: int | None = None
-    max_length: int = 512
-    min_length: int = 32
-    batch_size: int = 8
-    method: Method = "plnd"
-    scoring: Scoring = "paper"
-    epsilon: float | None = None
+    language: str | None = field(
+        default=None, metadata={"help": "language code of the corpus, recorded in the artifact, never guessed"}
+    )
+    qk: QK = field(
+        default="first_order",
+        metadata={"help": "rows of q_proj and k_proj: eq. 10 exactly, to first order, or off: not at all"},
+    )
+    max_documents: int | None = field(
+        default=None, metadata={"help": "stop after this many documents that are long enough (default: all)"}
+    )
+    max_length: int = field(default=512, metadata={"help": "tokens kept of each document"})
+    min_length: int = field(default=32, metadata={"help": "skip documents of fewer tokens, and count them"})
+    batch_size: int = field(
+        default=8, metadata={"help": "documents in one forward pass; changes the result by no more than float rounding"}
+    )
+    method: Method = field(
+        default="plnd",
+        metadata={
+            "help": "what is measured: plnd, importance; or of feed-forward neurons activation, the mean |activation|,"
+            " or lape, how often they are active (for plnd select --against)"
+        },
+    )
+    scoring: Scoring = field(
+        default="paper",
+        metadata={"help": "of plnd: the paper's formulas, or official: what its published code computes instead"},
+    )
+    epsilon: float | None = field(
+        default=None,
+        metadata={
+            "help": "the rule is known ahead: do not measure rows of q_proj and k_proj again that were below this in a"
+            " document"
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.method not in SCORINGS:

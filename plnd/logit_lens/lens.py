@@ -11,7 +11,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.io.files import write_csv
+from plnd.logit_lens.config import LensConfig
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
 from plnd.models.layout import Layout
 from plnd.models.running import hooked
@@ -38,29 +39,6 @@ TOLERANCE = 8
 """How far two of the model's logits may be in another order, in roundings of its largest one."""
 HEADER = ("model", "language", "identifier", "top_k", "documents", "positions", "block", "decoded", "tokens")
 """Columns of the CSV."""
-
-
-@dataclass(frozen=True)
-class LensConfig:
-    """How much to read and to decode.
-
-    Attributes:
-        top_k: tokens decoded at each position.
-        max_documents: stop after this many; None: all.
-        max_length: tokens kept of each document.
-        batch_size: documents in one forward pass; it does not change the result beyond float rounding.
-    """
-
-    top_k: int = 10
-    max_documents: int | None = None
-    max_length: int = 128
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and value < 1:
-                raise PLNDError(f"{field.name}={value}: expected 1 or more")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plnd.commands.shared import Command
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ AGREEMENT = 1e-4
 """Scores of the same model that differ by more, relatively, are not of the same model."""
 
 
-class CardCommand:
+class CardCommand(Command):
     """The subcommand (entry point `plnd.commands: card`)."""
 
     help = "write a Hugging Face model card from lm-eval's results: model-index, provenance, commands, how to load"

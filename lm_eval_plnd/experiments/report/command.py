@@ -18,7 +18,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval_plnd.experiments import results
 from lm_eval_plnd.experiments.report.page import (
@@ -35,10 +35,8 @@ from lm_eval_plnd.experiments.report.page import (
 )
 from lm_eval_plnd.experiments.report.scores import look_of, score_sections
 from lm_eval_plnd.experiments.results import Row
+from plnd.commands.shared import Command
 from plnd.errors import PLNDError
-
-if TYPE_CHECKING:
-    pass
 
 PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
 COMMANDS = "commands.sh"
@@ -52,7 +50,7 @@ CURVES = ("panel", "curve", "block", "value")
 """Columns of the scripts' figures, which read better as one table per panel with a column per curve."""
 
 
-class ReportCommand:
+class ReportCommand(Command):
     """The subcommand (entry point `plnd.commands: report`)."""
 
     help = "make one self-contained HTML page of an experiment's folder: tables, plots, settings, digests, commands"

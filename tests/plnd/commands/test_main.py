@@ -29,9 +29,10 @@ from transformers import (
 
 from handmade import MODEL, make_neurons, make_scores, neurons_metadata
 from plnd import NeuronSet, Regions, Scores, detect, lens, load_model, read_documents
-from plnd.commands.main import main
+from plnd.commands.main import COMMANDS, find_commands, main, make_parser
 from plnd.detection.config import DetectConfig
-from plnd.logit_lens.lens import LensConfig, load_lens
+from plnd.logit_lens.config import LensConfig
+from plnd.logit_lens.lens import load_lens
 from plnd.models.families import FAMILIES
 from plnd.models.loading import load_tokenizer
 
@@ -602,18 +603,29 @@ def test_the_probe_would_notice():
     assert "numpy" in modules and "torch" not in modules
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["detect", "select", "combine", "show", "verify", "overlap", "layers", "lens", "export", "convert", "families"],
-)
-def test_each_help_has_an_example_that_parses(capsys, command):
-    """Every subcommand's --help ends with an example, and the example is valid."""
-    assert plnd(f"{command} --help") == 0
-    example = capsys.readouterr().out.rpartition("example:\n")[2].strip()
-    assert example.startswith(f"plnd {command}")
-    from plnd.commands.main import _parser
+def test_a_subcommand_loads_no_other_packages_subcommands():
+    """`plnd show` imports neither the plug-ins nor what they need; `plnd --help` lists them, and so imports them."""
+    quiet = json.loads(probe(LOADED, "show", "nothing").stderr.splitlines()[-1])["modules"]
+    plugins = ("lm_eval_plnd.commands", "lm_eval_plnd.experiments", "yaml")
+    assert not [name for name in quiet if name.startswith(plugins)]
+    assert "lm_eval_plnd.commands.tasks" in json.loads(probe(LOADED, "--help").stderr)["modules"]
 
-    assert _parser().parse_args(example.split()[1:]).command == command
+
+@pytest.mark.parametrize("name", find_commands())
+def test_each_help_has_an_example_that_parses(capsys, name):
+    """Every subcommand's --help ends with an example; those of plnd's own command line are valid."""
+    assert plnd(f"{name} --help") == 0
+    example = capsys.readouterr().out.rpartition("example:\n")[2].strip()
+    assert f"plnd {name}" in example
+    if name in COMMANDS:
+        assert make_parser(COMMANDS).parse_args(example.split()[1:]).command == name
+
+
+def test_the_order_of_the_help(capsys):
+    """The own subcommands in the order of the work, then those of other packages by name."""
+    assert list(find_commands())[: len(COMMANDS)] == list(COMMANDS) and next(iter(COMMANDS)) == "detect"
+    plugins = list(find_commands())[len(COMMANDS) :]
+    assert plugins == sorted(plugins) and "demo" in plugins
 
 
 def test_program_and_module(sets):
@@ -654,3 +666,17 @@ def test_a_broken_plugin_breaks_only_itself(tmp_path):
     failed = probe(run, "broken", PYTHONPATH=str(tmp_path))
     assert failed.returncode == 2 and len(failed.stderr.splitlines()) == 1
     assert failed.stderr.startswith("plnd broken: cannot be loaded from no_such_module:Command (")
+
+
+def test_a_plugin_that_is_no_subcommand_breaks_only_itself(tmp_path):
+    """An entry point that names something else, here a module, is told in one line what was expected of it."""
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[plnd.commands]\nother = json\nshow = json\n")
+    run = "from plnd.commands.main import main; import sys; sys.exit(main(sys.argv[1:]))"
+    expected = "cannot be loaded from json (expected an object with help, example, add_arguments and run)"
+    helped = probe(run, "--help", PYTHONPATH=str(tmp_path), COLUMNS="500")
+    assert helped.returncode == 0 and expected in helped.stdout and "print what an artifact holds" in helped.stdout
+    failed = probe(run, "other", PYTHONPATH=str(tmp_path))
+    assert (failed.returncode, failed.stderr) == (2, f"plnd other: {expected}\n")

@@ -1,0 +1,207 @@
+"""What is in a file and what it was made for, files for other programs, and which models can be read at all.
+
+`plnd show` and `verify` read artifacts, `export` writes a checkpoint, `convert` reads published neuron files, and
+`families` prints the table of models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from plnd.commands.shared import (
+    Command,
+    add_model,
+    describe_corpus,
+    describe_neurons,
+    model_source,
+    save_neurons,
+)
+
+if TYPE_CHECKING:
+    from plnd.neurons.neuron_set import NeuronSet
+    from plnd.roles.roles import Roles
+
+
+class Show(Command):
+    """The subcommand."""
+
+    help = "print what an artifact holds"
+    example = "plnd show zh.safetensors --json"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the file and the form."""
+        parser.add_argument("file", help="scores, neurons or roles artifact")
+        parser.add_argument("--json", action="store_true", help="all metadata and counts as JSON")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Prints where an artifact is from and what was done to it, in words or as JSON."""
+        from plnd.any_artifact import load
+        from plnd.io.files import file_digest
+        from plnd.neurons.neuron_set import NeuronSet
+        from plnd.roles.roles import Roles
+
+        artifact = load(args.file)
+        metadata = {**artifact.metadata, "sha256": file_digest(args.file)}
+        if args.json:
+            if isinstance(artifact, NeuronSet):
+                metadata |= {"neurons": len(artifact), "total": artifact.total, "counts": artifact.counts()}
+            print(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False))
+            return
+        model = metadata["model"]
+        print(f"{metadata['format']} version {metadata['version']}, sha256 {metadata['sha256']}")
+        print(f"model     {model['name']} ({model['model_type']}, {model['blocks']} blocks), dtype {metadata['dtype']}")
+        if isinstance(artifact, Roles):
+            _print_roles(artifact)
+            return
+        print(f"language  {metadata['language']}")
+        print(f"corpus    {metadata['corpus']['source']}: {describe_corpus(metadata['corpus'])}")
+        print(f"method    {_pairs(metadata['method'])}")
+        if isinstance(artifact, NeuronSet):
+            _print_neurons(artifact)
+
+
+def _print_roles(roles: Roles) -> None:
+    corpus = roles.metadata["corpus"]
+    print(f"languages {', '.join(roles.languages)}")
+    print(f"examples  {len(roles):,} of {corpus['source']}: {corpus['tokens']:,} tokens")
+    print(f"method    {_pairs(roles.metadata['method'])}")
+    for role, share in roles.shares().items():
+        print(f"          {role.replace('_', '-'):<15} {share:.2f}% of {roles.total:,} neurons")
+
+
+def _print_neurons(neurons: NeuronSet) -> None:
+    print(f"rule      {_pairs(neurons.metadata['rule'])}")
+    for operand in neurons.metadata.get("operands", ()):
+        facts = {name: value for name, value in operand.items() if name != "operation"}
+        print(f"          {operand['operation']}: {_pairs(facts)}")
+    print(f"neurons   {describe_neurons(neurons)}")
+    for projection, count in neurons.counts().items():
+        print(f"          {projection:<10} {count:,}")
+
+
+def _pairs(record: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={_value(value)}" for name, value in record.items() if value is not None)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({_pairs(value)})"
+    return "+".join(map(_value, value)) if isinstance(value, list) else str(value)
+
+
+class Verify(Command):
+    """The subcommand."""
+
+    help = "check that an artifact is whole and was made for a model"
+    example = "plnd verify zh.safetensors --model google/gemma-3-270m"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the file and the model."""
+        parser.add_argument("file", help="scores, neurons or roles artifact")
+        add_model(parser, "folder or hub name")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Reads the artifact whole, and compares its model's description with the model's own."""
+        from plnd.any_artifact import load
+        from plnd.model_description import check_model
+        from plnd.models.layout import Layout
+        from plnd.models.loading import load_skeleton
+
+        artifact = load(args.file)
+        description = Layout(load_skeleton(args.model, **model_source(args))).description()
+        check_model(artifact.metadata["model"], description, args.file)
+        print(f"{args.file}: whole, and fits {args.model}")
+
+
+class Export(Command):
+    """The subcommand."""
+
+    help = "write an ordinary checkpoint with neurons zeroed, for vLLM, SGLang and everything else that loads one"
+    example = "plnd export --model google/gemma-3-270m --mask zh.safetensors --output gemma-3-270m-without-zh"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the neurons, the model and the folder."""
+        parser.add_argument("--mask", required=True, help="neurons artifact")
+        add_model(parser, "folder or hub name (default: the model that the mask was made for)", required=False)
+        parser.add_argument("--output", required=True, help="folder to write, new or empty")
+        parser.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Writes the checkpoint and says what was zeroed in it."""
+        from plnd.exchange.export import export
+        from plnd.model_description import base_model
+        from plnd.neurons.neuron_set import NeuronSet
+
+        neurons = NeuronSet.load(args.mask)
+        model, source = args.model, model_source(args)
+        if model is None:
+            model, revision = base_model(neurons.model, args.mask, "give --model")
+            source["revision"] = args.revision or revision
+        record = export(model, neurons, args.output, **source, overwrite=args.overwrite, progress=True)
+        mask, tensors = record["mask"], record["tensors"]
+        print(
+            f"{args.output}: zeroed {describe_neurons(neurons)}, in {tensors['edited']} of {tensors['all']} tensors;"
+            f" mask sha256 {mask['sha256']}"
+        )
+        if record["left_out"]:
+            files = ", ".join(record["left_out"])
+            print(f"warning: left out, as they still hold the neurons: {files}", file=sys.stderr)
+
+
+class Convert(Command):
+    """The subcommand."""
+
+    help = (
+        "turn an old neuron file into a neurons artifact: the PLND paper's .txt, Abstract_Thought's JSON, LAPE's .pth"
+    )
+    example = (
+        "plnd convert LLaMA-2-7B.neuron.pth --model meta-llama/Llama-2-7b-hf --language zh --output zh.safetensors"
+    )
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the file to read, what it does not say itself, and the file to write."""
+        parser.add_argument("old", help="file to read")
+        add_model(parser, "folder or hub name of the model that the neurons were found in")
+        parser.add_argument("--language", help="recorded in the artifact; of LAPE's files also which one to take")
+        parser.add_argument("--index", type=int, help="which language of LAPE's files to take, counted from 0")
+        parser.add_argument("--output", required=True, help="neurons artifact to write")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Converts."""
+        from plnd.exchange.convert import convert
+        from plnd.io.files import check_writable
+
+        check_writable(args.output)
+        neurons = convert(args.old, args.model, **model_source(args), language=args.language, index=args.index)
+        save_neurons(neurons, args.output)
+
+
+class Families(Command):
+    """The subcommand."""
+
+    help = "print the table of model families"
+    example = "plnd families"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """It has no options."""
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Prints a line a family."""
+        from plnd.models.families import FAMILIES
+
+        for family in FAMILIES.values():
+            others = [f"model_type {' or '.join(family.model_types)}"] if family.model_types != (family.name,) else []
+            print(f"{family.name:<14}{', '.join([*others, *family.description()])}")

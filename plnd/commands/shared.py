@@ -1,0 +1,225 @@
+"""What subcommands have in common: what one is, the flags that several take, and how they speak of neurons."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import chain
+from pathlib import Path
+from types import NoneType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
+
+from plnd.errors import PLNDError
+
+if TYPE_CHECKING:
+    from plnd.neurons.neuron_set import NeuronSet
+
+Config = TypeVar("Config")
+
+
+@runtime_checkable
+class Command(Protocol):
+    """A subcommand. Importing its module is cheap: what it computes with is imported when it runs.
+
+    Any object with these four will do, a class with static methods or an instance. `add_arguments` may also set the
+    parser's default `advice`, a function from the arguments to what an interrupted run should be told, if anything.
+
+    Attributes:
+        help: one line for `plnd --help`.
+        example: a command line that parses, for the end of the subcommand's own help.
+    """
+
+    help: str
+    example: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the subcommand's arguments."""
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Does the work and prints what came of it.
+
+        Raises:
+            PLNDError: for bad input; `main` prints it as one line.
+        """
+
+
+# errors
+
+
+def error_line(error: Exception) -> str | None:
+    """What to print for an error; None for one that nobody expected."""
+    if isinstance(error, PLNDError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
+        return "out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16"
+    return None
+
+
+def print_error(command: str, line: str) -> None:
+    """Tells in one line on stderr why a subcommand failed."""
+    print(f"plnd {command}: {line}", file=sys.stderr)
+
+
+def print_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    """A warning as one line, without the place in the code that gave it; stands in for `warnings.showwarning`."""
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+# flags from a configuration
+
+
+def add_fields(parser: argparse.ArgumentParser, config: type, *, required: Collection[str] = ()) -> None:
+    """Adds a flag for each field of a dataclass: `max_length: int = 512` is `--max-length`, an int, by default 512.
+
+    The help is the field's `metadata["help"]`, followed by its default.
+    """
+    annotations = get_type_hints(config)
+    for field in fields(config):
+        default = "" if field.default is None else f" (default: {field.default})"
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            default=field.default,
+            required=field.name in required,
+            help=field.metadata["help"] + default,
+            **_accepted(annotations[field.name]),
+        )
+
+
+def _accepted(annotation: Any) -> dict[str, Any]:
+    """What argparse accepts for a field: a word of its `Literal`, or what reads as its type, None aside."""
+    if get_origin(annotation) is Literal:
+        return {"choices": get_args(annotation)}
+    (kind,) = {*(get_args(annotation) or (annotation,))} - {NoneType}
+    return {"type": kind}
+
+
+def from_flags(config: type[Config], args: argparse.Namespace) -> Config:
+    """The configuration that the flags of `add_fields` give."""
+    return config(**{field.name: getattr(args, field.name) for field in fields(config)})  # type: ignore[arg-type]
+
+
+# models
+
+
+def add_model(parser: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:
+    """Adds the flags that say which model: --model, --revision and --trust-remote-code."""
+    parser.add_argument("--model", required=required, help=help)
+    parser.add_argument("--revision", help="hub branch, tag or commit")
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the one thing that lets a command run a model's own code; no file and no artifact can."""
+    parser.add_argument(
+        "--trust-remote-code", "--trust_remote_code", action="store_true",
+        help="run the Python code that comes with the model, where transformers has none for it",
+    )  # fmt: skip
+
+
+def model_source(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_model` beside the name, as what loads a model takes them."""
+    return {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how to load a model: --dtype, --device and --quantize."""
+    parser.add_argument(
+        "--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16, float16 or float64"
+    )
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any"
+    )
+    parser.add_argument("--quantize", choices=("8bit", "4bit"), help="pack the weights with bitsandbytes while loading")
+
+
+# corpora
+
+
+def add_corpus(parser: argparse.ArgumentParser, number: str) -> None:
+    """Adds --corpus, --text-field and --format; `number` says how many corpora there can be."""
+    parser.add_argument(
+        "--corpus", nargs="+", required=True, metavar="CORPUS",
+        help=number + "text (a document a line), .jsonl, .json, .csv, .tsv, .parquet, .arrow, any of them compressed, a"
+        " pipe, a folder of them, or data set NAME[:CONFIG[:SPLIT]]",
+    )  # fmt: skip
+    parser.add_argument("--text-field", default="text", help="field of a row, a.b for a nested one (default: text)")
+    parser.add_argument(
+        "--format", choices=("text", "json", "csv", "tsv", "parquet", "arrow"),
+        help="what the files are, whatever their ending and first line say; for pipes and other endings",
+    )  # fmt: skip
+
+
+def open_corpus(corpus: str | Sequence[str], args: argparse.Namespace) -> Iterator[str]:
+    """Its documents, the first of them read now: what cannot be read is refused before a model is loaded."""
+    from plnd.io.corpus import read_documents
+
+    documents = read_documents(corpus, args.text_field, args.format)
+    return chain([next(documents)], documents)
+
+
+# sets of neurons
+
+
+def add_restriction(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that keep only some projections and regions."""
+    parser.add_argument(
+        "--projections", help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    )
+    parser.add_argument("--regions", help="only these, comma-separated: under, solve, solve_attn, solve_ffn, gen")
+    parser.add_argument("--under", type=int, help="number of understanding blocks (N1)")
+    parser.add_argument("--gen", type=int, help="number of generation blocks (N2)")
+
+
+def restriction(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_restriction`, as `NeuronSet.restrict` and the rules take them."""
+    from plnd.neurons.regions import Regions
+
+    regions = None if args.regions is None else Regions.parse(args.regions, args.under, args.gen)
+    if regions is None and (args.under is not None or args.gen is not None):
+        raise PLNDError("--under and --gen say how large the regions are: name some with --regions")
+    projections = None if args.projections is None else [p.strip() for p in args.projections.split(",")]
+    return {"projections": projections, "regions": regions}
+
+
+def load_named(files: Sequence[str]) -> dict[str, NeuronSet]:
+    """The sets of some neurons artifacts, by the files' names without their endings."""
+    from plnd.neurons.neuron_set import NeuronSet
+
+    sets = {Path(file).stem: NeuronSet.load(file) for file in files}
+    if len(sets) < len(files):
+        raise PLNDError("two of the files have the same name, and sets are named after their files: rename one")
+    return sets
+
+
+def save_neurons(neurons: NeuronSet, output: str, why_empty: str = "") -> None:
+    """Writes a neurons artifact and says what is in it."""
+    digest = neurons.save(output)
+    print(f"{output}: {describe_neurons(neurons)}; sha256 {digest}")
+    if not len(neurons):
+        print(f"warning: the set is empty{why_empty}", file=sys.stderr)
+
+
+def describe_neurons(neurons: NeuronSet) -> str:
+    """How many of a model's neurons are in a set."""
+    return f"{len(neurons):,} of {neurons.total:,} neurons ({len(neurons) / neurons.total:.3%})"
+
+
+def describe_corpus(corpus: Mapping[str, Any]) -> str:
+    """What was read of a corpus, from an artifact's metadata of it."""
+    counts = {reason: len(numbers) for reason, numbers in corpus["skipped"].items()} | corpus.get("skipped_counts", {})
+    skipped = "".join(f", {count:,} skipped ({reason})" for reason, count in counts.items())
+    return f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens{skipped}"
