@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.models.layout import Layout
 from plnd.models.running import hooked
+from plnd.neurons.random_draw import draw
 from plnd.roles.activations import feed_forward_widths
 from plnd.roles.roles import ROLES, Roles
 
@@ -30,7 +31,7 @@ class Choice:
         role: one of `ROLES`, or `random`.
         share: of `random`, which share of each block's neurons; 0 switches nothing off, for a baseline.
         control: `random` draws as many neurons of each block as there have the role in this example.
-        seed: of what is drawn. An example's draw depends on nothing but seed, example and counts.
+        seed: of what is drawn. A block's draw depends on nothing but seed, example, block and count.
     """
 
     role: str
@@ -58,12 +59,10 @@ class Choice:
             if self.control is None:
                 return found
             counts = [int(chosen.sum()) for chosen in found.values()]
-        generator = np.random.Generator(np.random.PCG64([self.seed, example]))
         drawn = {}
         for (name, width), count in zip(roles.widths.items(), counts, strict=True):
-            order = np.argsort(generator.integers(2**63, size=width), kind="stable")
             drawn[name] = np.zeros(width, dtype=bool)
-            drawn[name][order[:count]] = True
+            drawn[name][draw(width, count, self.seed, example, name)] = True
         return drawn
 
 
