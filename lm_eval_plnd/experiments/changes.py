@@ -12,10 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from lm_eval_plnd.experiments.conditions import Setting
-from lm_eval_plnd.experiments.results import BITS, SETTINGS, Samples, read_results, read_samples
+from lm_eval_plnd.experiments.results import (
+    BITS,
+    SETTINGS,
+    Samples,
+    document_weights,
+    read_results,
+    read_samples,
+)
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.errors import PLNDError
-from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value
+from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value, relative_lengths
 
 
 class Folder:
@@ -54,11 +61,9 @@ class Folder:
 
     def lengths(self, item: str, language: str) -> np.ndarray:
         """What an item's documents count for, [documents] of mean 1: their bytes, for bits per byte, else the same."""
-        found = self.samples(Setting(()).name)[self.settings.tasks[item].task_of(language)]
-        if self.metrics[item] != BITS:
-            return np.ones(len(found[self.metrics[item]]))
-        counted = np.array(found["bytes"], dtype=np.float64)
-        return counted / counted.mean()
+        found, metric = self.samples(Setting(()).name)[self.settings.tasks[item].task_of(language)], self.metrics[item]
+        weights = document_weights(found, metric)
+        return np.ones(len(found[metric])) if weights is None else relative_lengths(weights)
 
     def deactivated(self, settings: Sequence[Setting]) -> float:
         """Neurons that some settings switch off, on average."""

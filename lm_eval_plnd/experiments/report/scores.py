@@ -109,17 +109,18 @@ def _values(row: Row, samples: results.Samples) -> tuple[np.ndarray | None, np.n
     """A row's values and their weights, which have the mean 1, both [documents]; None where they were not kept."""
     import numpy as np
 
+    from plnd.statistics import relative_lengths
+
     metrics = samples.get(row.task, {})
     try:
         values = np.asarray(metrics[row.metric], dtype=np.float64)
-        weights = np.ones_like(values)
-        if row.metric == BITS:
-            weights = np.asarray(metrics["bytes"], dtype=np.float64)
+        counted = results.document_weights(metrics, row.metric)
+        weights = np.ones_like(values) if counted is None else np.asarray(counted, dtype=np.float64)
     except (KeyError, TypeError, ValueError):
         return None, np.empty(0)
     if values.ndim != 1 or values.shape != weights.shape or not len(values) or not weights.sum() > 0:
         return None, np.empty(0)
-    weights = weights / weights.mean()
+    weights = relative_lengths(weights)
     fits = math.isclose(float((weights * values).mean()), row.value, rel_tol=1e-6, abs_tol=1e-9)
     return (values, weights) if fits else (None, weights)
 
