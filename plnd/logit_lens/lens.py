@@ -25,6 +25,7 @@ from tqdm import tqdm
 from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.io.files import write_csv
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
+from plnd.models.batches import padded
 from plnd.models.layout import Layout
 from plnd.models.running import hooked
 
@@ -464,14 +465,12 @@ class _Watch:
                 handle.remove()
 
     def read(self, batch: Sequence[list[int]]) -> None:
-        """One forward pass of the body, padded on the right with a token of the document itself.
+        """One forward pass of the body.
 
         Args:
             batch: token ids of each document, at least one each.
         """
-        length = max(map(len, batch))
-        ids = torch.tensor([one + one[-1:] * (length - len(one)) for one in batch])
-        mask = torch.tensor([[1] * len(one) + [0] * (length - len(one)) for one in batch])
+        ids, mask = padded(batch)
         self.real = mask.bool()
         self.layout.forward(ids.to(self.layout.input_device), mask.to(self.layout.input_device))
 
