@@ -22,6 +22,7 @@ import numpy as np
 
 from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
 from lm_eval_plnd.experiments.conditions import BEST, OVERLAPPING, REGIONS, Setting
+from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT
 from lm_eval_plnd.experiments.settings import TABLES, load_settings
 from plnd.detection.config import DetectConfig
@@ -568,6 +569,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         args.run(args)
+        write_note(args.output, args.inputs)
     except PLNDError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
