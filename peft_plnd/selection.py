@@ -100,7 +100,7 @@ def locate(neurons: Mapping[str, Mapping[str, list[int]]], model: nn.Module) -> 
 
 
 def from_fraction(config: NeuronSelectConfig, model: nn.Module, matched: Iterable[str] | None) -> Indices:
-    """A reproducible random share of the neurons of every target.
+    """A reproducible random fraction of the neurons of every target.
 
     The draw of a target (`plnd.neurons.random_draw.draw`) depends on the seed and the target's name alone: not on the
     machine, on other targets, or on their order.

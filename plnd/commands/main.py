@@ -77,7 +77,7 @@ def _fail(args: argparse.Namespace, message: str, status: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="plnd",
-        description="Find, switch off and tune the neurons of a language model that serve one language.",
+        description="Find, deactivate (ablate) and tune the neurons of a language model that serve one language.",
         epilog="Each subcommand has its own --help with an example.",
     )
     parser.add_argument("--version", action="version", version=f"plnd {__version__}")
