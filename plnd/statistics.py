@@ -52,7 +52,7 @@ def bootstrap_interval(
         return float(sample[0]), float(sample[0])
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    resampled = bootstrap(
         (sample,),
         np.mean,
         confidence_level=CONFIDENCE,
@@ -60,7 +60,7 @@ def bootstrap_interval(
         batch=max(1, AT_ONCE // len(sample)),
         rng=seed,
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)
 
 
 def paired_p_value(
@@ -97,7 +97,7 @@ def paired_p_value(
         return 1.0
     from scipy.stats import permutation_test
 
-    found = permutation_test(
+    test = permutation_test(
         (difference,),
         np.mean,
         permutation_type="samples",
@@ -106,7 +106,7 @@ def paired_p_value(
         batch=max(1, AT_ONCE // len(difference)),
         rng=seed,
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def relative_lengths(lengths: Sequence[float] | np.ndarray) -> np.ndarray:

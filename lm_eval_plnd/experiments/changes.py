@@ -53,17 +53,20 @@ class Folder:
             PLNDError: if the experiment did not evaluate that.
         """
         task, metric = self.settings.tasks[item].task_of(language), self.metrics.get(item, "")
-        found = self.samples(setting.name).get(task, {})
-        if metric not in found:
+        metrics = self.samples(setting.name).get(task, {})
+        if metric not in metrics:
             raise PLNDError(f"{self.path}: no {metric or item} of {task} for {setting.name}; run `plnd experiment` on")
-        values = np.array(found[metric], dtype=np.float64)
+        values = np.array(metrics[metric], dtype=np.float64)
         return values * self.lengths(item, language) if metric == BITS else 100 * values
 
     def lengths(self, item: str, language: str) -> np.ndarray:
         """What an item's documents count for, [documents] of mean 1: their bytes, for bits per byte, else the same."""
-        found, metric = self.samples(Setting(()).name)[self.settings.tasks[item].task_of(language)], self.metrics[item]
-        weights = document_weights(found, metric)
-        return np.ones(len(found[metric])) if weights is None else relative_lengths(weights)
+        metrics, metric = (
+            self.samples(Setting(()).name)[self.settings.tasks[item].task_of(language)],
+            self.metrics[item],
+        )
+        weights = document_weights(metrics, metric)
+        return np.ones(len(metrics[metric])) if weights is None else relative_lengths(weights)
 
     def deactivated(self, settings: Sequence[Setting]) -> float:
         """Neurons that some settings switch off, on average."""
@@ -76,13 +79,13 @@ class Folder:
         Raises:
             PLNDError: if the experiment has no such table.
         """
-        found = self.settings.experiments.get(table)
-        if found is None:
+        items = self.settings.experiments.get(table)
+        if items is None:
             names = ", ".join(self.settings.experiments)
             raise PLNDError(
                 f"{self.path}: an experiment of {names}, without {table}; add it to the settings' experiments"
             )
-        return found
+        return items
 
     def draws(self, setting: Setting, random: bool) -> list[Setting]:
         """A setting with each seed, if its neurons are random, or of each sample of documents."""

@@ -240,14 +240,17 @@ def fact_probing(language: str, patterns: Sequence[str], data_dir: str | None = 
             subject = text_in(row, "sub_label")
             capitals.setdefault(subject, []).append(text_in(row, "obj_label"))
             items.setdefault(subject, text_in(row, "sub_uri"))
-    every = sorted({bare_name(capital) for names in capitals.values() for capital in names})
-    if len(every) < CANDIDATES:
-        raise CorpusError(f"{source}: capitals found: {len(every)}, expected at least {CANDIDATES}; {OR_HUB}")
+    all_capitals = sorted({bare_name(capital) for names in capitals.values() for capital in names})
+    if len(all_capitals) < CANDIDATES:
+        raise CorpusError(f"{source}: capitals found: {len(all_capitals)}, expected at least {CANDIDATES}; {OR_HUB}")
     facts: list[dict[str, Any]] = []
     for subject, names in capitals.items():
         answers = list(dict.fromkeys(form for name in names for form in (name, bare_name(name))))
         drawn = random.Random(f"{SEED} {subject}")
-        choices = [bare_name(names[0]), *drawn.sample([name for name in every if name not in answers], CANDIDATES - 1)]
+        choices = [
+            bare_name(names[0]),
+            *drawn.sample([name for name in all_capitals if name not in answers], CANDIDATES - 1),
+        ]
         drawn.shuffle(choices)
         label = choices.index(bare_name(names[0]))
         facts.append({"subject": subject, "answers": answers, "choices": choices, "label": label})

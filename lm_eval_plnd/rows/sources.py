@@ -75,7 +75,11 @@ XLSUM_FILES = f"hf://datasets/{XLSUM.name}@refs/convert/parquet/{{name}}/test"
 def hub_dataset(task: str) -> HubDataset | None:
     """What one of plnd's tasks reads from the hub; None for other tasks, and for those that read something else."""
     prefix, *parts = task.split("_")
-    return next((HUB[part] for part in parts if part in HUB), None) if prefix == "plnd" else None
+    if prefix == "plnd":
+        for part in parts:
+            if part in HUB:
+                return HUB[part]
+    return None
 
 
 OR_LOCAL = 'read local files with --metadata \'{"data_dir": "…"}\''

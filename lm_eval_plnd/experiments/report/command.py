@@ -153,7 +153,8 @@ def _figures(folder: Path) -> list[Section]:
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         item = re.match(r"(.*(?:figure|table)\d+)_", name)
-        section = sections.setdefault(item[1] if item else name, Section(item[1] if item else name))
+        title = item[1] if item else name
+        section = sections.setdefault(title, Section(title))
         if path.suffix == ".csv":
             section.tables += _csv_tables(path)
         else:

@@ -77,7 +77,8 @@ def _scores(folder: Path, rows: Sequence[Row], progress: bool) -> Scores:
     from tqdm import tqdm
 
     by_key = {(row.setting, row.task, row.metric): row for row in rows}
-    plain = next((row.setting for row in rows if row.original), None)
+    originals = [row.setting for row in rows if row.original]
+    plain = originals[0] if originals else None
     samples = {row.setting: results.read_samples(folder, row.setting) for row in results.first_of_each(rows)}
     certainty = {}
     for row in tqdm(rows, desc="statistics", unit=" scores", disable=not progress):
@@ -207,8 +208,12 @@ def _task_table(rows: Sequence[Row], scores: Scores) -> Table:
 
 def look_of(row: Row) -> str:
     """What the style sheet calls a row of this setting."""
-    return "original" if row.original else "control" if row.control else ""
+    if row.original:
+        return "original"
+    return "control" if row.control else ""
 
 
 def _p_text(p_value: float) -> str:
-    return "–" if math.isnan(p_value) else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    if math.isnan(p_value):
+        return "–"
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
