@@ -21,14 +21,16 @@ def named_tasks(names: Sequence[str]) -> dict[str, str]:
     Raises:
         CorpusError: if two tasks have one language.
     """
-    found: dict[str, str] = {}
+    by_language: dict[str, str] = {}
     for name in names:
         language, _, task = name.rpartition("=")
         language = language or task.rpartition("_")[2]
-        if language in found:
-            raise CorpusError(f"tasks {found[language]} and {task}: both are called {language}; name them, en={task}")
-        found[language] = task
-    return found
+        if language in by_language:
+            raise CorpusError(
+                f"tasks {by_language[language]} and {task}: both are called {language}; name them, en={task}"
+            )
+        by_language[language] = task
+    return by_language
 
 
 def parallel_tasks(
@@ -66,9 +68,9 @@ def parallel_tasks(
     if groups:
         raise CorpusError(f"{groups[0]} is a group: name its tasks, one for each language")
     loaded = manager.load(list(tasks.values()))["tasks"]
-    found = [loaded[name] for name in tasks.values()]
-    documents = _aligned(found, align)[:limit]
-    columns = [_asked(task, [row[place] for row in documents], fewshot) for place, task in enumerate(found)]
+    ordered = [loaded[name] for name in tasks.values()]
+    documents = _aligned(ordered, align)[:limit]
+    columns = [_asked(task, [row[place] for row in documents], fewshot) for place, task in enumerate(ordered)]
     rows = list(zip(*columns, strict=True))
     return Parallel(
         list(tasks),
@@ -109,14 +111,14 @@ def _asked(task: Task, documents: Sequence[int], fewshot: int) -> list[tuple[str
     if fewshot and task.get_config("num_fewshot") != 0:
         task.set_config("num_fewshot", fewshot)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    found: dict[int, tuple[str, str]] = {}
+    pairs: dict[int, tuple[str, str]] = {}
     for number in sorted(set(documents)):
         doc = task.eval_docs[number]
         context = task.fewshot_context(
             doc, num_fewshot=task.get_config("num_fewshot") or 0, gen_prefix=task.doc_to_prefix(doc)
         )
-        found[number] = _prompt_and_answer(task, doc, context)
-    return [found[number] for number in documents]
+        pairs[number] = _prompt_and_answer(task, doc, context)
+    return [pairs[number] for number in documents]
 
 
 def _prompt_and_answer(task: Task, doc: Any, context: str) -> tuple[str, str]:

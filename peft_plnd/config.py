@@ -57,7 +57,7 @@ class NeuronSelectConfig(PeftConfig):
     fraction: float | None = field(
         default=None,
         metadata=_help(
-            "Draw this share of every target's neurons at random, at least one: of every projection of the families "
+            "Draw this fraction of every target's neurons at random, at least one: of every projection of the families "
             "table, or of the output rows of a module that is not in it."
         ),
     )

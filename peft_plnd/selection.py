@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from peft_plnd.layer import linear_shape
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, unwrap
 from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses
 
@@ -100,10 +100,10 @@ def locate(neurons: Mapping[str, Mapping[str, list[int]]], model: nn.Module) -> 
 
 
 def from_fraction(config: NeuronSelectConfig, model: nn.Module, matched: Iterable[str] | None) -> Indices:
-    """A reproducible random share of the neurons of every target.
+    """A reproducible random fraction of the neurons of every target.
 
-    The draw of a target depends on the seed and the target's name alone: not on the machine, on other targets, or on
-    their order.
+    The draw of a target (`plnd.neurons.random_draw.draw`) depends on the seed and the target's name alone: not on the
+    machine, on other targets, or on their order.
 
     Args:
         config: with `fraction` and `seed`.
@@ -127,21 +127,16 @@ def from_fraction(config: NeuronSelectConfig, model: nn.Module, matched: Iterabl
     names, drawn, others = module_names(model), [], {}
     for name in names if matched is None else matched:
         inside = targets.get(id(names[name]), [])
-        drawn += [(target, draw(target.name, target.width, fraction, config.seed)) for target in inside]
+        drawn += [(target, _draw(target.name, target.width, fraction, config.seed)) for target in inside]
         if not inside and matched is not None and config.projections is None and config.regions is None:
             rows = _shape(name, names[name])[0]
-            others[name] = {"out": draw(name, rows, fraction, config.seed).tolist()}
+            others[name] = {"out": _draw(name, rows, fraction, config.seed).tolist()}
     return _gather(model, drawn) | others
 
 
-def draw(name: str, width: int, fraction: float, seed: int) -> np.ndarray:
-    """Round(fraction * width) of `width` indices, at least one, ascending int64; the same on every machine.
-
-    Made as `NeuronSet.random_like` makes its draws: numpy keeps the bits of a generator, not the methods on them.
-    """
-    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
-    order = np.random.PCG64(key).random_raw(width).argsort(kind="stable")
-    return np.sort(order[: max(1, round(fraction * width))])
+def _draw(name: str, width: int, fraction: float, seed: int) -> np.ndarray:
+    """A fraction of `width` indices, rounded, at least one; ascending int64."""
+    return draw(width, max(1, round(fraction * width)), seed, name)
 
 
 def check_indices(name: str, module: nn.Module, chosen: Mapping[str, Iterable[int]]) -> None:

@@ -1,4 +1,4 @@
-"""plnd: find, switch off and tune the neurons of a language model that serve one language.
+"""plnd: find, deactivate (ablate) and tune the neurons of a language model that serve one language.
 
 The public names below are loaded when they are first used, so that importing `plnd` costs nothing. No module or room
 directly in `plnd` may bear the name of one of them: importing it would put the module in the name's place.

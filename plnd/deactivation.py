@@ -1,4 +1,4 @@
-"""Switches neurons off: every parameter of a neuron (its weights and, for a row, its bias) is zero while it lasts.
+"""Deactivates neurons (zero ablation): every parameter of one (weights and, for a row, bias) is zero while it lasts.
 
 Two ways with one result. **weights** zeroes rows and columns in place: no cost per token, for ordinary dense weights.
 **activations** zeroes a row's output or a column's input in a hook: for weights that are quantised, shared or wrapped
@@ -35,7 +35,7 @@ MODES = ("auto", "weights", "activations")
 
 @contextmanager
 def deactivated(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto") -> Iterator[nn.Module]:
-    """The model without `neurons`; on exit, also by an exception, every parameter is bit for bit what it was.
+    """The model with `neurons` ablated; on exit, also by an exception, every parameter is bit for bit what it was.
 
     Or what it would be, if the model is cast or moved inside. Contexts may be nested, repeated, and close in any order.
     In training, the neurons' weights get no gradient. A copy or a file that is made inside keeps the neurons off.
@@ -62,7 +62,7 @@ def deactivated(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto") ->
 
 
 def deactivate(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto", holder: str | None = None) -> Deactivation:
-    """Switches `neurons` off until the returned object is closed (or called), which restores the model bit for bit.
+    """Ablates `neurons` until the returned object is closed (or called), which restores the model bit for bit.
 
     Arguments and errors as for `deactivated`; nothing has changed if this raises.
 

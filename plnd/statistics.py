@@ -1,7 +1,8 @@
-"""How sure a mean over documents is: bootstrap intervals and paired tests."""
+"""Means over documents, plain or weighted by their lengths, and how sure they are: errors, intervals, paired tests."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,21 @@ from plnd.errors import PLNDError
 CONFIDENCE = 0.95
 AT_ONCE = 4_000_000
 """Values drawn anew at one time, which bounds memory."""
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float | None]:
+    """Σ w·v / Σ w, and its standard error (None for one document).
+
+    With equal weights that is the standard deviation over √documents; otherwise that of a ratio of two means, to first
+    order. Sums are exact, so that the order of documents does not matter.
+    """
+    weights = weights or [1.0] * len(values)
+    total, count = math.fsum(weights), len(values)
+    middle = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / total
+    if count < 2:
+        return middle, None
+    squares = math.fsum((w * (v - middle)) ** 2 for w, v in zip(weights, values, strict=True))
+    return middle, math.sqrt(squares * count / (count - 1)) / total
 
 
 def bootstrap_interval(
@@ -36,7 +52,7 @@ def bootstrap_interval(
         return float(sample[0]), float(sample[0])
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    resampled = bootstrap(
         (sample,),
         np.mean,
         confidence_level=CONFIDENCE,
@@ -44,7 +60,7 @@ def bootstrap_interval(
         batch=max(1, AT_ONCE // len(sample)),
         rng=seed,
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)
 
 
 def paired_p_value(
@@ -81,7 +97,7 @@ def paired_p_value(
         return 1.0
     from scipy.stats import permutation_test
 
-    found = permutation_test(
+    test = permutation_test(
         (difference,),
         np.mean,
         permutation_type="samples",
@@ -90,7 +106,16 @@ def paired_p_value(
         batch=max(1, AT_ONCE // len(difference)),
         rng=seed,
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
+
+
+def relative_lengths(lengths: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Lengths of documents over their mean, [documents] float64.
+
+    Multiplied by them, values have Σ length·value / Σ length as their plain mean.
+    """
+    sample = _sample(lengths)
+    return sample / sample.mean()
 
 
 def as_ratio(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -104,6 +129,12 @@ def as_ratio(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         [documents] float64.
     """
     return values + (1 - lengths) * values.mean()
+
+
+def ratio_error(values: np.ndarray, lengths: np.ndarray) -> float:
+    """The standard error of Σ length·value / Σ length; nan for one document. Arguments are those of `as_ratio`."""
+    spread = as_ratio(values, lengths)
+    return float(spread.std(ddof=1) / np.sqrt(len(spread))) if len(spread) > 1 else math.nan
 
 
 def _sample(values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -19,6 +19,9 @@ from plnd.demo_data import demo_corpus, demo_model
 from plnd.detection.oracle import sequential
 from plnd.models.layout import Layout
 from plnd.models.loading import load_tokenizer
+from plnd.neurons.random_draw import draw
+
+SEED = 0
 
 
 def main() -> None:
@@ -43,7 +46,7 @@ def main() -> None:
             for block in blocks:
                 address = f"{block}.{projection}"
                 width = len(found["exact"][address])
-                sample = np.random.default_rng(block).choice(width, min(args.sample, width), replace=False)
+                sample = draw(width, min(args.sample, width), SEED, address)
                 truth = sequential(model, ids, address, neurons=sample.tolist(), at="block").numpy()
                 for qk, scores in found.items():
                     correlations[qk].append(spearman(scores[address][sample], truth))

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from plnd import DetectConfig, NeuronSet, Scores, deactivated, detect, lape, load_model, read_documents
 from plnd.demo_data import demo_corpus, demo_model
+from plnd.models.batches import padded
 from plnd.models.loading import load_tokenizer
 
 METHODS = ("plnd", "lape", "activation")
@@ -147,10 +148,8 @@ def bits_per_byte(model: Any, documents: list[tuple[list[int], int]], batch_size
     nats = 0.0
     ordered = sorted(documents, key=lambda document: -len(document[0]))
     for start in range(0, len(ordered), batch_size):
-        batch = [ids for ids, _ in ordered[start : start + batch_size]]
-        width = len(batch[0])
-        ids = torch.tensor([x + [0] * (width - len(x)) for x in batch], device=model.device)
-        mask = torch.tensor([[1] * len(x) + [0] * (width - len(x)) for x in batch], device=model.device)
+        batch = padded([ids for ids, _ in ordered[start : start + batch_size]])
+        ids, mask = (tensor.to(model.device) for tensor in batch)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         nats += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))

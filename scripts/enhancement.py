@@ -9,7 +9,8 @@ leaves its adapter and `results.json` in a folder of its own; runs that are ther
 experiment goes on. `corpora/zh.jsonl` are the documents: training reads them from the start, the evaluation from the
 end (`plnd_text_…`: bits per byte), and detection should have read other documents than the evaluation does.
 
-At the end: bits per byte of the base model in every evaluated language, and the change that each run made.
+At the end: bits per byte of the base model in every evaluated language, and the change that each run made, printed and
+in `results.json` and `changes.csv`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from finetune import Settings, evaluate, run
 
 from plnd import PLNDError, load_model
-from plnd.io.files import write_bytes
+from plnd.io.files import write_bytes, write_csv
 from plnd.models.loading import load_tokenizer
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -72,6 +73,21 @@ def one_run(
         )
         run(settings, list(base), data_dir=args.data_dir, limit=args.limit, before=base, resume=True)
     return json.loads(path.read_text())
+
+
+def changes(
+    base: dict[str, Any], rows: dict[tuple[str, int, str], dict[str, Any]]
+) -> tuple[list[str], list[list[Any]]]:
+    """The same as header and rows of a CSV, of every metric; changes have a sign, which scores have not."""
+    header, lines = ["metric", "trained on", "documents", "method", "parameters", *base], []
+    for metric in dict.fromkeys(metric for metrics in base.values() for metric in metrics):
+        lines.append([metric, "nothing", "", "", "", *(base[task].get(metric, "") for task in base)])
+        for (language, documents, method), row in rows.items():
+            moved = [
+                f"{row['after'][task][metric] - base[task][metric]:+}" if metric in base[task] else "" for task in base
+            ]
+            lines.append([metric, language, documents, method, row["trained_parameters"], *moved])
+    return header, lines
 
 
 def table(base: dict[str, Any], rows: dict[tuple[str, int, str], dict[str, Any]]) -> str:
@@ -122,6 +138,7 @@ def main() -> None:
         raise SystemExit(2) from None
     report = {"-".join(map(str, key)): row for key, row in rows.items()}
     write_bytes(json.dumps({"base": base, "runs": report}, indent=2).encode(), Path(args.output) / "results.json")
+    write_csv(Path(args.output) / "changes.csv", *changes(base, rows))
 
 
 if __name__ == "__main__":

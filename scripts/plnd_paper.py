@@ -22,6 +22,7 @@ import numpy as np
 
 from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
 from lm_eval_plnd.experiments.conditions import BEST, OVERLAPPING, REGIONS, Setting
+from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT
 from lm_eval_plnd.experiments.settings import TABLES, load_settings
 from plnd.detection.config import DetectConfig
@@ -35,7 +36,7 @@ from plnd.models.loading import load_model, load_tokenizer
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.overlap import STRUCTURES, layers, overlap
 from plnd.plots import plot_bars, plot_layers, plot_lines, plot_overlap
-from plnd.statistics import as_ratio
+from plnd.statistics import ratio_error
 
 Run = Callable[[argparse.Namespace], None]
 
@@ -334,8 +335,7 @@ def table1(args: argparse.Namespace) -> None:
                 values = np.mean([folder.documents(draw, item, x) for draw in draws], axis=0)
                 lengths = folder.lengths(item, x)
                 moved = estimate([(1.0, values - folder.documents(Setting(()), item, x), lengths)])
-                spread = as_ratio(values, lengths)
-                stderr = float(spread.std(ddof=1) / np.sqrt(len(spread))) if len(spread) > 1 else float("nan")
+                stderr = ratio_error(values, lengths)
                 star = "*" if line.template.neurons != "none" and moved.p < 0.05 else " "
                 cells.append(f"{values.mean():.{places}f} ±{stderr:.{places}f}{star}")
                 middle.append(float(values.mean()))
@@ -569,6 +569,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         args.run(args)
+        write_note(args.output, args.inputs)
     except PLNDError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_eval_plnd.experiments.report.note import write_note
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes, write_csv
 from plnd.plots import plot_lines
@@ -371,6 +372,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         args.run(args)
+        write_note(args.output, args.inputs)
     except PLNDError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

@@ -12,10 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from lm_eval_plnd.experiments.conditions import Setting
-from lm_eval_plnd.experiments.results import BITS, SETTINGS, Samples, read_results, read_samples
+from lm_eval_plnd.experiments.results import (
+    BITS,
+    SETTINGS,
+    Samples,
+    document_weights,
+    read_results,
+    read_samples,
+)
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.errors import PLNDError
-from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value
+from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value, relative_lengths
 
 
 class Folder:
@@ -46,19 +53,20 @@ class Folder:
             PLNDError: if the experiment did not evaluate that.
         """
         task, metric = self.settings.tasks[item].task_of(language), self.metrics.get(item, "")
-        found = self.samples(setting.name).get(task, {})
-        if metric not in found:
+        metrics = self.samples(setting.name).get(task, {})
+        if metric not in metrics:
             raise PLNDError(f"{self.path}: no {metric or item} of {task} for {setting.name}; run `plnd experiment` on")
-        values = np.array(found[metric], dtype=np.float64)
+        values = np.array(metrics[metric], dtype=np.float64)
         return values * self.lengths(item, language) if metric == BITS else 100 * values
 
     def lengths(self, item: str, language: str) -> np.ndarray:
         """What an item's documents count for, [documents] of mean 1: their bytes, for bits per byte, else the same."""
-        found = self.samples(Setting(()).name)[self.settings.tasks[item].task_of(language)]
-        if self.metrics[item] != BITS:
-            return np.ones(len(found[self.metrics[item]]))
-        counted = np.array(found["bytes"], dtype=np.float64)
-        return counted / counted.mean()
+        metrics, metric = (
+            self.samples(Setting(()).name)[self.settings.tasks[item].task_of(language)],
+            self.metrics[item],
+        )
+        weights = document_weights(metrics, metric)
+        return np.ones(len(metrics[metric])) if weights is None else relative_lengths(weights)
 
     def deactivated(self, settings: Sequence[Setting]) -> float:
         """Neurons that some settings switch off, on average."""
@@ -71,13 +79,13 @@ class Folder:
         Raises:
             PLNDError: if the experiment has no such table.
         """
-        found = self.settings.experiments.get(table)
-        if found is None:
+        items = self.settings.experiments.get(table)
+        if items is None:
             names = ", ".join(self.settings.experiments)
             raise PLNDError(
                 f"{self.path}: an experiment of {names}, without {table}; add it to the settings' experiments"
             )
-        return found
+        return items
 
     def draws(self, setting: Setting, random: bool) -> list[Setting]:
         """A setting with each seed, if its neurons are random, or of each sample of documents."""

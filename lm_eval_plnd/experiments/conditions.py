@@ -58,15 +58,15 @@ class Setting:
 
     def tasks(self, settings: Settings) -> dict[str, dict[str, str]]:
         """Item to language to task."""
-        found = {}
+        by_item = {}
         for item in self.items:
             languages = settings.languages_of(item)
             if self.neurons != "none" and self.language not in languages:
                 continue
             if self.neurons != "none" and settings.task_languages == "own":
                 languages = [x for x in languages if x in (settings.english, self.language)]
-            found[item] = {language: settings.tasks[item].task_of(language) for language in languages}
-        return found
+            by_item[item] = {language: settings.tasks[item].task_of(language) for language in languages}
+        return by_item
 
 
 def plan(settings: Settings) -> list[Setting]:

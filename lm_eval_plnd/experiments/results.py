@@ -21,7 +21,7 @@ from plnd.errors import PLNDError
 
 RESULTS, SETTINGS, ENVIRONMENT = "results.csv", "settings.yaml", "environment.json"
 SAMPLES, NEURONS = "samples", "neurons"
-TEXT, BITS = "text", "bits_per_byte"
+TEXT, BITS, BYTES = "text", "bits_per_byte", "bytes"
 MODEL_OPTIONS = ("batch_size", "device")
 """Of the model's arguments, those that lm-eval's command line has options for."""
 
@@ -138,6 +138,16 @@ def read_samples(folder: Path, setting: str) -> Samples:
     if not good:
         raise PLNDError(f"{path}: expected {{task: {{metric: [value per document]}}}}")
     return found
+
+
+def document_weights(metrics: Mapping[str, list[Any]], metric: str) -> list[Any] | None:
+    """What a task's documents count for in the mean of a metric: their bytes, for bits per byte; None: all the same.
+
+    Raises:
+        KeyError: if bytes were not kept.
+    """
+    name, _, _filter = metric.partition(",")
+    return metrics[BYTES] if name == BITS else None
 
 
 def mask_file(folder: Path, row: Row) -> Path:

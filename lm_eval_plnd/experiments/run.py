@@ -25,10 +25,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_plnd.experiments.conditions import Setting, neuron_sets, plan, region_of, switched_off
-from lm_eval_plnd.experiments.results import BITS, COLUMNS, ENVIRONMENT, NEURONS, RESULTS, SAMPLES, SETTINGS
+from lm_eval_plnd.experiments.results import (
+    BITS,
+    BYTES,
+    COLUMNS,
+    ENVIRONMENT,
+    NEURONS,
+    RESULTS,
+    SAMPLES,
+    SETTINGS,
+    document_weights,
+)
 from lm_eval_plnd.experiments.settings import Settings, expand, load_settings
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.errors import PLNDError
+from plnd.statistics import weighted_mean
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -145,35 +156,20 @@ def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:
         for metric in samples[0]["metrics"]:
             raw, weights = [sample[metric] for sample in samples], {}
             if metric == BITS:
-                weights = {"bytes": [float(count) for _, count in raw]}
+                weights = {BYTES: [float(count) for _, count in raw]}
                 raw = [-likelihood / count / math.log(2) for likelihood, count in raw]
             if not all(isinstance(value, (bool, int, float)) or hasattr(value, "item") for value in raw):
                 continue
             raw = [float(value) for value in raw]
             theirs = found["results"][task].get(f"{metric},{name}")
             if isinstance(theirs, (int, float)) and math.isclose(
-                mean(raw, weights.get("bytes"))[0], theirs, rel_tol=1e-6
+                weighted_mean(raw, weights.get(BYTES))[0], theirs, rel_tol=1e-6
             ):
                 values[metric if len(filters) == 1 else f"{metric},{name}"] = raw
                 values |= weights
     if not values:
         raise PLNDError(f"{task}: none of its metrics is a mean over documents")
     return values
-
-
-def mean(values: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float | None]:
-    """Σ w·v / Σ w, and its standard error (None for one document).
-
-    With equal weights that is the standard deviation over √documents; otherwise that of a ratio of two means, to first
-    order.
-    """
-    weights = weights or [1.0] * len(values)
-    total, count = math.fsum(weights), len(values)
-    middle = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / total
-    if count < 2:
-        return middle, None
-    squares = math.fsum((w * (v - middle)) ** 2 for w, v in zip(weights, values, strict=True))
-    return middle, math.sqrt(squares * count / (count - 1)) / total
 
 
 def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values: Values) -> list[list[Any]]:
@@ -188,10 +184,9 @@ def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values
     found = []
     for item, tasks in setting.tasks(settings).items():
         for language, task in tasks.items():
-            weights = values[task].get("bytes")
             for metric, numbers in values[task].items():
-                if metric != "bytes":
-                    value, stderr = mean(numbers, weights)
+                if metric != BYTES:
+                    value, stderr = weighted_mean(numbers, document_weights(values[task], metric))
                     shown = "" if stderr is None else repr(stderr)
                     found.append([item, *state, task, language, metric, repr(value), shown, len(numbers)])
     return found

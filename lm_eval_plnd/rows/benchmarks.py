@@ -2,57 +2,51 @@
 
 lm-eval calls these functions with a task's metadata, which holds all of `--metadata` and `--model_args`, and with the
 YAML's `dataset_kwargs`. `language` comes from the YAML, `data_dir` from the user (`--metadata '{"data_dir": "…"}'`):
-with it rows come from files in that folder, without it from the Hugging Face hub, in the same columns. MzsRE and
-mParaRel are not on the hub as they were published, so they come from a fixed commit of their GitHub repositories. No
-loading script is run. Entries that are for others are ignored.
+with it rows come from files in that folder, without it from the network (`lm_eval_plnd.rows.sources`), in the same
+columns. No loading script is run. Entries that are for others are ignored.
 """
 
 import json
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import fsspec
-import pyarrow.parquet
 import regex
 
+from lm_eval_plnd.rows.sources import (
+    MGSM,
+    MPARAREL,
+    MPARAREL_CODES,
+    MZSRE,
+    OR_HUB,
+    WIKIPEDIA,
+    XCSQA,
+    XLSUM_FILES,
+    XLSUM_NAMES,
+    XNLI,
+    XQUAD,
+    RowError,
+    data_file,
+    downloading,
+    json_lines,
+    last_texts,
+    numbered_lines,
+    parquet_rows,
+    reading,
+    text_in,
+    text_of,
+)
 from plnd.errors import CorpusError
 from plnd.io.corpus import find_corpus, read_documents
 
-MGSM = "juletxara/mgsm"
-XQUAD = "google/xquad"
-XCSQA = "INK-USC/xcsr"
-XLSUM = "hf://datasets/csebuetnlp/xlsum@refs/convert/parquet/{name}/test"
-XNLI = "facebook/xnli"
-MPARAREL = (
-    "https://raw.githubusercontent.com/coastalcph/mpararel/7153b7bdc86901fbe23d0c2909a4f2d4609b09d9/"
-    "data/mpararel_reviewed/tuples/{code}/P36.jsonl"
-)
-MZSRE = (
-    "https://raw.githubusercontent.com/weixuan-wang123/ReMaKE/975a9e90698d0e9021e44d49809c0ee24b2710a5/"
-    "data/MzsRE/mzsre_test_duplicate_en{language}.json"
-)
-WIKIPEDIA = "hf://datasets/wikimedia/wikipedia/20231101.{language}"
 TEXT_DOCUMENTS = 500
 SUMMARIES = 500  # as many as arXiv:2402.18815 samples
 CANDIDATES = 10
 SEED = 0
 
-XLSUM_NAMES = {
-    code: name
-    for pair in (
-        "ar arabic|az azerbaijani|bn bengali|cy welsh|en english|es spanish|fa persian|fr french|gu gujarati|"
-        "hi hindi|id indonesian|ja japanese|ko korean|mr marathi|ne nepali|pa punjabi|pt portuguese|ru russian|"
-        "sw swahili|ta tamil|te telugu|th thai|tr turkish|uk ukrainian|ur urdu|vi vietnamese|zh chinese_simplified"
-    ).split("|")
-    for code, name in [pair.split()]
-}
-MPARAREL_CODES = {"zh": "zh-hans"}
-XCSQA_CODES = {"ja": "jap"}
 XNLI_LABELS = ("entailment", "neutral", "contradiction")  # in the order of the hub's class labels
 
 
@@ -74,15 +68,13 @@ FACTS = _features("id language subject prompt", lists="answers choices", numbers
 EDITS = _features("language context question", lists="answers")
 TEXTS = _features("text")
 
-_OR_LOCAL = 'read local files with --metadata \'{"data_dir": "…"}\''
-_OR_HUB = "download it again, or leave out data_dir to read it from the network"
-_SQUAD = f"SQuAD v1.1 (data, paragraphs, qas, answers): {_OR_HUB}"
-_MGSM = f"MGSM (question, tab, number on each line): {_OR_HUB}"
-_XCSQA = f"X-CSQA (id, question with stem and choices, answerKey on each line): {_OR_HUB}"
-_XLSUM = f"XL-Sum (id, title, text, summary on each line): {_OR_HUB}"
-_XNLI = f"XNLI (premise, hypothesis, label on each line): {_OR_HUB}"
-_MPARAREL = f"mParaRel tuples (sub_label, obj_label, sub_uri on each line): {_OR_HUB}"
-_MZSRE = f"MzsRE (a list of pairs with src and alt): {_OR_HUB}"
+_SQUAD = f"SQuAD v1.1 (data, paragraphs, qas, answers): {OR_HUB}"
+_MGSM = f"MGSM (question, tab, number on each line): {OR_HUB}"
+_XCSQA = f"X-CSQA (id, question with stem and choices, answerKey on each line): {OR_HUB}"
+_XLSUM = f"XL-Sum (id, title, text, summary on each line): {OR_HUB}"
+_XNLI = f"XNLI (premise, hypothesis, label on each line): {OR_HUB}"
+_MPARAREL = f"mParaRel tuples (sub_label, obj_label, sub_uri on each line): {OR_HUB}"
+_MZSRE = f"MzsRE (a list of pairs with src and alt): {OR_HUB}"
 
 
 def mgsm(language: str, data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
@@ -95,16 +87,16 @@ def mgsm(language: str, data_dir: str | None = None, **_: Any) -> datasets.Datas
         CorpusError: if the file or the hub cannot be read, or the file is something else.
     """
     if data_dir is None:
-        with _hub(MGSM):
-            hub = datasets.load_dataset(MGSM, language, split="test")
-            rows = [(_said(row, "question"), str(int(row["answer_number"]))) for row in hub]
+        with downloading(MGSM.name):
+            hub = MGSM.rows(language, "test")
+            rows = [(text_in(row, "question"), str(int(row["answer_number"]))) for row in hub]
     else:
-        path = _path(data_dir, "mgsm", f"mgsm_{language}.tsv")
+        path = data_file(data_dir, "mgsm", f"mgsm_{language}.tsv")
         rows = []
-        for number, line in _numbered(path, _MGSM):
-            with _reading(f"{path}, line {number}", _MGSM):
+        for number, line in numbered_lines(path, _MGSM):
+            with reading(f"{path}, line {number}", _MGSM):
                 question, answer = line.split("\t")
-                rows.append((_said({"question": question}, "question"), _said({"answer": answer}, "answer")))
+                rows.append((text_in({"question": question}, "question"), text_in({"answer": answer}, "answer")))
     problems = [{"language": language, "question": q, "answer": a} for q, a in rows]
     return datasets.DatasetDict(test=datasets.Dataset.from_list(problems, features=PROBLEMS))
 
@@ -122,11 +114,11 @@ def xquad(language: str, data_dir: str | None = None, **_: Any) -> datasets.Data
         CorpusError: if the file or the hub cannot be read, or the file is something else.
     """
     if data_dir is None:
-        with _hub(XQUAD):
-            hub = datasets.load_dataset(XQUAD, f"xquad.{language}", split="validation")
+        with downloading(XQUAD.name):
+            hub = XQUAD.rows(language, "validation")
             rows = [_question(language, row, row["context"], row["answers"]["text"]) for row in hub]
     else:
-        rows = _squad(language, _path(data_dir, "xquad", f"xquad.{language}.json"))
+        rows = _squad(language, data_file(data_dir, "xquad", f"xquad.{language}.json"))
     return datasets.DatasetDict(validation=datasets.Dataset.from_list(rows, features=QUESTIONS))
 
 
@@ -143,18 +135,17 @@ def xcsqa(language: str, data_dir: str | None = None, **_: Any) -> datasets.Data
         CorpusError: if the file or the hub cannot be read, or the file is something else.
     """
     if data_dir is None:
-        with _hub(XCSQA):
-            code = XCSQA_CODES.get(language, language)
-            hub = datasets.load_dataset(XCSQA, f"X-CSQA-{code}", split="validation")
+        with downloading(XCSQA.name):
+            hub = XCSQA.rows(language, "validation")
             rows = [
                 _choice(language, row, row["question"]["choices"]["label"], row["question"]["choices"]["text"])
                 for row in hub
             ]
     else:
-        path = _path(data_dir, "xcsqa", language, "dev.jsonl")
+        path = data_file(data_dir, "xcsqa", language, "dev.jsonl")
         rows = []
-        for place, row in _json_lines(path, _XCSQA):
-            with _reading(place, _XCSQA):
+        for place, row in json_lines(path, _XCSQA):
+            with reading(place, _XCSQA):
                 choices = row["question"]["choices"]
                 rows.append(_choice(language, row, [c["label"] for c in choices], [c["text"] for c in choices]))
     return datasets.DatasetDict(validation=datasets.Dataset.from_list(rows, features=CHOICES))
@@ -164,7 +155,7 @@ def xlsum(language: str, data_dir: str | None = None, rows: int | str = SUMMARIE
     """XL-Sum's test articles in one language: the split `test`, with the columns of `ARTICLES`.
 
     Args:
-        language: one of `XLSUM_NAMES`.
+        language: one of `lm_eval_plnd.rows.sources.XLSUM_NAMES`.
         data_dir: folder with `xlsum/{name}_test.jsonl` as it is published (`english_test.jsonl`,
             `chinese_simplified_test.jsonl`, …); None reads the hub's own conversion of `csebuetnlp/xlsum` to parquet.
         rows: how many articles to draw, always the same ones in the same order; or "all", in the data's order.
@@ -174,19 +165,19 @@ def xlsum(language: str, data_dir: str | None = None, rows: int | str = SUMMARIE
     name = XLSUM_NAMES[language]
     columns = ("id", "title", "text", "summary")
     if data_dir is None:
-        source = XLSUM.format(name=name)
-        with _hub(source):
-            read = _parquet(source, columns)
+        source = XLSUM_FILES.format(name=name)
+        with downloading(source):
+            read = parquet_rows(source, columns)
     else:
         read = []
-        for place, row in _json_lines(_path(data_dir, "xlsum", f"{name}_test.jsonl"), _XLSUM):
-            with _reading(place, _XLSUM):
+        for place, row in json_lines(data_file(data_dir, "xlsum", f"{name}_test.jsonl"), _XLSUM):
+            with reading(place, _XLSUM):
                 read.append({column: row[column] for column in columns})
     if rows != "all":
         read = random.Random(SEED).sample(read, min(int(rows), len(read)))
-    with _reading(name, _XLSUM):
+    with reading(name, _XLSUM):
         articles = [
-            {"language": language} | {column: _said(row, column, blank=column != "summary") for column in columns}
+            {"language": language} | {column: text_in(row, column, blank=column != "summary") for column in columns}
             for row in read
         ]
     return datasets.DatasetDict(test=datasets.Dataset.from_list(articles, features=ARTICLES))
@@ -207,13 +198,13 @@ def xnli(language: str, answers: Mapping[str, str], data_dir: str | None = None,
     splits = {}
     for split, file in (("validation", "dev"), ("test", "test")):
         if data_dir is None:
-            with _hub(XNLI):
-                hub = datasets.load_dataset(XNLI, language, split=split)
+            with downloading(XNLI.name):
+                hub = XNLI.rows(language, split)
                 pairs = [_pair(row, row["label"]) for row in hub]
         else:
             pairs = []
-            for place, row in _json_lines(_path(data_dir, "xnli", f"xnli_{file}_{language}.jsonl"), _XNLI):
-                with _reading(place, _XNLI):
+            for place, row in json_lines(data_file(data_dir, "xnli", f"xnli_{file}_{language}.jsonl"), _XNLI):
+                with reading(place, _XNLI):
                     pairs.append(_pair(row, XNLI_LABELS.index(row["label"])))
         rows = [{"language": language, "choices": choices, **pair} for pair in pairs]
         splits[split] = datasets.Dataset.from_list(rows, features=PAIRS)
@@ -241,22 +232,25 @@ def fact_probing(language: str, patterns: Sequence[str], data_dir: str | None = 
     if data_dir is None:
         source: str | Path = MPARAREL.format(code=code)
     else:
-        source = _path(data_dir, "fact_probing", "tuples", f"{code}.jsonl")
+        source = data_file(data_dir, "fact_probing", "tuples", f"{code}.jsonl")
     capitals: dict[str, list[str]] = {}
     items: dict[str, str] = {}
-    for place, row in _json_lines(source, _MPARAREL):
-        with _reading(place, _MPARAREL):
-            subject = _said(row, "sub_label")
-            capitals.setdefault(subject, []).append(_said(row, "obj_label"))
-            items.setdefault(subject, _said(row, "sub_uri"))
-    every = sorted({bare_name(capital) for names in capitals.values() for capital in names})
-    if len(every) < CANDIDATES:
-        raise CorpusError(f"{source}: capitals found: {len(every)}, expected at least {CANDIDATES}; {_OR_HUB}")
+    for place, row in json_lines(source, _MPARAREL):
+        with reading(place, _MPARAREL):
+            subject = text_in(row, "sub_label")
+            capitals.setdefault(subject, []).append(text_in(row, "obj_label"))
+            items.setdefault(subject, text_in(row, "sub_uri"))
+    all_capitals = sorted({bare_name(capital) for names in capitals.values() for capital in names})
+    if len(all_capitals) < CANDIDATES:
+        raise CorpusError(f"{source}: capitals found: {len(all_capitals)}, expected at least {CANDIDATES}; {OR_HUB}")
     facts: list[dict[str, Any]] = []
     for subject, names in capitals.items():
         answers = list(dict.fromkeys(form for name in names for form in (name, bare_name(name))))
         drawn = random.Random(f"{SEED} {subject}")
-        choices = [bare_name(names[0]), *drawn.sample([name for name in every if name not in answers], CANDIDATES - 1)]
+        choices = [
+            bare_name(names[0]),
+            *drawn.sample([name for name in all_capitals if name not in answers], CANDIDATES - 1),
+        ]
         drawn.shuffle(choices)
         label = choices.index(bare_name(names[0]))
         facts.append({"subject": subject, "answers": answers, "choices": choices, "label": label})
@@ -303,17 +297,17 @@ def mzsre(context_language: str, question_language: str, data_dir: str | None = 
     if data_dir is None:
         source: str | Path = MZSRE.format(language=other)
     else:
-        source = _path(data_dir, "mzsre", f"en-{other}.json")
+        source = data_file(data_dir, "mzsre", f"en-{other}.json")
     space = "" if context_language == "zh" else " "
-    with _reading(source, _MZSRE):
+    with reading(source, _MZSRE):
         rows = [
             {
                 "language": question_language,
-                "context": _said(edit[context_language], "src") + space + _said(edit[context_language], "alt"),
-                "question": _said(edit[question_language], "src"),
-                "answers": [_said(edit[question_language], "alt")],
+                "context": text_in(edit[context_language], "src") + space + text_in(edit[context_language], "alt"),
+                "question": text_in(edit[question_language], "src"),
+                "answers": [text_in(edit[question_language], "alt")],
             }
-            for edit in json.loads(_text(source, _MZSRE))
+            for edit in json.loads(text_of(source, _MZSRE))
         ]
     return datasets.DatasetDict(test=datasets.Dataset.from_list(rows, features=EDITS))
 
@@ -341,10 +335,10 @@ def text(
         source = WIKIPEDIA.format(language=language)
         if wanted is None:
             raise CorpusError(f'{source}: text_documents "all" would download the whole Wikipedia; give a number')
-        with _hub(source):
-            taken = _last_articles(source, wanted)
+        with downloading(source):
+            taken = last_texts(source, wanted)
     else:
-        path = _corpus(_path(data_dir, "corpora"), language)
+        path = _corpus(data_file(data_dir, "corpora"), language)
         last = deque(enumerate(read_documents(path), start=1), maxlen=wanted)
         total = last[-1][0] if last else 0
         first_half = total - total // 2 if text_documents is None else 0
@@ -378,45 +372,12 @@ def _corpus(folder: Path, language: str) -> Path:
     )
 
 
-def _last_articles(source: str, count: int) -> list[str]:
-    """The `text` of the last `count` rows of a folder of parquet files, in order, reading no row group without one.
-
-    Args:
-        source: path or URL of the folder, of any kind that fsspec knows.
-        count: number of rows; fewer come back if there are fewer.
-    """
-    filesystem, folder = fsspec.core.url_to_fs(source)
-    articles: list[str] = []
-    for name in sorted(filesystem.glob(f"{folder}/*.parquet"), reverse=True):
-        with filesystem.open(name) as file:
-            parquet = pyarrow.parquet.ParquetFile(file)
-            for group in reversed(range(parquet.num_row_groups)):
-                articles = parquet.read_row_group(group, columns=["text"])["text"].to_pylist() + articles
-                if len(articles) >= count:
-                    return articles[-count:]
-    if not articles:
-        raise FileNotFoundError(f"no rows in {folder}/*.parquet")
-    return articles
-
-
-def _parquet(source: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a folder of parquet files, in order; `source` is a path or URL of any kind that fsspec knows."""
-    filesystem, folder = fsspec.core.url_to_fs(source)
-    rows: list[dict[str, Any]] = []
-    for name in sorted(filesystem.glob(f"{folder}/*.parquet")):
-        with filesystem.open(name) as file:
-            rows += pyarrow.parquet.read_table(file, columns=list(columns)).to_pylist()
-    if not rows:
-        raise FileNotFoundError(f"no rows in {folder}/*.parquet")
-    return rows
-
-
 def _squad(language: str, path: Path) -> list[dict[str, Any]]:
     """The questions of a SQuAD v1.1 file as rows with the columns of `QUESTIONS`."""
-    with _reading(path, _SQUAD):
+    with reading(path, _SQUAD):
         rows = [
             _question(language, qa, paragraph["context"], [answer["text"] for answer in qa["answers"]])
-            for article in json.loads(_text(path, _SQUAD))["data"]
+            for article in json.loads(text_of(path, _SQUAD))["data"]
             for paragraph in article["paragraphs"]
             for qa in paragraph["qas"]
         ]
@@ -434,8 +395,8 @@ def _question(language: str, qa: Mapping[str, Any], context: str, answers: Seque
         "id": qa["id"],
         "language": language,
         "context": context.replace("\ufeff", "").strip(),
-        "question": _said(qa, "question"),
-        "answers": [_said({"answer": answer}, "answer") for answer in answers],
+        "question": text_in(qa, "question"),
+        "answers": [text_in({"answer": answer}, "answer") for answer in answers],
     }
 
 
@@ -444,8 +405,8 @@ def _choice(language: str, row: Mapping[str, Any], labels: Sequence[str], texts:
     return {
         "id": row["id"],
         "language": language,
-        "question": _said(row["question"], "stem"),
-        "choices": [_said({"choice": text}, "choice") for text in texts],
+        "question": text_in(row["question"], "stem"),
+        "choices": [text_in({"choice": text}, "choice") for text in texts],
         "label": list(labels).index(row["answerKey"]),
     }
 
@@ -453,81 +414,5 @@ def _choice(language: str, row: Mapping[str, Any], labels: Sequence[str], texts:
 def _pair(row: Mapping[str, Any], label: int) -> dict[str, Any]:
     """Premise, hypothesis and label of one row; the hub says -1 where there is no label."""
     if label not in range(len(XNLI_LABELS)):
-        raise _RowError(f"label: found {label}, expected 0, 1 or 2")
-    return {"premise": _said(row, "premise"), "hypothesis": _said(row, "hypothesis"), "label": label}
-
-
-class _RowError(ValueError):
-    """What is wrong with a row."""
-
-
-def _said(row: Mapping[str, Any], column: str, blank: bool = False) -> str:
-    """The text in a column, without the white space around it; `blank` says whether none may be left."""
-    text = row[column]
-    if not isinstance(text, str):
-        raise _RowError(f"{column}: found {json.dumps(text)}, expected text")
-    if not blank and not text.strip():
-        raise _RowError(f"{column}: found nothing, expected text")
-    return text.strip()
-
-
-def _path(data_dir: str, *parts: str) -> Path:
-    """A file or folder in the user's data folder."""
-    return Path(data_dir).expanduser().joinpath(*parts)
-
-
-def _text(source: str | Path, expected: str) -> str:
-    """The text of a file, or what is at an address."""
-    if isinstance(source, Path):
-        with _reading(source, expected):
-            return source.read_text(encoding="utf-8-sig")
-    with _hub(source), fsspec.open(source, encoding="utf-8-sig", mode="rt") as file:
-        return file.read()
-
-
-def _numbered(source: str | Path, expected: str) -> list[tuple[int, str]]:
-    """The lines of a file that are not blank, with their numbers, at least one."""
-    lines = [(n, line) for n, line in enumerate(_text(source, expected).split("\n"), 1) if line.strip()]
-    if not lines:
-        raise CorpusError(f"{source}: nothing in it, expected {expected}")
-    return lines
-
-
-def _json_lines(source: str | Path, expected: str) -> Iterator[tuple[str, Any]]:
-    """What the lines of a file hold, each with where it stands."""
-    for number, line in _numbered(source, expected):
-        place = f"{source}, line {number}"
-        with _reading(place, expected):
-            row = json.loads(line)
-        yield place, row
-
-
-@contextmanager
-def _reading(place: str | Path, expected: str) -> Iterator[None]:
-    """What goes wrong in reading a file as one line: what it is, what was expected."""
-    try:
-        yield
-    except _RowError as error:
-        raise CorpusError(f"{place}: {error}; expected {expected}") from None
-    except FileNotFoundError:
-        raise CorpusError(f"{place}: no such file, expected {expected}") from None
-    except OSError as error:
-        raise CorpusError(f"{place}: cannot be read ({error.strerror}), expected {expected}") from None
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{place}: not UTF-8 ({error}), expected {expected}") from None
-    except json.JSONDecodeError as error:  # whose text says where
-        raise CorpusError(f"{place}: not JSON ({error}), expected {expected}") from None
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{place}: rows of another shape ({error!r}), expected {expected}") from None
-
-
-@contextmanager
-def _hub(source: str) -> Iterator[None]:
-    """What goes wrong in reading the hub, errors of many libraries, as one line that says how to do without."""
-    try:
-        yield
-    except _RowError as error:
-        raise CorpusError(f"{source}: {error}; {_OR_LOCAL}") from None
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise CorpusError(f"{source}: cannot be downloaded ({reason}); connect, or {_OR_LOCAL}") from error
+        raise RowError(f"label: found {label}, expected 0, 1 or 2")
+    return {"premise": text_in(row, "premise"), "hypothesis": text_in(row, "hypothesis"), "label": label}

@@ -78,7 +78,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     """The parser of these subcommands; what it parses says which one to `run`."""
     parser = _Parser(
         prog="plnd",
-        description="Find, switch off and tune the neurons of a language model that serve one language.",
+        description="Find, deactivate (ablate) and tune the neurons of a language model that serve one language.",
         epilog="Each subcommand has its own --help with an example.",
     )
     parser.add_argument("--version", action="version", version=f"plnd {__version__}")

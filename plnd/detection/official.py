@@ -100,10 +100,10 @@ def squared_change(trace: Attention) -> Tensor:
     trace = replace(trace, query=query / trace.scaling, key=key, query_rotated=query, key_rotated=key)
     trace = replace(trace, rotary=None, query_norm=None, key_norm=None)
     heads, _, head_dim = query.shape
-    every = torch.ones(heads * head_dim, dtype=torch.bool, device=query.device)
+    channels = torch.ones(heads * head_dim, dtype=torch.bool, device=query.device)
     none = torch.zeros(len(key) * head_dim, dtype=torch.bool, device=query.device)
     parts = [trace] if trace.softcap is None else _capped(trace)
-    return sum(attention_importance(part, "exact", (every, none))[0].square() for part in parts)  # type: ignore[return-value]
+    return sum(attention_importance(part, "exact", (channels, none))[0].square() for part in parts)  # type: ignore[return-value]
 
 
 def _capped(trace: Attention) -> Iterator[Attention]:

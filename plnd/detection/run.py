@@ -24,6 +24,7 @@ from plnd.detection.processes import Processes
 from plnd.detection.totals import Totals, at_least, summarized
 from plnd.errors import CorpusError, PLNDError
 from plnd.io.artifact import SCORES, VERSION
+from plnd.models.batches import padded
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
 from plnd.neurons.scores import Scores
@@ -192,13 +193,8 @@ class _Run:
         return non_finite
 
     def _measure(self, batch: list[Document]) -> Tensor:
-        """One forward pass of the model's body, without its head; which documents gave finite numbers only.
-
-        Padded on the right, with a token of the document itself: no other token's embedding can spoil it.
-        """
-        length = max(len(d.ids) for d in batch)
-        ids = torch.tensor([d.ids + d.ids[-1:] * (length - len(d.ids)) for d in batch])
-        mask = torch.tensor([[1] * len(d.ids) + [0] * (length - len(d.ids)) for d in batch])
+        """One forward pass of the model's body, without its head; which documents gave finite numbers only."""
+        ids, mask = padded([document.ids for document in batch])
         self.observer.spans = [(0, len(d.ids)) for d in batch]
         mask = mask_of_all(mask) if self.all_seen else mask
         inputs = {"input_ids": ids.to(self.input_device), "attention_mask": mask.to(self.input_device)}

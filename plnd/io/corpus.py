@@ -103,13 +103,13 @@ def find_corpus(folder: Source, name: str) -> Path | None:
         if path.is_file():
             return path
     try:
-        every = sorted(os.listdir(folder))
+        names = sorted(os.listdir(folder))
     except OSError:
         return None
-    found = [file for file in every if form_of_name(file) and file.partition(".")[0] == name]
-    if len(found) > 1:
-        raise CorpusError(f"{folder}: {', '.join(found)}: which one is not known, expected one file called {name}")
-    return Path(folder, found[0]) if found else None
+    matches = [file for file in names if form_of_name(file) and file.partition(".")[0] == name]
+    if len(matches) > 1:
+        raise CorpusError(f"{folder}: {', '.join(matches)}: which one is not known, expected one file called {name}")
+    return Path(folder, matches[0]) if matches else None
 
 
 def pipes(sources: Sequence[Source]) -> list[Source]:
@@ -136,15 +136,15 @@ def _parts(source: Source, form: str | None) -> list[tuple[Source, bool]]:
     if os.path.exists(source):
         return [(source, False)]
     if glob.has_magic(name):
-        found = sorted(glob.glob(name, recursive=True))
-        if not found:
+        matches = sorted(glob.glob(name, recursive=True))
+        if not matches:
             raise CorpusError(f"{name}: no file matches, expected {READABLE}")
-        files = [path for path in found if not os.path.isdir(path)]
-        if files and len(files) < len(found) and "**" not in name:
+        files = [path for path in matches if not os.path.isdir(path)]
+        if files and len(files) < len(matches) and "**" not in name:
             raise CorpusError(f"{name}: matches files and folders, expected either; write a longer pattern")
         if form is None:
             check_one_form(files, name, "let the pattern match one of them")
-        return [part for path in files or found for part in _parts(path, form)]
+        return [part for path in files or matches for part in _parts(path, form)]
     if "://" in name:
         raise CorpusError(f"{name}: an address, expected {READABLE}; download it")
     place = name.partition(":")[0]
@@ -205,9 +205,9 @@ def _documents(source: Source, text_field: str, form: str | None, whole: bool) -
 def _file_documents(path: Source, text_field: str, form: str | None, whole: bool) -> Iterator[str]:
     with opened(path) as raw, reading(str(path)):
         for stream, name, several in files_in(raw, str(path)):
-            found = form or form_of(stream, name, text_field)
-            if found != "text":
-                for where, row in rows_of(stream, name, found, text_field):
+            file_form = form or form_of(stream, name, text_field)
+            if file_form != "text":
+                for where, row in rows_of(stream, name, file_form, text_field):
                     yield from _text(row, text_field, where)
             elif whole or several:
                 if text := "\n".join(line for _, line in numbered_lines(stream, name)):

@@ -95,8 +95,8 @@ def files_in(source: BinaryIO, name: str) -> Iterator[tuple[BinaryIO, str, bool]
         yield stream, name, False
         return
     with zipfile.ZipFile(_seekable(stream)) as archive:
-        every = [info.filename for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
-        members = every if len(every) == 1 else [member for member in every if form_of_name(member)]
+        names = [info.filename for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
+        members = names if len(names) == 1 else [member for member in names if form_of_name(member)]
         check_one_form(members, name, "name one file of it")
         if not members:
             raise CorpusError(f"{name}: a zip archive without a file that can be read, expected {READABLE}")
@@ -238,21 +238,21 @@ def form_of(stream: BinaryIO, name: str, text_field: str | None) -> str:
     Raises:
         CorpusError: if the content is of another form than the ending says, or of none that can be read.
     """
-    named, found = form_of_name(name), _form_of_content(_head(stream), name, text_field)
-    if named is None and _ending(name) in OTHERS:
+    ending, content = form_of_name(name), _form_of_content(_head(stream), name, text_field)
+    if ending is None and _ending(name) in OTHERS:
         advice = "--format text reads a document a line"
         raise CorpusError(f"{name}: {_ending(name)} is no form of a corpus, expected {READABLE}; {advice}")
-    if not _head(stream) or found == named:
-        return named or "text"
-    if named is None or (named == "text" and text_field is None):
-        return found
-    if (named, found) in (("json", "text"), ("csv", "text"), ("tsv", "text"), ("csv", "tsv"), ("tsv", "csv")):
-        return named  # which their readers check, and name the line
+    if not _head(stream) or content == ending:
+        return ending or "text"
+    if ending is None or (ending == "text" and text_field is None):
+        return content
+    if (ending, content) in (("json", "text"), ("csv", "text"), ("tsv", "text"), ("csv", "tsv"), ("tsv", "csv")):
+        return ending  # which their readers check, and name the line
     words = {"json": "JSON", "csv": "a table", "tsv": "a table", "parquet": "Parquet", "arrow": "Arrow"}
-    if found == "text":
-        raise CorpusError(f"{name}: not {words[named]}, expected what its ending says; fetch it again or rename it")
-    advice = f"rename it to .{'jsonl' if found == 'json' else found}, or say --format {named} to read it as that"
-    raise CorpusError(f"{name}: holds {words[found]}, but its ending says {named}; {advice}")
+    if content == "text":
+        raise CorpusError(f"{name}: not {words[ending]}, expected what its ending says; fetch it again or rename it")
+    advice = f"rename it to .{'jsonl' if content == 'json' else content}, or say --format {ending} to read it as that"
+    raise CorpusError(f"{name}: holds {words[content]}, but its ending says {ending}; {advice}")
 
 
 def _form_of_content(head: bytes, name: str, text_field: str | None) -> str:
@@ -383,14 +383,14 @@ class _Text:
 
     def more(self, size: int) -> bool:
         """Adds pieces of so many letters together; returns whether there was one."""
-        found, length = [self.text], 0
+        pieces, length = [self.text], 0
         for piece in self.pieces:
-            found.append(piece)
+            pieces.append(piece)
             length += len(piece)
             if length >= size:
                 break
-        self.text = "".join(found)
-        return len(found) > 1
+        self.text = "".join(pieces)
+        return len(pieces) > 1
 
     def next(self) -> str:
         """The next letter that is not white space, left where it is; empty at the end."""
@@ -422,11 +422,12 @@ class _Text:
 def _table_rows(stream: BinaryIO, name: str, form: str, text_field: str | None) -> Iterator[tuple[str, Row]]:
     """Rows of a table whose first line names its columns; quoted cells may have line breaks in them."""
     lines = _decoded(stream, name)
-    before, header = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
-    others = (",", ";", "\t", "|") if form == "csv" else ("\t", ",", ";", "|")
-    cells = {separator: next(csv.reader([header.rstrip("\r\n")], delimiter=separator), []) for separator in others}
+    before, header = _first_line(lines)
+    separators = (",", ";", "\t", "|") if form == "csv" else ("\t", ",", ";", "|")
+    cells = {separator: next(csv.reader([header.rstrip("\r\n")], delimiter=separator), []) for separator in separators}
     # the separator is the one that makes the text's field a column, else the ending's own
-    separator = next((s for s in others if _root(text_field, cells[s]) is not None), others[0])
+    fitting = [separator for separator in separators if _root(text_field, cells[separator]) is not None]
+    separator = fitting[0] if fitting else separators[0]
     columns = cells[separator]
     if len(set(columns)) < len(columns):
         raise CorpusError(f"{name}: columns {', '.join(columns):.80}: two of one name, expected different ones")
@@ -442,6 +443,14 @@ def _table_rows(stream: BinaryIO, name: str, form: str, text_field: str | None) 
     except csv.Error as error:
         with reading(f"{name}, line {before + reader.line_num}"):
             raise error from None
+
+
+def _first_line(lines: Iterable[str]) -> tuple[int, str]:
+    """The first line that is not blank, with its number; (0, "") if there is none."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            return number, line
+    return 0, ""
 
 
 def _root(field: str | None, columns: Iterable[str]) -> str | None:

@@ -118,8 +118,8 @@ class Script:
 
     def identify(self, text: str) -> str:
         """One of `SCRIPTS`, `other` for the letters of another script, or `NON_WORD`."""
-        found = Counter(filter(None, map(_script, text))) if has_word(text) else None
-        return found.most_common(1)[0][0] if found else NON_WORD
+        scripts = Counter(filter(None, map(_script, text))) if has_word(text) else None
+        return scripts.most_common(1)[0][0] if scripts else NON_WORD
 
     @staticmethod
     def labels(language: str) -> tuple[str, ...]:
@@ -197,5 +197,5 @@ def _cld3() -> Callable[[str], _Answer | None]:
         import gcld3
     except ImportError:
         raise PLNDError("language identification by cld3 needs cld3-py: pip install 'plnd[langid]'") from None
-    found = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=MAX_BYTES)
-    return lambda text: found.FindLanguage(text=text)
+    identifier = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=MAX_BYTES)
+    return lambda text: identifier.FindLanguage(text=text)

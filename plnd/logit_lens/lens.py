@@ -26,6 +26,7 @@ from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.io.files import write_csv
 from plnd.logit_lens.config import LensConfig
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
+from plnd.models.batches import padded
 from plnd.models.layout import Layout
 from plnd.models.running import hooked
 
@@ -248,8 +249,8 @@ def decode_tokens(
     if limit and max_length > limit:
         raise PLNDError(f"max_length={max_length}: the model has {limit} positions; use at most that")
     unembed = _Unembedding(layout)
-    every: Iterator[list[int]] = islice(_token_ids(layout, documents, tokenizer, max_length), config.max_documents)
-    first = next(every, None)
+    sequences: Iterator[list[int]] = islice(_token_ids(layout, documents, tokenizer, max_length), config.max_documents)
+    first = next(sequences, None)
     if first is None:
         raise CorpusError("no document with a token to decode in the corpus")
     read, positions = 0, 0
@@ -260,10 +261,10 @@ def decode_tokens(
         if top_k > vocabulary:
             raise PLNDError(f"top_k={top_k}: the model has {vocabulary} tokens; use at most that")
         watch = _Watch(layout, unembed, vocabulary, top_k)
-        every = chain([first], every)
+        sequences = chain([first], sequences)
         bar = tqdm(total=config.max_documents, unit=" documents", desc="lens", disable=not progress)
         with watch.attached(), bar:
-            while batch := list(islice(every, config.batch_size)):
+            while batch := list(islice(sequences, config.batch_size)):
                 watch.read(batch)
                 read += len(batch)
                 positions += sum(map(len, batch))
@@ -303,15 +304,15 @@ def load_lens(path: str | Path) -> list[LensCounts]:
     Raises:
         PLNDError: if the file cannot be read or is not such a table.
     """
-    found: dict[tuple[str, ...], dict[tuple[str, str], int]] = {}
+    tables: dict[tuple[str, ...], dict[tuple[str, str], int]] = {}
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             header, *rows = csv.reader(stream)
         if tuple(header) != HEADER:
             raise ValueError("other columns")
         for *about, block, label, number in rows:
-            found.setdefault(tuple(about), {})[block, label] = int(number)
-        return [_loaded(about, numbers) for about, numbers in found.items()]
+            tables.setdefault(tuple(about), {})[block, label] = int(number)
+        return [_loaded(about, numbers) for about, numbers in tables.items()]
     except OSError as error:
         raise PLNDError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -394,13 +395,13 @@ class _Unembedding:
         finally:
             handle.remove()
         try:
-            found = self(hidden[0][0]).to(own.device)
+            logits = self(hidden[0][0]).to(own.device)
         except RuntimeError as error:  # a matrix of another width
             problem = str(error)
         else:
-            sorted_by_found = own.gather(-1, found.argsort(-1)).double()
-            astray = float((sorted_by_found.cummax(-1).values - sorted_by_found).amax())
-            allowed = TOLERANCE * torch.finfo(found.dtype).eps * float(own.abs().amax())
+            sorted_by_logits = own.gather(-1, logits.argsort(-1)).double()
+            astray = float((sorted_by_logits.cummax(-1).values - sorted_by_logits).amax())
+            allowed = TOLERANCE * torch.finfo(logits.dtype).eps * float(own.abs().amax())
             if not torch.isfinite(own).all():
                 raise PLNDError(f"the model's logits in {own.dtype} are not finite; try another --dtype")
             if astray <= allowed:
@@ -442,14 +443,12 @@ class _Watch:
                 handle.remove()
 
     def read(self, batch: Sequence[list[int]]) -> None:
-        """One forward pass of the body, padded on the right with a token of the document itself.
+        """One forward pass of the body.
 
         Args:
             batch: token ids of each document, at least one each.
         """
-        length = max(map(len, batch))
-        ids = torch.tensor([one + one[-1:] * (length - len(one)) for one in batch])
-        mask = torch.tensor([[1] * len(one) + [0] * (length - len(one)) for one in batch])
+        ids, mask = padded(batch)
         self.real = mask.bool()
         self.layout.forward(ids.to(self.layout.input_device), mask.to(self.layout.input_device))
 

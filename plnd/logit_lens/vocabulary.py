@@ -73,16 +73,16 @@ def coverage(
         CorpusError: if nothing occurs so often.
     """
     read = 0
-    found: set[Any] = set()
+    in_corpus: set[Any] = set()
     for text in documents:
         read += 1
-        found.update(units(text))
+        in_corpus.update(units(text))
     counts = Counter(unit for text in reference for unit in units(text))
     vocabulary = {unit for unit, count in counts.items() if count >= min_count}
     if not vocabulary:
         raise CorpusError(f"reference corpus: nothing in it occurs {min_count} times, expected a larger corpus")
-    running = sum(count for unit, count in counts.items() if unit in found) / counts.total()
-    return Coverage(read, len(found), len(vocabulary), len(vocabulary & found), running)
+    running = sum(count for unit, count in counts.items() if unit in in_corpus) / counts.total()
+    return Coverage(read, len(in_corpus), len(vocabulary), len(vocabulary & in_corpus), running)
 
 
 @cache

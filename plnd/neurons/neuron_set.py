@@ -15,6 +15,7 @@ from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
 from plnd.model_description import check_model
+from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses
 
@@ -137,14 +138,11 @@ class NeuronSet:
     def random_like(self, seed: int) -> NeuronSet:
         """As many neurons of each block and projection, drawn at random from all neurons there: the scientific control.
 
-        The same seed draws the same neurons on every machine: numpy keeps the bits of a generator, though not the
-        methods that stand on them, so the neurons are put in the order of one random number each.
+        The same seed draws the same neurons on every machine (`plnd.neurons.random_draw.draw`).
         """
-        drawn = {}
-        for name, indices in self.items():
-            key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
-            order = np.random.PCG64(key).random_raw(self.widths[name]).argsort(kind="stable")
-            drawn[name] = np.sort(order[: len(indices)]).astype(np.int32)
+        drawn = {
+            name: draw(self.widths[name], len(indices), seed, name).astype(np.int32) for name, indices in self.items()
+        }
         return NeuronSet(drawn, _zeros(drawn), {**self.metadata, "control": {"name": "random", "seed": seed}})
 
     # relation to a model

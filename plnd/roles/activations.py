@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
+from plnd.models.batches import padded
 from plnd.models.layout import Block, Layout
 from plnd.models.running import hooked
 
@@ -95,7 +96,7 @@ class Watch:
             yield
 
     def read(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
-        """One forward pass over a batch of inputs, padded on the right.
+        """One forward pass over a batch of inputs.
 
         A decoder with an encoder reads its start token alone, at which it makes its first prediction.
 
@@ -107,13 +108,10 @@ class Watch:
         Raises:
             PLNDError: if an activation is not finite.
         """
-        lengths = torch.tensor([len(ids) for ids in inputs])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        ids = torch.zeros(mask.shape, dtype=torch.long)
-        ids[mask] = torch.tensor([token for row in inputs for token in row])
+        ids, mask = padded(inputs)
         self._seen, self._weights = {}, {}
         device = self.layout.model.device
-        self._forward(ids.to(device), mask.to(device))
+        self._forward(ids.to(device), mask.bool().to(device))
         missing = [block.name for block in self.blocks if block.name not in self._seen]
         if missing:
             raise FamilyError(f"block {missing[0]}: its non-linearity did not run, so its neurons cannot be watched")

@@ -111,8 +111,8 @@ class Attribution:
                     self.squares[(*at, token)] += _by_language(kept.double().square())
                     for held, limit, reduce in ((self.most, -np.inf, np.maximum), (self.least, np.inf, np.minimum)):
                         masked = scores.masked_fill(~member, limit)
-                        found = masked.amax((0, 2)) if limit < 0 else masked.amin((0, 2))
-                        held[(*at, token)] = reduce(held[(*at, token)], found.double().numpy())
+                        extreme = masked.amax((0, 2)) if limit < 0 else masked.amin((0, 2))
+                        held[(*at, token)] = reduce(held[(*at, token)], extreme.double().numpy())
 
     def _answer_embeddings(self, start: int, examples: int) -> list[Tensor]:
         """E_r of the first token and the mean over all: two of [examples, languages, hidden]."""
@@ -132,7 +132,7 @@ class Attribution:
         neurons with the highest contribution, mean over examples. Maximum, minimum, mean and variance of effective
         scores are over all neurons of all examples. What does not exist is None.
         """
-        found = []
+        table = []
         for (p, r, b), neurons in np.ndenumerate(self.neurons):
             scores: list[float | None] = []
             for token in range(len(ANSWER_TOKENS)):
@@ -143,7 +143,7 @@ class Attribution:
                 variance = max(self.squares[p, r, b, token] / neurons - mean**2, 0.0)
                 scores += map(float, (self.most[p, r, b, token], self.least[p, r, b, token], mean, variance))
             total = float(self.contribution[p, r, b])
-            found.append(
+            table.append(
                 (
                     languages[p],
                     ROLES[r],
@@ -155,7 +155,7 @@ class Attribution:
                     *scores,
                 )
             )
-        return found
+        return table
 
 
 def contribution_scores(weights: Tensor, norms: Tensor) -> Tensor:

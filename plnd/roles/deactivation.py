@@ -1,4 +1,4 @@
-"""Switches off other neurons in every row of a batch: those with one role in the row's own example.
+"""Deactivates (ablates) other neurons in every row of a batch: those with one role in the row's own example.
 
 Roles differ by example (`plnd.roles`), so the deactivated set does too (Tables 2 and 4 of arXiv:2406.09265).
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.models.layout import Layout
 from plnd.models.running import hooked
+from plnd.neurons.random_draw import draw
 from plnd.roles.activations import feed_forward_widths
 from plnd.roles.roles import ROLES, Roles
 
@@ -24,13 +25,13 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Choice:
-    """Which neurons of an example are switched off.
+    """Which neurons of an example are deactivated.
 
     Attributes:
         role: one of `ROLES`, or `random`.
-        share: of `random`, which share of each block's neurons; 0 switches nothing off, for a baseline.
+        share: of `random`, which fraction of each block's neurons; 0 deactivates none, for a baseline.
         control: `random` draws as many neurons of each block as there have the role in this example.
-        seed: of what is drawn. An example's draw depends on nothing but seed, example and counts.
+        seed: of what is drawn. A block's draw depends on nothing but seed, example, block and count.
     """
 
     role: str
@@ -58,18 +59,16 @@ class Choice:
             if self.control is None:
                 return found
             counts = [int(chosen.sum()) for chosen in found.values()]
-        generator = np.random.Generator(np.random.PCG64([self.seed, example]))
         drawn = {}
         for (name, width), count in zip(roles.widths.items(), counts, strict=True):
-            order = np.argsort(generator.integers(2**63, size=width), kind="stable")
             drawn[name] = np.zeros(width, dtype=bool)
-            drawn[name][order[:count]] = True
+            drawn[name][draw(width, count, self.seed, example, name)] = True
         return drawn
 
 
 @contextmanager
 def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, np.ndarray]]) -> Iterator[None]:
-    """In row i of every batch the neurons `neurons[i]` are off: at all positions, in every step of a generation.
+    """In row i of every batch the neurons `neurons[i]` are deactivated: everywhere, in every step of a generation.
 
     What goes into `down_proj` is set to zero there. In a gated feed-forward too that is what an activation of zero
     gives. Where a batch has several times as many rows (beam search), consecutive ones belong to one example. What
@@ -103,7 +102,7 @@ def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, n
 
 
 def _zero_rows(mask: Tensor) -> Callable:
-    """A hook that zeroes the masked inputs, [rows, width], of each row's share of a batch."""
+    """A hook that zeroes the inputs of the neurons, [rows, width], that are deactivated in each row of a batch."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         nonlocal mask

@@ -99,7 +99,7 @@ class Parallel:
         """
         if self.answers is None:
             raise CorpusError(f"{self.source}: effective scores (eq. 10) need the correct answers, and it has none")
-        found = []
+        rows = []
         for number, (prompts, answers) in enumerate(zip(self.prompts, self.answers, strict=True)):
             row = []
             for language, prompt, answer in zip(self.languages, prompts, answers, strict=True):
@@ -110,8 +110,8 @@ class Parallel:
                 if not ids:
                     raise CorpusError(f"{self.source}: the answer of example {number} in {language} has no tokens")
                 row.append(ids)
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
 
 def prompt_digest(text: str) -> int:
@@ -139,15 +139,15 @@ def read_parallel(
     rows = _rows(path, limit)
     languages = list(rows[0] if languages is None else languages)
     prompts = [_fields(path, number, row, languages) for number, row in enumerate(rows, 1)]
-    found = None
+    expected = None
     if answers is not None:
-        other = _rows(answers, limit)
-        if len(other) != len(rows):
-            raise CorpusError(f"{answers}: {len(other)} examples, but {path} has {len(rows)}")
-        found = [
-            [" " + text.lstrip() for text in _fields(answers, n, row, languages)] for n, row in enumerate(other, 1)
+        second = _rows(answers, limit)
+        if len(second) != len(rows):
+            raise CorpusError(f"{answers}: {len(second)} examples, but {path} has {len(rows)}")
+        expected = [
+            [" " + text.lstrip() for text in _fields(answers, n, row, languages)] for n, row in enumerate(second, 1)
         ]
-    return Parallel(languages, prompts, found, source=str(path))
+    return Parallel(languages, prompts, expected, source=str(path))
 
 
 def _rows(path: str | Path, limit: int | None) -> list[Mapping[str, Any]]:
@@ -166,6 +166,6 @@ def _rows(path: str | Path, limit: int | None) -> list[Mapping[str, Any]]:
 def _fields(path: str | Path, number: int, row: Mapping[str, Any], languages: Sequence[str]) -> list[str]:
     for name in languages:
         if not isinstance(row.get(name), str) or not row[name].strip():
-            found = f"{row[name]!r:.40}" if name in row else "missing"
-            raise CorpusError(f"{path}, example {number}: field {name!r} is {found}, expected text")
+            content = f"{row[name]!r:.40}" if name in row else "missing"
+            raise CorpusError(f"{path}, example {number}: field {name!r} is {content}, expected text")
     return [row[name] for name in languages]

@@ -8,9 +8,9 @@ from peft import get_peft_model
 from torch import nn
 
 from peft_plnd import NeuronSelectConfig
-from peft_plnd.selection import draw
 from plnd.errors import FamilyError, ModelMismatchError, PLNDError
 from plnd.models.layout import Layout
+from plnd.neurons.random_draw import draw
 from tiny import tiny_model
 from tuning import batch, fill, make_mask
 
@@ -139,9 +139,11 @@ def test_a_share_is_drawn_from_every_projection(name):
 
 
 def test_the_draw_is_the_same_everywhere():
-    """Numbers written down, so that another machine or version that draws others is noticed; at least one neuron."""
-    assert draw("0.q_proj", 16, 0.25, seed=0).tolist() == [0, 13, 14, 15]
-    assert len(draw("0.q_proj", 16, 0.001, seed=0)) == 1
+    """That of `plnd.neurons.random_draw`, by the module's name outside the families table; at least one neuron."""
+    chosen = indices_of(nn.Sequential(nn.Linear(4, 16)), **FRACTION, target_modules=["0"])
+    assert chosen == {"0": {"out": draw(16, 4, 1, "0").tolist()}}
+    one = indices_of(nn.Sequential(nn.Linear(4, 16)), fraction=0.001, seed=1, target_modules=["0"])
+    assert one == {"0": {"out": draw(16, 1, 1, "0").tolist()}}
 
 
 def test_a_model_outside_the_table_takes_names_and_shares():

@@ -1,4 +1,4 @@
-"""Bootstrap intervals and paired tests, against what can be counted by hand."""
+"""Means and their errors, bootstrap intervals and paired tests, against what can be counted by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,37 @@ import numpy as np
 import pytest
 
 from plnd.errors import PLNDError
-from plnd.statistics import bootstrap_interval, paired_p_value
+from plnd.statistics import bootstrap_interval, paired_p_value, ratio_error, relative_lengths, weighted_mean
+
+
+def test_mean_and_its_standard_error():
+    """Standard deviation over the root of the documents; none for one document."""
+    values = [0.0, 1.0, 1.0, 4.0]
+    middle, stderr = weighted_mean(values)
+    assert middle == 1.5 and stderr == pytest.approx(np.std(values, ddof=1) / 2)
+    assert weighted_mean([2.0]) == (2.0, None)
+
+
+def test_weighted_mean_and_its_standard_error():
+    """A document that is three times as long counts as three; the error is that of a ratio, as resampling finds it."""
+    random_state = np.random.default_rng(0)
+    values, weights = random_state.normal(2, 1, 400), random_state.uniform(1, 5, 400)
+    middle, stderr = weighted_mean(list(values), list(weights))
+    assert middle == pytest.approx(np.average(values, weights=weights))
+    again = random_state.integers(0, 400, (2000, 400))
+    resampled = (values * weights)[again].sum(1) / weights[again].sum(1)
+    assert stderr == pytest.approx(resampled.std(), rel=0.1)
+
+
+def test_the_error_of_a_ratio_is_that_of_the_weighted_mean():
+    """Both ways to it agree: exact sums, and the spread of values `as_ratio`; lengths have the mean 1."""
+    random_state = np.random.default_rng(6)
+    values, lengths = random_state.normal(2, 1, 30), random_state.integers(1, 90, 30)
+    relative = relative_lengths(lengths)
+    middle, stderr = weighted_mean(list(values), list(lengths))
+    assert relative.mean() == pytest.approx(1) and (relative * values).mean() == pytest.approx(middle)
+    assert ratio_error(relative * values, relative) == pytest.approx(stderr)
+    assert math.isnan(ratio_error(np.ones(1), np.ones(1)))
 
 
 def test_interval_of_many_values_is_that_of_the_normal():

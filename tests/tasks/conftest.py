@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lm_eval_plnd.rows.benchmarks import MPARAREL_CODES, XLSUM_NAMES
+from lm_eval_plnd.rows.sources import MPARAREL_CODES, XLSUM_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 

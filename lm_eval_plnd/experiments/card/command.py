@@ -26,14 +26,6 @@ if TYPE_CHECKING:
     from plnd.neurons.regions import Regions
 
 HARNESS = "https://github.com/EleutherAI/lm-evaluation-harness"
-DATASETS = {
-    "mgsm": "juletxara/mgsm",
-    "xquad": "google/xquad",
-    "xcsqa": "INK-USC/xcsr",
-    "xlsum": "csebuetnlp/xlsum",
-    "xnli": "facebook/xnli",
-}
-"""Part of the names of plnd's own tasks to the hub's data set."""
 AGREEMENT = 1e-4
 """Scores of the same model that differ by more, relatively, are not of the same model."""
 
@@ -342,13 +334,14 @@ def eval_result(score: Score) -> EvalResult:
 
 def _dataset(score: Score) -> tuple[str, str | None]:
     """The hub's data set of a task and its configuration; the task's own name where the documents are local."""
+    from lm_eval_plnd.rows.sources import hub_dataset
+
     if _on_the_hub(score.dataset):
         return str(score.dataset), score.config
-    if score.task.startswith("plnd_"):
-        for part, dataset in DATASETS.items():
-            if part in score.task.split("_"):
-                return dataset, score.language
-    return score.task, None
+    dataset = hub_dataset(score.task)
+    if dataset is None:
+        return score.task, None
+    return dataset.name, dataset.config_of(score.language) if score.language else None
 
 
 def _by_dataset(found: Iterable[EvalResult]) -> list[EvalResult]:

@@ -1,8 +1,8 @@
 """`plnd report`: one HTML page of an experiment's folder, with everything in it, that asks no one for anything.
 
 The page is made of what lies in the folder, all of it optional: the files of `plnd experiment`; plots (`.png`, `.svg`)
-and tables (`.csv`) of the scripts, which belong together where their names do; artifacts; `results.json` of
-`scripts/enhancement.py`; `commands.sh`, shown as it is. The same folder gives the same bytes.
+and tables (`.csv`), which belong together where their names do, with the notes that say how they were made
+(`.made.json`); artifacts; `commands.sh`, shown as it is. The same folder gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lm_eval_plnd.experiments import results
+from lm_eval_plnd.experiments.report.note import ENDING, command_of
 from lm_eval_plnd.experiments.report.page import (
     Cell,
     Plot,
     Section,
     Table,
     breakable,
-    change_cell,
     digest_cell,
-    number_cell,
     share_cell,
     shown,
+    signed,
 )
 from lm_eval_plnd.experiments.report.scores import look_of, score_sections
 from lm_eval_plnd.experiments.results import Row
@@ -42,12 +41,6 @@ PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
 COMMANDS = "commands.sh"
 OF_A_MODEL = ("config.json", "adapter_config.json")
 """Beside one of these, a safetensors file holds weights."""
-OF_EXPERIMENT = (*(f"table{n}" for n in (1, 2, 3, 4, 5, 8, 9, 10, 11)), *(f"figure{n}" for n in (3, 5, 6)))
-"""Items of the PLND paper that read the experiment's folder; others have inputs of their own."""
-OF_ATTRIBUTION = ("figure9", "figure10", "figure11", "table1")
-"""Items of Sharing Matters that read the scores of `plnd roles --attribution`."""
-CURVES = ("panel", "curve", "block", "value")
-"""Columns of the scripts' figures, which read better as one table per panel with a column per curve."""
 
 
 class ReportCommand(Command):
@@ -123,7 +116,7 @@ def _folder(path: str | Path) -> Path:
 
 def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section]:
     """What the folder has, in reading order."""
-    drawn = [*_figures(folder), _enhancement(folder)]
+    drawn = _figures(folder)
     done = [_switched_off(rows), _artifacts(folder), _settings(folder)]
     if not any(s.tables or s.plots or s.code for s in (*drawn, *done)):
         return []
@@ -161,7 +154,8 @@ def _figures(folder: Path) -> list[Section]:
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         item = re.match(r"(.*(?:figure|table)\d+)_", name)
-        section = sections.setdefault(item[1] if item else name, Section(item[1] if item else name))
+        title = item[1] if item else name
+        section = sections.setdefault(title, Section(title))
         if path.suffix == ".csv":
             section.tables += _csv_tables(path)
         else:
@@ -204,10 +198,7 @@ def _csv_tables(path: Path) -> list[Table]:
         return []
     if panels := _panels(header, rows):
         return panels
-    columns = [[_csv_cell(text) for text in column] for column in zip(*rows, strict=True)]
-    for cells in columns:
-        if any(cell.kind == "number" for cell in cells):  # then a dash stands where a number would
-            cells[:] = [replace(cell, kind="number") if cell.text == "–" else cell for cell in cells]
+    columns = [_csv_column(column) for column in zip(*rows, strict=True)]
     return [Table(path.name, header, [list(row) for row in zip(*columns, strict=True)])]
 
 
@@ -229,12 +220,23 @@ def _panels(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]
     return tables
 
 
-def _csv_cell(text: str) -> Cell:
+def _csv_column(texts: Sequence[str]) -> list[Cell]:
+    """The cells of a column; where a number has a plus sign, those with a sign are changes."""
+    changes = any(text.startswith("+") and _float(text) is not None for text in texts)
+    cells = [_csv_cell(text, changes and text.startswith(("+", "-"))) for text in texts]
+    if any(cell.kind == "number" for cell in cells):  # then a dash stands where a number would
+        return [replace(cell, kind="number") if cell.text == "–" else cell for cell in cells]
+    return cells
+
+
+def _csv_cell(text: str, is_change: bool = False) -> Cell:
     number = _float(text)
     if number is None:
         return Cell(text or "–")
     if not math.isfinite(number):
         return Cell("–", kind="number")
+    if is_change:
+        return Cell(signed(number), text, "number")
     if text.lstrip("-").isdigit():
         return Cell(f"{int(text):,}".replace("-", "−"), text, "number")
     return Cell(shown(number), text, "number")
@@ -245,42 +247,6 @@ def _float(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def _enhancement(folder: Path) -> Section:
-    """The change that training made, of every `results.json` that `scripts/enhancement.py` wrote."""
-    section = Section("enhancement")
-    for path in _files(folder):
-        if path.name != "results.json":
-            continue
-        found = results.read_json(path)
-        if not {"base", "runs"} <= found.keys():
-            continue
-        try:
-            section.tables += _enhancement_tables(path.relative_to(folder).as_posix(), found["base"], found["runs"])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise PLNDError(f"{path}: not what scripts/enhancement.py writes; run it again") from None
-    return section
-
-
-def _enhancement_tables(name: str, base: Mapping[str, Any], runs: Mapping[str, Any]) -> list[Table]:
-    tables = []
-    for metric in dict.fromkeys(metric for metrics in base.values() for metric in metrics):
-        tasks = [task for task in base if metric in base[task]]
-        dash = Cell("–", kind="number")
-        lines = [[Cell("nothing"), dash, Cell("–"), dash, *(number_cell(float(base[task][metric])) for task in tasks)]]
-        for key in sorted(runs, key=results.in_order):
-            language, documents, method = key.split("-", 2)
-            trained = f"{runs[key]['trained_parameters']:,}"
-            line = [Cell(language), Cell(documents, kind="number"), Cell(method), Cell(trained, kind="number")]
-            for task in tasks:
-                change = runs[key]["after"][task][metric] - base[task][metric]
-                line.append(change_cell(change))
-            lines.append(line)
-        header = ["trained on", "documents", "method", "parameters", *tasks]
-        looks = ["original", *("control" if line[2].text == "random" else "" for line in lines[1:])]
-        tables.append(Table(f"{name}, {metric}: score of the base model, change after training", header, lines, looks))
-    return tables
 
 
 # what was done
@@ -357,7 +323,7 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
     if (folder / results.SETTINGS).is_file():
         lines.append(f"plnd experiment {name}/{results.SETTINGS} --output {name}-again")
     lines += [_roles_command(folder, path) for path in _files(folder) if _is_roles(path)]
-    lines += _drawing(folder, name)
+    lines += [command_of(path, folder) for path in _files(folder) if path.name.endswith(ENDING)]
     lines.append(f"plnd report {name}")
     section.code.append(("all of it", "\n".join(lines) + "\n"))
     if rows and (folder / results.SETTINGS).is_file():
@@ -375,26 +341,6 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
     if (folder / COMMANDS).is_file():
         section.code.append((COMMANDS, results.read_text(folder / COMMANDS)))
     return section
-
-
-def _drawing(folder: Path, name: str) -> list[str]:
-    """The scripts' command for every figure and table that is named as they name them."""
-    commands = []
-    roles = [path for path in _files(folder) if _is_roles(path)]
-    scores = [path for path in _files(folder) if path.name.endswith("attribution.csv")]
-    for path in _files(folder):
-        base = path.relative_to(folder).with_suffix("").as_posix()
-        if path.suffix != ".csv" or not re.fullmatch(r"(figure|table)\d+", path.stem):
-            continue
-        if (folder / results.RESULTS).is_file():
-            script, inputs = "plnd_paper", [name] if path.stem in OF_EXPERIMENT else []
-        else:
-            used = scores if path.stem in OF_ATTRIBUTION else roles[:1] if path.stem == "table2" else roles
-            script, inputs = "sharing_matters", [f"{name}/{_quoted(folder, found)}" for found in used]
-        if inputs:
-            words = ["python", f"scripts/{script}.py", path.stem, *inputs, "--output", f"{name}/{shlex.quote(base)}"]
-            commands.append(" ".join(words))
-    return commands
 
 
 def _is_roles(path: Path) -> bool:

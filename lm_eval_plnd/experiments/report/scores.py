@@ -77,7 +77,8 @@ def _scores(folder: Path, rows: Sequence[Row], progress: bool) -> Scores:
     from tqdm import tqdm
 
     by_key = {(row.setting, row.task, row.metric): row for row in rows}
-    plain = next((row.setting for row in rows if row.original), None)
+    originals = [row.setting for row in rows if row.original]
+    plain = originals[0] if originals else None
     samples = {row.setting: results.read_samples(folder, row.setting) for row in results.first_of_each(rows)}
     certainty = {}
     for row in tqdm(rows, desc="statistics", unit=" scores", disable=not progress):
@@ -109,17 +110,18 @@ def _values(row: Row, samples: results.Samples) -> tuple[np.ndarray | None, np.n
     """A row's values and their weights, which have the mean 1, both [documents]; None where they were not kept."""
     import numpy as np
 
+    from plnd.statistics import relative_lengths
+
     metrics = samples.get(row.task, {})
     try:
         values = np.asarray(metrics[row.metric], dtype=np.float64)
-        weights = np.ones_like(values)
-        if row.metric == BITS:
-            weights = np.asarray(metrics["bytes"], dtype=np.float64)
+        counted = results.document_weights(metrics, row.metric)
+        weights = np.ones_like(values) if counted is None else np.asarray(counted, dtype=np.float64)
     except (KeyError, TypeError, ValueError):
         return None, np.empty(0)
     if values.ndim != 1 or values.shape != weights.shape or not len(values) or not weights.sum() > 0:
         return None, np.empty(0)
-    weights = weights / weights.mean()
+    weights = relative_lengths(weights)
     fits = math.isclose(float((weights * values).mean()), row.value, rel_tol=1e-6, abs_tol=1e-9)
     return (values, weights) if fits else (None, weights)
 
@@ -206,8 +208,12 @@ def _task_table(rows: Sequence[Row], scores: Scores) -> Table:
 
 def look_of(row: Row) -> str:
     """What the style sheet calls a row of this setting."""
-    return "original" if row.original else "control" if row.control else ""
+    if row.original:
+        return "original"
+    return "control" if row.control else ""
 
 
 def _p_text(p_value: float) -> str:
-    return "–" if math.isnan(p_value) else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    if math.isnan(p_value):
+        return "–"
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

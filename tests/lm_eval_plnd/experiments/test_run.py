@@ -13,17 +13,18 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from lm_eval_plnd.experiments.conditions import Setting, plan, region_of
-from lm_eval_plnd.experiments.run import experiment, load_tasks, mean
+from lm_eval_plnd.experiments.results import document_weights
+from lm_eval_plnd.experiments.run import experiment, load_tasks
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.commands.main import main
 from plnd.errors import PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
+from plnd.statistics import weighted_mean
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 TEXT = {"task": "plnd_text_{language}", "metadata": {"data_dir": "plnd:corpus/evaluate", "text_documents": "all"}}
@@ -35,23 +36,11 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_mean_and_its_standard_error():
-    """Standard deviation over the root of the documents; none for one document."""
-    values = [0.0, 1.0, 1.0, 4.0]
-    middle, stderr = mean(values)
-    assert middle == 1.5 and stderr == pytest.approx(np.std(values, ddof=1) / 2)
-    assert mean([2.0]) == (2.0, None)
-
-
-def test_weighted_mean_and_its_standard_error():
-    """A document that is three times as long counts as three; the error is that of a ratio, as resampling finds it."""
-    random_state = np.random.default_rng(0)
-    values, weights = random_state.normal(2, 1, 400), random_state.uniform(1, 5, 400)
-    middle, stderr = mean(list(values), list(weights))
-    assert middle == pytest.approx(np.average(values, weights=weights))
-    again = random_state.integers(0, 400, (2000, 400))
-    resampled = (values * weights)[again].sum(1) / weights[again].sum(1)
-    assert stderr == pytest.approx(resampled.std(), rel=0.1)
+def test_documents_count_by_their_bytes_for_bits_per_byte_alone():
+    """Whatever filter stands in the metric's name; beside it, in the same task, every document counts the same."""
+    metrics = {"bits_per_byte": [1.0, 2.0], "acc": [0.0, 1.0], "bytes": [10.0, 30.0]}
+    assert document_weights(metrics, "bits_per_byte") == document_weights(metrics, "bits_per_byte,none") == [10, 30]
+    assert document_weights(metrics, "acc") is None
 
 
 # the run
@@ -82,7 +71,7 @@ def test_what_a_run_leaves(finished):
     values = json.loads((finished / "samples" / "zh.specific.gen.s1.json").read_text())
     for row in one:
         numbers = values[row["task"]]
-        value, stderr = mean(numbers[row["metric"]], numbers.get("bytes"))
+        value, stderr = weighted_mean(numbers[row["metric"]], numbers.get("bytes"))
         assert (row["value"], row["stderr"]) == (repr(value), "" if stderr is None else repr(stderr))
         assert int(row["documents"]) == len(numbers[row["metric"]]) == (1 if row["item"] == "reading" else 2)
 

@@ -105,7 +105,7 @@ def test_a_wrong_row_is_refused(family, monkeypatch):
         with pytest.raises(FamilyError, match="do not lead from the last block to the model's own logits"):
             decode_tokens(model, words(), DOCUMENTS)
     monkeypatch.setitem(FAMILIES, family, replace(row, final=("nothing",)))
-    with pytest.raises(FamilyError, match="no final norm where the families table has it"):
+    with pytest.raises(FamilyError, match="has no 'nothing', where the families table has it"):
         decode_tokens(model, words(), DOCUMENTS)
 
 

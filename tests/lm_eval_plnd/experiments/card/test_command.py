@@ -11,6 +11,8 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
+from lm_eval_plnd.experiments.card.command import eval_result
+from lm_eval_plnd.experiments.card.evaluations import Score
 from lm_eval_plnd.experiments.results import COLUMNS
 from plnd.commands.main import main
 from plnd.io.files import write_csv
@@ -131,6 +133,14 @@ def test_card_is_valid_and_complete(tmp_path, mask, files):
     assert model_index_to_eval_results(index) == (data.model_name, data.eval_results)
     assert yaml.safe_load(card.content.split("---\n")[1])["model-index"] == index
     assert ModelCard(card.content).content == card.content
+
+
+def test_data_sets_have_the_hubs_own_configurations():
+    """Of plnd's tasks, whose results name no data set: the one that they read, in the language that it was read in."""
+    entry = eval_result(Score("plnd_ranked_xcsqa_ja", "acc", 0.5, language="ja"))
+    assert (entry.dataset_type, entry.dataset_config) == ("INK-USC/xcsr", "X-CSQA-jap")
+    entry = eval_result(Score("plnd_text_ja", "bits_per_byte", 0.5, language="ja"))
+    assert (entry.dataset_type, entry.dataset_config) == ("plnd_text_ja", None)
 
 
 def test_card_says_where_it_comes_from(tmp_path, mask, files):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lm_eval_plnd.experiments.report.command import make_page
+from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.results import COLUMNS, read_results
 from plnd.commands.main import main
 from plnd.errors import PLNDError
@@ -221,17 +222,31 @@ def test_tables_of_the_scripts(folder):
     assert '<th scope="col" class="number">missing</th>' in page and '<th scope="col">language</th>' in page
 
 
-def test_enhancement(folder):
-    """What scripts/enhancement.py wrote: the base model's score and the change of every run."""
-    base = {"plnd_text_en": {"bits_per_byte": 1.0}, "plnd_text_zh": {"bits_per_byte": 1.5}}
-    after = {"plnd_text_en": {"bits_per_byte": 1.01}, "plnd_text_zh": {"bits_per_byte": 1.375}}
-    runs = {f"zh-{n}-neurons": {"trained_parameters": 4321, "after": after} for n in (400, 100)}
-    (folder / "enhancement").mkdir()
-    (folder / "enhancement" / "results.json").write_text(json.dumps({"base": base, "runs": runs}))
+def test_changes_keep_their_sign(folder):
+    """In a column with a plus sign, numbers with a sign are shown as changes, those without as they are."""
+    header = ("trained on", "documents", "method", "en", "zh")
+    rows = [("nothing", "", "", 1.0, 1.5), ("zh", 1000, "lora", "+0.01", "-0.0001")]
+    rows += [("en", 400, "full", "+0.0", "-0.5"), ("de", 1, "full", "-0.25", "+1e-05")]
+    write_csv(folder / "changes.csv", header, rows)
     rows = Page(make_page(folder)).rows
-    place = rows.index(["trained on", "documents", "method", "parameters", "plnd_text_en", "plnd_text_zh"])
-    assert rows[place + 1] == ["nothing", "–", "–", "–", "1.000", "1.500"]
-    assert rows[place + 2] == ["zh", "100", "neurons", "4,321", "+0.010", "−0.125"]
+    place = rows.index([*header])
+    assert rows[place + 1] == ["nothing", "–", "–", "1.000", "1.500"]
+    assert rows[place + 2] == ["zh", "1,000", "lora", "+0.010", "0.000"]
+    assert rows[place + 3] == ["en", "400", "full", "0.000", "−0.500"]
+    assert rows[place + 4] == ["de", "1", "full", "−0.250", "0.000"]
+
+
+def test_notes_say_how_things_were_made(folder, tmp_path, monkeypatch):
+    """The page has the command of every note, with paths as they are seen from above the folder, in figures' order."""
+    monkeypatch.chdir(tmp_path)
+    (folder / "below").mkdir()
+    for item, output in (("figure10", "an experiment/figure10"), ("figure3", "an experiment/below/figure3")):
+        words = ["/home/me/scripts/plnd_paper.py", item, "an experiment", "/data/other.csv", f"--output={output}"]
+        write_note(output, ["an experiment", "/data/other.csv"], [*words, "--model", "/home/me/model"])
+    lines = [line for line in Page(make_page(folder)).text.splitlines() if "scripts/" in line]
+    command = "python scripts/plnd_paper.py {0} 'an experiment' other.csv --output 'an experiment/{1}{0}' --model model"
+    assert lines == [command.format("figure3", "below/"), command.format("figure10", "")]
+    assert "home" not in (folder / "figure10.made.json").read_text()
 
 
 def test_artifacts_and_commands(folder):
@@ -293,7 +308,8 @@ def test_same_folder_same_bytes(folder, capsys):
         ("environment.json", "[]", "a JSON list, expected an object"),
         ("table9.csv", "a,b\n1\n", "row 2 has 1 values, expected 2"),
         ("neurons.safetensors", "x", "not a whole safetensors file"),
-        ("results.json", '{"base": 1, "runs": {}}', "not what scripts/enhancement.py writes"),
+        ("figure3.made.json", '{"command": 3}', "not a note of one of the scripts; run it again"),
+        ("figure3.made.json", '{"command": [{"file": ""}]}', "not a note of one of the scripts; run it again"),
     ],
 )
 def test_damaged_files_are_one_line(folder, capsys, name, content, message):

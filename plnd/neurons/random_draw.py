@@ -1,0 +1,29 @@
+"""Neurons drawn at random, the same ones on every machine and with every version of numpy."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def draw(width: int, count: int, seed: int, *address: str | int) -> np.ndarray:
+    """`count` of the neurons 0 to `width` - 1, each as likely as any other.
+
+    A draw depends on the seed and the address alone, and a larger one there holds every smaller one. The neurons are
+    put in the order of one random number each: numpy keeps the bits of a generator, though not the methods that stand
+    on them.
+
+    Args:
+        width: neurons to draw from.
+        count: at most `width`.
+        seed: another one draws others.
+        address: where the neurons are, so that every place has its own draw: `"0.q_proj"`, or an example and a block.
+
+    Returns:
+        [count] int64, ascending.
+    """
+    text = "/".join(map(str, (seed, *address)))
+    key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    order = np.random.PCG64(key).random_raw(width).argsort(kind="stable")
+    return np.sort(order[:count])
