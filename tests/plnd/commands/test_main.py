@@ -34,6 +34,7 @@ from plnd.detection.config import DetectConfig
 from plnd.logit_lens.lens import LensConfig, load_lens
 from plnd.models.families import FAMILIES
 from plnd.models.loading import load_tokenizer
+from programs import parsed
 
 SHAPE = dict(vocab_size=260, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6)
 
@@ -611,9 +612,7 @@ def test_each_help_has_an_example_that_parses(capsys, command):
     assert plnd(f"{command} --help") == 0
     example = capsys.readouterr().out.rpartition("example:\n")[2].strip()
     assert example.startswith(f"plnd {command}")
-    from plnd.commands.main import _parser
-
-    assert _parser().parse_args(example.split()[1:]).command == command
+    assert parsed(main, example.split()[1:]).command == command
 
 
 def test_program_and_module(sets):
