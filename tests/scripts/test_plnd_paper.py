@@ -16,6 +16,7 @@ from lm_eval_plnd.experiments.conditions import plan
 from lm_eval_plnd.experiments.results import COLUMNS
 from lm_eval_plnd.experiments.run import rows
 from lm_eval_plnd.experiments.settings import parse_settings
+from pictures import curves, drawn, named_bars
 from plnd.errors import PLNDError
 from plnd.io.files import write_csv
 from programs import run_script, script
@@ -78,7 +79,8 @@ def numbers(row: Mapping[str, str], *names: str) -> list[float]:
 def test_table2(tmp_path, capsys):
     """ΔEng and Δn-Eng are changes, a loss negative; Δ is their difference; averages are over languages."""
     made = folder(tmp_path / "run", experiments={"table2": ["understanding"]})
-    run_script("plnd_paper", "table2", str(made), "--output", str(tmp_path / "t"))
+    with drawn() as figures:
+        run_script("plnd_paper", "table2", str(made), "--output", str(tmp_path / "t"))
     found = [row for row in table(tmp_path / "t.csv") if row["item"] == "understanding"]
     marks = [(row["under"], row["s-attn"], row["s-ffn"], row["gen"], row["switched off"]) for row in found]
     assert marks == [
@@ -92,7 +94,11 @@ def test_table2(tmp_path, capsys):
     assert numbers(found[0], *names) == pytest.approx([75, 62.5, 0, 0, 0, 3])
     # English: (75 + 50) / 2; the others: (0 + 50) / 2; changes (0 - 25) / 2 and (-25 - 50) / 2
     assert numbers(found[4], *names) == pytest.approx([62.5, 25, -12.5, -37.5, 25, 3])
-    assert (tmp_path / "t_understanding.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "t_text.png").exists()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"t_understanding.png", "t_text.png"}
+    picture = next(figure for figure in figures if figure.axes[0].get_ylabel().startswith("understanding: "))
+    heights = {name: [height for _, _, height in columns] for name, columns in named_bars(picture.axes[0]).items()}
+    for label, column in (("ΔEng", "delta_english"), ("Δn-Eng", "delta_others"), ("Δ", "delta")):
+        assert heights[label] == pytest.approx([float(row[column]) for row in found])
     out = capsys.readouterr().out
     assert "original: en 75.0  de 25.0  zh 100.0" in out and "-37.5" in out
 
@@ -262,11 +268,19 @@ def test_figures_of_neurons(tmp_path, capsys):
     make_neurons({"0.down_proj": [1, 2], "1.o_proj": [3]}).save(tmp_path / "run" / "neurons" / "en.all.safetensors")
     make_neurons({"0.down_proj": [2, 4]}).save(tmp_path / "run" / "neurons" / "zh.all.safetensors")
     make_neurons({"0.down_proj": [5]}).save(tmp_path / "run" / "neurons" / "zh.s1.all.safetensors")
-    run_script("plnd_paper", "figure3", str(tmp_path / "run"), "--output", str(tmp_path / "f3"))
+    with drawn() as figures:
+        run_script("plnd_paper", "figure3", str(tmp_path / "run"), "--output", str(tmp_path / "f3"))
+        run_script("plnd_paper", "figure5", str(tmp_path / "run"), "--output", str(tmp_path / "f5"))
     found = {(r["language"], r["projection"], r["block"]): int(r["neurons"]) for r in table(tmp_path / "f3.csv")}
     assert found["en", "down_proj", "0"] == 2 and found["en", "o_proj", "1"] == 1 and found["zh", "down_proj", "0"] == 2
     assert list(dict.fromkeys(language for language, _, _ in found)) == ["zh", "en"]
-    run_script("plnd_paper", "figure5", str(tmp_path / "run"), "--output", str(tmp_path / "f5"))
     overlap = {(r["structure"], r["x"], r["y"]): float(r["overlap"]) for r in table(tmp_path / "f5.csv")}
     assert overlap["feed_forward", "en", "zh"] == 0.5 and np.isnan(overlap["attention", "en", "zh"])
-    assert (tmp_path / "f3.png").exists() and (tmp_path / "f5.png").exists()
+    by_block, heat = figures
+    assert curves(by_block)["feed-forward", "en"][:2] == [2, 0] and curves(by_block)["attention", "en"][:2] == [0, 1]
+    assert curves(by_block)["feed-forward", "zh"][:2] == [2, 0]
+    for axis in heat.axes[:2]:
+        structure = axis.get_title().replace("-", "_")
+        shown = np.ma.filled(axis.get_images()[0].get_array(), np.nan)
+        expected = [[overlap[structure, x, y] for y in ("zh", "en")] for x in ("zh", "en")]
+        np.testing.assert_array_equal(shown, expected)

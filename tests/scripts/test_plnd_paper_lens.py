@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pictures import curves, drawn
 from plnd import DetectConfig, load_model, read_documents
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.detection.stability import measure_stability
@@ -31,7 +32,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def curves(path: Path) -> dict[tuple[str, str], list[float]]:
+def percents(path: Path) -> dict[tuple[str, str], list[float]]:
     """Panel and curve to values per block."""
     found: dict[tuple[str, str], list[float]] = {}
     for row in table(path):
@@ -43,15 +44,18 @@ def test_figure1(tmp_path, capsys):
     """English in the words, mean over languages, counted by hand; then each language's own panel."""
     save_lens([ZH], tmp_path / "zh.csv")
     save_lens([RU], tmp_path / "ru.csv")
-    run_script("plnd_paper", "figure1", tmp_path / "zh.csv", tmp_path / "ru.csv", "--output", tmp_path / "f")
-    found = curves(tmp_path / "f.csv")
+    with drawn() as figures:
+        run_script("plnd_paper", "figure1", tmp_path / "zh.csv", tmp_path / "ru.csv", "--output", tmp_path / "f")
+    found = percents(tmp_path / "f.csv")
     english = [100 * (1 / 6 + 2 / 8) / 2, 100 * (6 / 8 + 0) / 2]
     assert found["words, mean, by cld3", "English"] == pytest.approx(english)
     assert found["words, mean, by cld3", "not English"] == pytest.approx([100 - x for x in english])
     for name, values in lens_panels([ZH])["zh (by cld3)"].items():
         assert found["zh, by cld3", name] == pytest.approx(values)
     assert {row["block"] for row in table(tmp_path / "f.csv")} == {"input", "0"}
-    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    shown = curves(figures[0])
+    assert shown.keys() == found.keys() and figures[0].axes[0].get_ylabel() == "share (%)"
+    assert all(shown[curve] == pytest.approx(values) for curve, values in found.items())
     assert "words, mean, by cld3, %" in capsys.readouterr().out
 
 
@@ -60,7 +64,7 @@ def test_figure1_of_two_models(tmp_path):
     german = replace(ZH, model="n", language="de", identifier="script", decoded=("Latin", "Han", "other", "non-word"))
     save_lens([ZH, german], tmp_path / "all.csv")
     run_script("plnd_paper", "figure1", tmp_path / "all.csv", "--output", tmp_path / "f")
-    panels = {panel for panel, _ in curves(tmp_path / "f.csv")}
+    panels = {panel for panel, _ in percents(tmp_path / "f.csv")}
     assert panels == {"words, mean, m, by cld3", "zh, m, by cld3", "de, n, by script"}
 
 
@@ -68,7 +72,7 @@ def test_figure7(tmp_path):
     """English, Chinese and the others in the words, counted by hand."""
     save_lens([ZH, RU], tmp_path / "all.csv")
     run_script("plnd_paper", "figure7", tmp_path / "all.csv", "--output", tmp_path / "f", "--language", "zh")
-    found = curves(tmp_path / "f.csv")
+    found = percents(tmp_path / "f.csv")
     english, chinese = [100 * 5 / 24, 37.5], [100 * 5 / 12, 37.5]
     assert found["words, mean, by cld3", "English"] == pytest.approx(english)
     assert found["words, mean, by cld3", "zh"] == pytest.approx(chinese)

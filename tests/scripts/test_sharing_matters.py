@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lm_eval_plnd.parallel_tasks import parallel_tasks
+from pictures import columns, curves, drawn
 from plnd.demo_data import demo_model
 from plnd.io.files import write_csv
 from plnd.models.loading import load_model, load_tokenizer
@@ -48,7 +49,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "panels", "curves"),
+    ("name", "source", "panels", "names"),
     [
         ("figure3", "x.roles.safetensors", 1, 4),
         ("figure5", "x.roles.safetensors", 2, 4),
@@ -61,14 +62,23 @@ def table(path: Path) -> list[dict[str, str]]:
         ("figure20", "x.roles.safetensors", 2, 4),
     ],
 )
-def test_figures(folder, tmp_path, capsys, name, source, panels, curves):
-    """Each figure is printed, a CSV with a value per panel, curve and block, and a picture."""
+def test_figures(folder, tmp_path, capsys, name, source, panels, names):
+    """Each figure is printed, a CSV with a value per panel, curve and block, and a picture of these values."""
     options = ["--counts", "2,3"] if name == "figure8" else []
-    run_script("sharing_matters", name, str(folder / source), "--output", str(tmp_path / name), *options)
+    with drawn() as figures:
+        run_script("sharing_matters", name, str(folder / source), "--output", str(tmp_path / name), *options)
     rows = table(tmp_path / f"{name}.csv")
-    assert len(rows) == panels * curves * 8
+    assert len(rows) == panels * names * 8
     assert len({row["panel"] for row in rows}) == panels
-    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    of_row: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        of_row.setdefault((row["panel"], row["curve"]), []).append(float(row["value"]))
+    (figure,) = figures
+    shown = columns(figure) if name == "figure9" else curves(figure)
+    assert shown.keys() == of_row.keys()
+    for curve, values in of_row.items():
+        assert shown[curve] == pytest.approx(values, nan_ok=True), curve
+    assert all(axis.get_xlabel() == "block" for axis in figure.axes if axis.axison)
     assert rows[0]["panel"] in capsys.readouterr().out
 
 
