@@ -1,11 +1,14 @@
-"""Pictures of the analyses; the only module that imports matplotlib."""
+"""Pictures of the analyses; the only module that imports matplotlib.
+
+`draw_…` makes a figure, `plot_…` of the same arguments and a path writes it to a file, whose suffix sets the format.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +16,17 @@ from plnd.addresses import ATTENTION_PROJECTIONS
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def plot_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], path: str | Path) -> None:
-    """One heat map per structure of `plnd.overlap`, side by side; the suffix of `path` sets the format."""
+    """Writes `draw_overlap`."""
+    _write(draw_overlap(matrices, names), path)
+
+
+def draw_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """One heat map per structure of `plnd.overlap`, side by side."""
     plt = _pyplot()
     size = 1.6 + 0.55 * len(names)
     figure, axes = plt.subplots(
@@ -34,10 +45,15 @@ def plot_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], path:
                 column, row, text, ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "black"
             )
     figure.colorbar(image, ax=axes[0].tolist(), shrink=0.8, label="|x ∩ y| / |y|")
-    _save(figure, path)
+    return figure
 
 
 def plot_layers(counts: Mapping[str, Mapping[str, np.ndarray]], path: str | Path) -> None:
+    """Writes `draw_layers`."""
+    _write(draw_layers(counts), path)
+
+
+def draw_layers(counts: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Neurons per block, attention and feed-forward apart, one line per set of `plnd.neurons.overlap.layers`."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), sharex=True, layout="constrained")
@@ -51,7 +67,7 @@ def plot_layers(counts: Mapping[str, Mapping[str, np.ndarray]], path: str | Path
         axis.set_ylim(bottom=0)
     axes[0].set_ylabel("neurons")
     axes[1].legend(frameon=False)
-    _save(figure, path)
+    return figure
 
 
 def plot_lines(
@@ -63,11 +79,22 @@ def plot_lines(
     places: Sequence[str] | None = None,
     along: str | None = None,
 ) -> None:
+    """Writes `draw_lines`."""
+    _write(draw_lines(panels, label, stacked=stacked, places=places, along=along), path)
+
+
+def draw_lines(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    label: str,
+    *,
+    stacked: bool = False,
+    places: Sequence[str] | None = None,
+    along: str | None = None,
+) -> Figure:
     """Curves over blocks, side by side in panels of one scale.
 
     Args:
         panels: title to name to one value per block.
-        path: the picture; its suffix sets the format.
         label: of the vertical axis.
         stacked: draw the values of a panel as columns on top of each other.
         places: what the values stand for, where not for blocks.
@@ -101,7 +128,7 @@ def plot_lines(
     for row in axes:
         row[0].set_ylabel(label)
     figure.legend(list(shown.values()), list(shown), loc="outside right upper", frameon=False)
-    _save(figure, path)
+    return figure
 
 
 def plot_bars(
@@ -112,12 +139,22 @@ def plot_bars(
     *,
     intervals: Mapping[str, np.ndarray] | None = None,
 ) -> None:
+    """Writes `draw_bars`."""
+    _write(draw_bars(values, places, label, intervals=intervals), path)
+
+
+def draw_bars(
+    values: Mapping[str, np.ndarray],
+    places: Sequence[str],
+    label: str,
+    *,
+    intervals: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
     """Bars side by side at each place, one colour for each name.
 
     Args:
         values: name to one value per place, [places]; nan leaves a gap.
         places: what stands under the bars.
-        path: the picture; its suffix sets the format.
         label: of the vertical axis.
         intervals: name to the two ends of each value's interval, [2, places].
     """
@@ -138,7 +175,7 @@ def plot_bars(
         text.set_horizontalalignment("right" if text.get_rotation() else "center")
     axis.set_ylabel(label)
     figure.legend(loc="outside right upper", frameon=False)
-    _save(figure, path)
+    return figure
 
 
 def _pyplot() -> Any:
@@ -152,7 +189,7 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def _write(figure: Figure, path: str | Path) -> None:
     buffer = io.BytesIO()
     kind = Path(path).suffix.lstrip(".") or "png"
     if kind not in figure.canvas.get_supported_filetypes():

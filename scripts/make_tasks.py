@@ -196,7 +196,12 @@ def write(output: Path) -> None:
         path.write_text(HEADER + body, encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=TASKS, help="folder to write into (default: tasks/)")
     write(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()

@@ -119,7 +119,7 @@ class Evaluator:
         self.model = lm.model
         self.lms: dict[str, HFLM] = {}
         for name, item in settings.tasks.items():
-            self.lms[name] = lm if not item.model else _hf({**settings.model, **item.model, "pretrained": lm.model})
+            self.lms[name] = lm if not item.model else load_lm({**settings.model, **item.model, "pretrained": lm.model})
 
     def __call__(self, item: str, tasks: Sequence[str]) -> Values:
         """What the model as it is answers on the tasks of one item."""
@@ -238,7 +238,7 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
     return found
 
 
-def _hf(arguments: Mapping[str, Any]) -> HFLM:
+def load_lm(arguments: Mapping[str, Any]) -> HFLM:
     """lm-eval's `hf` model; also one that sees, and with its tokens checked."""
     from lm_eval_plnd.documents import DocumentLM
     from plnd.models.loading import cannot_load, note_commit
@@ -276,7 +276,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
 
     @cache
     def model() -> HFLM:
-        return _hf(settings.model)
+        return load_lm(settings.model)
 
     @cache
     def evaluator() -> Evaluator:

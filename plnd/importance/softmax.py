@@ -136,12 +136,12 @@ def unstacked(x: Tensor) -> Tensor:
 
 def engine(dtype: torch.dtype, device: torch.device) -> Literal["numba", "torch"]:
     """What `exact` runs on: Numba on a CPU for all but float64, where it is installed; PyTorch otherwise."""
-    usable = device.type == "cpu" and accumulation_dtype(dtype) == torch.float32 and _kernels() is not None
+    usable = device.type == "cpu" and accumulation_dtype(dtype) == torch.float32 and compiled_kernels() is not None
     return "numba" if usable else "torch"
 
 
 @functools.cache
-def _kernels() -> Any:
+def compiled_kernels() -> Any:
     """The module `plnd.importance.kernels`; None where Numba is absent or does not fit the installed NumPy."""
     try:
         from plnd.importance import kernels
@@ -265,7 +265,7 @@ class CompiledFirstOrder(FirstOrder):
 
     def __init__(self, sides: list[Side], wanted: list[Tensor], softcap: float | None) -> None:
         super().__init__(sides, wanted, softcap)
-        self.kernels, side = _kernels(), sides[0]
+        self.kernels, side = compiled_kernels(), sides[0]
         assert isinstance(side.factor, Tensor) and side.turned_factor is not None
         self.factors = [_contiguous(x) for x in (side.factor, side.turned_factor)]
         self.channel, self.other = (_contiguous(x.permute(2, 0, 1, 3)) for x in (side.channel, sides[1].other))
@@ -384,7 +384,7 @@ class CompiledExact:
     task = 32  # rows of a group's heads that one call takes; fixed, so that sums do not depend on the number of threads
 
     def __init__(self, sides: list[Side], wanted: list[Tensor], softcap: float | None) -> None:
-        self.kernels, self.softcap = _kernels(), softcap
+        self.kernels, self.softcap = compiled_kernels(), softcap
         self.second, self.logit = sides[0].turned is not None or None, []
         self.wanted = [x.numpy() for x in wanted]
         self.results = [np.zeros(x.shape) for x in wanted]

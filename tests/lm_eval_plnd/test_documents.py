@@ -12,6 +12,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import Collator
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from lm_eval_plnd.documents import in_one_line
@@ -169,13 +170,23 @@ def test_documents_without_roles_are_errors(base, roles):
         lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("text",), 0, metadata=("toy_en", 0, 1))])
 
 
-def test_another_order_in_a_batch_is_noticed(base, roles):
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
+def test_another_order_in_a_batch_is_noticed(base, roles, kind, monkeypatch):
     """Were lm-eval to put a batch's rows in another order, no answer would be given."""
+
+    class Backwards(Collator):
+        def get_batched(self, *args, **kwargs):
+            return (batch[::-1] for batch in super().get_batched(*args, **kwargs))
+
     lm = PLNDLM(roles=roles, deactivate="all_shared", batch_size=2, **COMMON)
-    with lm._rows([0, 1], ["first", "second"]), pytest.raises(PLNDError, match="in another order"):
-        lm.tok_batch_encode(["second", "first"])
-    with lm._rows([0, 1], [[5, 6], [7]]), pytest.raises(PLNDError, match="in another order"):
-        lm._model_call(torch.tensor([[7, 0], [5, 6]]))
+    monkeypatch.setattr("lm_eval.models.huggingface.Collator", Backwards)
+    with pytest.raises(PLNDError, match="in another order"):
+        getattr(lm, kind)(requests(kind, base))
+
+
+def test_a_call_of_the_model_outside_a_batch_is_noticed(base, roles):
+    """Were lm-eval to run the model on rows that no request is known for, it would not run with all its neurons."""
+    lm = PLNDLM(roles=roles, deactivate="all_shared", batch_size=2, **COMMON)
     with pytest.raises(PLNDError, match="in another order"):
         lm._model_call(torch.tensor([[5, 6]]))
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lm_eval_plnd.parallel_tasks import parallel_tasks
+from pictures import columns, curves, drawn
 from plnd.demo_data import demo_model
 from plnd.io.files import write_csv
 from plnd.models.loading import load_model, load_tokenizer
 from plnd.roles.attribution import COLUMNS, Attribution
 from plnd.roles.roles import ROLES, Roles, find_roles
+from programs import run_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sharing_matters.py"
 LANGUAGES = ("en", "de", "zh")
 
 
@@ -43,15 +42,6 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def run(monkeypatch, *arguments: str) -> None:
-    """The script, as its command line runs it."""
-    spec = importlib.util.spec_from_file_location("sharing_matters", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    module.main()
-
-
 def table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV."""
     with path.open(newline="") as stream:
@@ -59,7 +49,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "panels", "curves"),
+    ("name", "source", "panels", "names"),
     [
         ("figure3", "x.roles.safetensors", 1, 4),
         ("figure5", "x.roles.safetensors", 2, 4),
@@ -72,18 +62,27 @@ def table(path: Path) -> list[dict[str, str]]:
         ("figure20", "x.roles.safetensors", 2, 4),
     ],
 )
-def test_figures(folder, tmp_path, monkeypatch, capsys, name, source, panels, curves):
-    """Each figure is printed, a CSV with a value per panel, curve and block, and a picture."""
+def test_figures(folder, tmp_path, capsys, name, source, panels, names):
+    """Each figure is printed, a CSV with a value per panel, curve and block, and a picture of these values."""
     options = ["--counts", "2,3"] if name == "figure8" else []
-    run(monkeypatch, name, str(folder / source), "--output", str(tmp_path / name), *options)
+    with drawn() as figures:
+        run_script("sharing_matters", name, str(folder / source), "--output", str(tmp_path / name), *options)
     rows = table(tmp_path / f"{name}.csv")
-    assert len(rows) == panels * curves * 8
+    assert len(rows) == panels * names * 8
     assert len({row["panel"] for row in rows}) == panels
-    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    of_row: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        of_row.setdefault((row["panel"], row["curve"]), []).append(float(row["value"]))
+    (figure,) = figures
+    shown = columns(figure) if name == "figure9" else curves(figure)
+    assert shown.keys() == of_row.keys()
+    for curve, values in of_row.items():
+        assert shown[curve] == pytest.approx(values, nan_ok=True), curve
+    assert all(axis.get_xlabel() == "block" for axis in figure.axes if axis.axison)
     assert rows[0]["panel"] in capsys.readouterr().out
 
 
-def test_figures_show_the_artifact(folder, tmp_path, monkeypatch):
+def test_figures_show_the_artifact(folder, tmp_path):
     """Figure 3 is eq. 8; the columns of Figure 9 sum to 100; Figure 6 is what no token activates."""
     roles, every = (Roles.load(folder / f"{name}.roles.safetensors") for name in ("x", "all"))
     for name, source in (
@@ -91,7 +90,7 @@ def test_figures_show_the_artifact(folder, tmp_path, monkeypatch):
         ("figure6", "all.roles.safetensors"),
         ("figure9", "x.scores.csv"),
     ):
-        run(monkeypatch, name, str(folder / source), "--output", str(tmp_path / name))
+        run_script("sharing_matters", name, str(folder / source), "--output", str(tmp_path / name))
     found = np.array([float(row["value"]) for row in table(tmp_path / "figure3.csv")]).reshape(4, 8)
     np.testing.assert_allclose(found.T, roles.ratios())
     inactive = np.array([float(row["value"]) for row in table(tmp_path / "figure6.csv")]).reshape(4, 8)
@@ -101,9 +100,11 @@ def test_figures_show_the_artifact(folder, tmp_path, monkeypatch):
     np.testing.assert_allclose(columns.sum(1), 100)
 
 
-def test_table1(folder, tmp_path, monkeypatch):
+def test_table1(folder, tmp_path):
     """Scores over all blocks: extremes of the blocks' extremes, mean and variance over all neurons."""
-    run(monkeypatch, "table1", str(folder / "x.scores.csv"), "--output", str(tmp_path / "t"), "--answer", "mean")
+    run_script(
+        "sharing_matters", "table1", str(folder / "x.scores.csv"), "--output", str(tmp_path / "t"), "--answer", "mean"
+    )
     source = table(folder / "x.scores.csv")
     for row in table(tmp_path / "t.csv"):
         blocks = [
@@ -117,7 +118,7 @@ def test_table1(folder, tmp_path, monkeypatch):
         assert float(row["variance"]) == pytest.approx((n * (variance + mean**2)).sum() / n.sum() - whole**2)
 
 
-def test_table2(folder, tmp_path, monkeypatch, capsys):
+def test_table2(folder, tmp_path, capsys):
     """Every setting is evaluated, but for those that an earlier run evaluated; nothing is evaluated twice."""
     arguments = ["table2", str(folder / "x.roles.safetensors"), "--output", str(tmp_path / "t"), "--shares", "0.5"]
     arguments.append("--controls")
@@ -130,7 +131,7 @@ def test_table2(folder, tmp_path, monkeypatch, capsys):
         if kind or role in ("partial_shared", "non_activated")
     }
     (tmp_path / "t.json").write_text(json.dumps(earlier))
-    run(monkeypatch, *arguments, "--metadata", metadata, "--device", "cpu", "--dtype", "float32")
+    run_script("sharing_matters", *arguments, "--metadata", metadata, "--device", "cpu", "--dtype", "float32")
     rows = table(tmp_path / "t.csv")
     names = ["baseline", "w/o all-shared", "w/o partial-shared", "w/o specific", "w/o non-activated", "w/o random 50%"]
     assert [row["setting"] for row in rows[:6]] == names and len(rows) == 10
@@ -139,10 +140,10 @@ def test_table2(folder, tmp_path, monkeypatch, capsys):
     assert all(0 <= float(row[language]) <= 1 for row in rows for language in LANGUAGES)
     first = (tmp_path / "t.json").read_bytes()
     capsys.readouterr()
-    run(monkeypatch, *arguments, "--model", "absent")
+    run_script("sharing_matters", *arguments, "--model", "absent")
     assert (tmp_path / "t.json").read_bytes() == first and "w/o all-shared" in capsys.readouterr().out
     arguments.remove("--controls")
-    run(monkeypatch, *arguments, "--model", "absent")
+    run_script("sharing_matters", *arguments, "--model", "absent")
     assert [row["setting"] for row in table(tmp_path / "t.csv")] == names
 
 
@@ -161,34 +162,34 @@ def edits(tmp_path_factory) -> tuple[Path, str]:
     return path, json.dumps(metadata)
 
 
-def test_table2_of_mzsre(edits, tmp_path, monkeypatch):
+def test_table2_of_mzsre(edits, tmp_path):
     """Without --metric the tasks' first metric counts, which is not accuracy; the store names it."""
     path, metadata = edits
     arguments = ["table2", str(path / "e.roles.safetensors"), "--output", str(tmp_path / "t"), "--shares", "0.5"]
     settings = ("w/o all-shared", "w/o partial-shared", "w/o specific", "w/o non-activated", "w/o random 50%")
     (tmp_path / "t.json").write_text(json.dumps({name: {"share": 0.1, "score": [0.25] * 2} for name in settings}))
-    run(monkeypatch, *arguments, "--metadata", metadata, "--device", "cpu", "--dtype", "float32")
+    run_script("sharing_matters", *arguments, "--metadata", metadata, "--device", "cpu", "--dtype", "float32")
     stored = json.loads((tmp_path / "t.json").read_text())
     assert stored["baseline"]["metric"] == "exact_match"
     assert all(0 <= score <= 1 for score in stored["baseline"]["score"])
 
 
-def test_table2_refuses_other_metrics(edits, tmp_path, monkeypatch, capsys):
+def test_table2_refuses_other_metrics(edits, tmp_path, capsys):
     """A metric that the tasks do not have, and a store of another metric, are one line and status 2."""
     path, metadata = edits
     arguments = ["table2", str(path / "e.roles.safetensors"), "--output", str(tmp_path / "t"), "--metadata", metadata]
     with pytest.raises(SystemExit, match="2"):
-        run(monkeypatch, *arguments, "--metric", "acc")
+        run_script("sharing_matters", *arguments, "--metric", "acc")
     said = capsys.readouterr().err
     assert "plnd_mzsre_en_de: found no metric acc" in said and "--metric exact_match or f1 or contains" in said
     (tmp_path / "t.json").write_text(json.dumps({"baseline": {"share": 0.0, "score": [0, 0], "metric": "f1"}}))
     with pytest.raises(SystemExit, match="2"):
-        run(monkeypatch, *arguments, "--metric", "exact_match")
+        run_script("sharing_matters", *arguments, "--metric", "exact_match")
     assert "found scores in f1, expected exact_match" in capsys.readouterr().err
 
 
-def test_wrong_inputs(folder, tmp_path, monkeypatch, capsys):
+def test_wrong_inputs(folder, tmp_path, capsys):
     """Roles of the last token draw no Figure 6: one line, status 2."""
     with pytest.raises(SystemExit) as end:
-        run(monkeypatch, "figure6", str(folder / "x.roles.safetensors"), "--output", str(tmp_path / "f"))
+        run_script("sharing_matters", "figure6", str(folder / "x.roles.safetensors"), "--output", str(tmp_path / "f"))
     assert end.value.code == 2 and "needs those of `plnd roles --tokens all`" in capsys.readouterr().err

@@ -1,13 +1,11 @@
 """The task files: they are what the table says, lm-eval loads every one, and they run from local files."""
 
-import importlib.util
 import json
 import logging
 import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,17 +13,9 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_tasks.py"
+from programs import script
 
-
-@pytest.fixture(scope="module")
-def make_tasks():
-    """The generator, imported from its file."""
-    spec = importlib.util.spec_from_file_location("make_tasks", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+make_tasks = script("make_tasks")
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +27,6 @@ def manager(tasks, small_data) -> TaskManager:
 def names(prefix: str, languages) -> list[str]:
     """A task name for each language."""
     return [f"{prefix}_{language}" for language in languages]
-
-
-def test_generated_files_are_up_to_date(tasks, make_tasks, tmp_path):
-    """The generator writes, byte for byte, the generated files that are there, and no other has its first line."""
-    make_tasks.write(tmp_path)
-    generated = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.yaml")}
-    marked = {path for path in tasks.rglob("*.yaml") if path.read_text("utf-8").startswith(make_tasks.HEADER)}
-    assert {path.relative_to(tasks): path.read_bytes() for path in marked} == generated
 
 
 @pytest.mark.parametrize(
@@ -66,7 +48,7 @@ def test_the_english_prompts_are_the_papers(table, benchmark, prompt):
     assert table[benchmark]["en"]["prompt"].partition("\n")[0] == prompt
 
 
-def test_the_english_fact_and_edit_prompts_are_the_papers(table, make_tasks):
+def test_the_english_fact_and_edit_prompts_are_the_papers(table):
     """As above, where the prompt is put together."""
     assert table["fact_probing"]["en"]["patterns"][0] == "The capital of {subject} is"
     assert make_tasks.edit_prompt(table["mzsre"]["en"]) == "{context} Question: {question} Answer:"

@@ -125,7 +125,7 @@ def test_a_finished_run_is_not_repeated(finished, monkeypatch):
     """Without the model: what is there is read, and the same file is written."""
     before = (finished / "results.csv").read_bytes()
     log = (finished / "log.jsonl").read_text()
-    monkeypatch.setattr("lm_eval_plnd.experiments.run._hf", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lm_eval_plnd.experiments.run.load_lm", lambda arguments: pytest.fail("the model was loaded"))
     experiment(load_settings(finished / "settings.yaml"), finished)
     assert (finished / "results.csv").read_bytes() == before and (finished / "log.jsonl").read_text() == log
 
@@ -167,7 +167,7 @@ def test_what_is_missing_is_run_again(finished, tmp_path):
 )
 def test_mistakes_are_seen_before_the_model_is_loaded(tiny, tmp_path, monkeypatch, changes, line):
     """One line, no folder made, nothing computed."""
-    monkeypatch.setattr("lm_eval_plnd.experiments.run._hf", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("lm_eval_plnd.experiments.run.load_lm", lambda arguments: pytest.fail("the model was loaded"))
     with pytest.raises(PLNDError) as caught:
         experiment(tiny(**changes), tmp_path / "run")
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
@@ -215,13 +215,13 @@ def test_weights_are_as_before_after_each_setting(tiny, tmp_path, monkeypatch):
     from lm_eval_plnd.experiments import run as module
 
     loaded = []
-    load = module._hf
+    load = module.load_lm
 
     def remembered(arguments):
         loaded.append(load(arguments))
         return loaded[-1]
 
-    monkeypatch.setattr(module, "_hf", remembered)
+    monkeypatch.setattr(module, "load_lm", remembered)
     settings = tiny(languages=["en", "zh"], experiments={"table9": ["text"]})
     experiment(settings, tmp_path / "run")
     fresh = load(settings.model).model.state_dict()
@@ -294,7 +294,7 @@ def test_an_interrupted_run_says_how_it_continues(tiny, tmp_path, monkeypatch, c
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lm_eval_plnd.experiments.run._hf", interrupt)
+    monkeypatch.setattr("lm_eval_plnd.experiments.run.load_lm", interrupt)
     assert main(["experiment", written(tiny(), tmp_path / "s.yaml"), "--output", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "plnd experiment: interrupted; the same command continues\n"
 

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from handmade import MODEL, make_neurons, make_scores, neurons_metadata
+from pictures import curves, drawn, ticks
 from plnd import NeuronSet, Regions, Scores, detect, lens, load_model, read_documents
 from plnd.commands.main import COMMANDS, find_commands, main, make_parser
 from plnd.detection.config import DetectConfig
@@ -117,17 +118,23 @@ def test_the_whole_path(here, model, capsys):
         f"{name}: whole, and fits {model}\n" for name in ("zh_specific.safetensors", "zh.scores")
     )
 
-    assert plnd("overlap en.safetensors zh.safetensors --csv overlap.csv --plot overlap.png") == 0
+    with drawn() as figures:
+        assert plnd("overlap en.safetensors zh.safetensors --csv overlap.csv --plot overlap.png") == 0
     rows = list(csv.DictReader((here / "overlap.csv").open()))
     assert len(rows) == 3 * 4
     (value,) = (r["overlap"] for r in rows if (r["structure"], r["x"], r["y"]) == ("all", "en", "zh"))
     assert float(value) == len(en & zh) / len(zh)
     assert (here / "overlap.png").read_bytes().startswith(b"\x89PNG")
+    (whole,) = (axis for axis in figures[0].axes if axis.get_title() == "all")
+    assert whole.get_images()[0].get_array()[0, 1] == float(value) and ticks(whole) == ["en", "zh"]
 
-    assert plnd("layers zh.safetensors en.safetensors --csv layers.csv --plot layers.svg") == 0
+    with drawn() as figures:
+        assert plnd("layers zh.safetensors en.safetensors --csv layers.csv --plot layers.svg") == 0
     rows = list(csv.DictReader((here / "layers.csv").open()))
     assert sum(int(row["neurons"]) for row in rows if row["set"] == "zh") == len(zh)
     assert "<svg" in (here / "layers.svg").read_text()
+    for name, neurons in (("zh", zh), ("en", en)):
+        assert sum(sum(curves(figures[0])[part, name]) for part in ("attention", "feed-forward")) == len(neurons)
 
 
 def test_detect_is_the_python_call(here, model):
@@ -350,7 +357,8 @@ LENS = "lens --model {model} --corpus zh.jsonl en.jsonl --language zh en --max-l
 def test_lens_is_the_python_call(here, model, capsys):
     """Both languages are printed, written and drawn as `plnd.lens` counts them."""
     command = LENS + " --identifier script --top-k 3 --batch-size 3 --dtype float64 --csv lens.csv --plot lens.png"
-    assert plnd(command, model=model) == 0
+    with drawn() as figures:
+        assert plnd(command, model=model) == 0
     loaded, tokenizer = load_model(str(model), dtype="float64", device="cpu"), load_tokenizer(str(model))
     found = load_lens("lens.csv")
     assert [one.language for one in found] == ["zh", "en"]
@@ -365,7 +373,9 @@ def test_lens_is_the_python_call(here, model, capsys):
     assert "zh: 4 documents, 36 tokens, top 3 decoded" in out and "en (by script), %" in out
     latin = found[0].shares()["Latin script"]
     assert f"{100 * latin[0]:.1f}" in next(line for line in out.splitlines() if line.split()[:1] == ["input"])
-    assert (here / "lens.png").read_bytes().startswith(b"\x89PNG")
+    shown = curves(figures[0])
+    assert {title for title, _ in shown} == {"zh (by script)", "en (by script)"}
+    assert shown["zh (by script)", "Latin script"] == pytest.approx(100 * latin)
 
 
 def test_lens_by_both(here, model, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from handmade import neurons_metadata
 from plnd import NeuronSet, PLNDError, deactivated, export
 from plnd.commands.main import main
-from plnd.exchange import export as checkpoint
 from plnd.models.layout import Layout
 from tiny import TINY, VARIANTS, tiny_model
 
@@ -232,12 +232,18 @@ def test_a_failed_export_leaves_nothing(source, llama, tmp_path, monkeypatch, er
     export(source, every(llama), tmp_path / "out")
     before = tensors(tmp_path / "out")
 
-    def fail(*_):
-        raise error
+    copies, copyfile = [], shutil.copyfile
 
-    monkeypatch.setattr(checkpoint, "_write_zeros", fail)
+    def fail_at_the_second(original, copy):
+        copies.append(copy)
+        if len(copies) == 2:
+            raise error
+        return copyfile(original, copy)
+
+    monkeypatch.setattr(shutil, "copyfile", fail_at_the_second)
     with pytest.raises((PLNDError, KeyboardInterrupt)):
         export(source, every(llama, 2), tmp_path / "out", overwrite=True)
+    assert len(copies) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
     assert all(torch.equal(before[key], value) for key, value in tensors(tmp_path / "out").items())
 

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from plnd.importance import attention, memory, softmax
 from plnd.importance.attention import Attention, HeadNorm, Rotary, attention_importance
@@ -167,7 +168,7 @@ def test_the_kernel_takes_small_changes_exactly():
 
 def test_pytorch_in_float32_agrees(case, monkeypatch):
     """Without the kernel, `exact` in float32 is eq. 10 to float32 rounding too."""
-    monkeypatch.setattr(softmax, "_kernels", lambda: None)
+    monkeypatch.setattr(softmax, "compiled_kernels", lambda: None)
     assert engine(torch.float32, torch.device("cpu")) == "torch"
     rounding = 1e-6 * max(10.0, float((case.query_rotated @ case.key_rotated[:1].mT).abs().max()) * case.scaling)
     assert error(attention_importance(single(case), "exact"), attention_importance(case, "exact")) < rounding
@@ -179,7 +180,7 @@ def test_first_order_in_float32_agrees(case, compiled, monkeypatch):
     if compiled:
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(softmax, "_kernels", lambda: None)
+        monkeypatch.setattr(softmax, "compiled_kernels", lambda: None)
     rounding = 3e-6 * max(4.0, float((case.query_rotated @ case.key_rotated[:1].mT).abs().max()) * case.scaling)
     found, expected = attention_importance(single(case), "first_order"), attention_importance(case, "first_order")
     assert error(found, expected) < rounding
@@ -227,19 +228,28 @@ def test_rows_that_are_not_wanted_are_zero_and_change_nothing(algorithm, dtype):
     assert all(torch.count_nonzero(x) == 0 for x in attention_importance(t, algorithm, nothing))
 
 
-def test_dead_heads_cost_nothing(monkeypatch):
+class MultipliedMatrices(TorchFunctionMode):
+    """Remembers of how many matrices, groups or heads, each product of stacks is."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts: list[int] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: D102
+        if func in (torch.bmm, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__) and args[0].dim() > 2:
+            self.counts.append(args[0].shape[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wanted, groups", [(slice(-1, None), {1}), (slice(None), {2})])
+def test_dead_heads_cost_nothing(wanted, groups):
     """A group without a row that is wanted is not even multiplied."""
-    t, shapes, logits = single(trace()), [], attention._logits
-
-    def watched(query, *args):
-        shapes.append(query.shape)
-        return logits(query, *args)
-
-    monkeypatch.setattr(attention, "_logits", watched)
+    t, watch = single(trace()), MultipliedMatrices()
     alive = torch.zeros(4 * HEAD_DIM, dtype=torch.bool), torch.zeros(2 * HEAD_DIM, dtype=torch.bool)
-    alive[1][-1] = True
-    attention_importance(t, "exact", alive)
-    assert {shape[0] for shape in shapes} == {1}
+    alive[1][wanted] = True
+    with watch:
+        attention_importance(t, "exact", alive)
+    assert set(watch.counts) == groups
 
 
 def test_nothing_of_the_size_of_all_channels_is_kept(monkeypatch):

@@ -138,9 +138,11 @@ def test_observing_leaves_the_model_as_it_was(family):
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids[None]
     before = model(**inputs).logits
+    attributes = [set(vars(module)) for module in model.modules()]
     with pytest.raises(ZeroDivisionError):
         with Observer(Layout(model), "exact", lambda *a: 1 / 0, [(0, LENGTH)]).attached():
             Layout(model).forward(ids[None], torch.ones_like(ids[None]))
     assert model.config._attn_implementation == implementation
-    assert not any(hasattr(m, "_plnd_watch") or m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.equal(model(**inputs).logits, before)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,21 +12,11 @@ from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
+from programs import script
 from tuning import make_mask
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
+finetune = script("finetune")
 CORPUS = str(demo_corpus("detect") / "corpora" / "zh.jsonl")
-
-
-@pytest.fixture(scope="module")
-def finetune():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("finetune", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["finetune"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["finetune"]
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +27,17 @@ def mask(tmp_path_factory):
     return str(path)
 
 
-def settings(finetune, folder, **changes):
+def settings(folder, **changes):
     """A run of two steps on four documents of 16 tokens."""
     few = {"documents": 4, "max_length": 16, "batch_size": 2, "dtype": "float32", "save_steps": 1}
     return finetune.Settings(model=str(demo_model()), corpus=CORPUS, output=str(folder), **{**few, **changes})
 
 
 @pytest.mark.slow
-def test_a_run_leaves_an_adapter_and_its_results(finetune, mask, tmp_path):
+def test_a_run_leaves_an_adapter_and_its_results(mask, tmp_path):
     """The adapter loads and has moved; the JSON says what was trained, on what, and what the evaluation found."""
     evaluation = {"data_dir": str(demo_corpus("evaluate")), "limit": 1}
-    finetune.run(settings(finetune, tmp_path, mask=mask), ["plnd_text_zh"], **evaluation)
+    finetune.run(settings(tmp_path, mask=mask), ["plnd_text_zh"], **evaluation)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["training"]["steps"] == 2 and results["settings"]["learning_rate"] == finetune.RATES["neurons"]
     assert results["mask"]["neurons"] > 0 and 0 < results["share"] < 0.05
@@ -62,15 +49,15 @@ def test_a_run_leaves_an_adapter_and_its_results(finetune, mask, tmp_path):
     assert max(p.abs().max() for p in deltas) > 1e-5
 
 
-def test_a_killed_run_goes_on(finetune, mask, tmp_path):
+def test_a_killed_run_goes_on(mask, tmp_path):
     """With `resume`, from its last checkpoint to the weights of an uninterrupted run."""
-    whole = finetune.run(settings(finetune, tmp_path / "whole", mask=mask))
+    whole = finetune.run(settings(tmp_path / "whole", mask=mask))
     folder = tmp_path / "part"
-    finetune.run(settings(finetune, folder, mask=mask))
+    finetune.run(settings(folder, mask=mask))
     checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
     assert [path.name for path in checkpoints] == ["checkpoint-2"]  # one is kept
     (folder / "results.json").unlink()
-    resumed = finetune.run(settings(finetune, folder, mask=mask), resume=True)
+    resumed = finetune.run(settings(folder, mask=mask), resume=True)
     assert resumed["training"]["steps"] == whole["training"]["steps"] == 2
     from safetensors.torch import load_file
 
@@ -79,9 +66,9 @@ def test_a_killed_run_goes_on(finetune, mask, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_comparisons_train_what_they_say(finetune, method, tmp_path):
+def test_the_comparisons_train_what_they_say(method, tmp_path):
     """LoRA on every projection of the table; every parameter."""
-    model = finetune.prepare(settings(finetune, tmp_path, method=method))
+    model = finetune.prepare(settings(tmp_path, method=method))
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     projections = len(Layout(model).targets)
     assert len(trained) == (2 * projections if method == "lora" else len(list(model.parameters())))
@@ -96,9 +83,9 @@ def test_the_comparisons_train_what_they_say(finetune, method, tmp_path):
         ({"mask": "MASK", "documents": 10**6}, "documents, but --documents asks for 1000000"),
     ],
 )
-def test_bad_input_is_one_line(finetune, mask, changes, words, tmp_path):
+def test_bad_input_is_one_line(mask, changes, words, tmp_path):
     """As everywhere in plnd."""
     changes = {**changes, **({"mask": mask} if changes.get("mask") == "MASK" else {})}
     with pytest.raises(PLNDError) as caught:
-        finetune.run(settings(finetune, tmp_path, **changes))
+        finetune.run(settings(tmp_path, **changes))
     assert words in str(caught.value)
