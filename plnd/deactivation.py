@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, locate, unwrap
@@ -116,6 +117,7 @@ class Deactivation:
         self.neurons, self.mode, self.holder, self.closed = neurons, mode, holder, False
         self._model = ref(model)
         self._undo: list[Callable[[], None]] = []
+        self._kept: list[_Kept] = []
         with LOCK, ExitStack() as failed:
             failed.callback(self.close)
             self._undo.append(lease(model))
@@ -166,6 +168,10 @@ class Deactivation:
                     kept = record.kept[target.name, name] = _Kept(target, name, row)
                 kept.hold(indices)
                 self._undo.append(partial(kept.release, indices, self._model))
+                self._kept.append(kept)
+        seen = register_module_module_registration_hook(partial(_registered, ref(self)))
+        finalize(self, seen.remove)
+        self._undo.append(seen.remove)
 
     def _watch(self, record: _Record, targets: list[Target]) -> None:
         """A hook at each block that looks after its own targets before the block runs."""
@@ -199,6 +205,14 @@ def zeroed(target: Target, indices: Sequence[int]) -> Iterator[None]:
             tensor[position] = values
 
 
+def _registered(off: ref[Deactivation], parent: nn.Module, name: str, child: nn.Module | None) -> None:
+    """A hook of all modules: one of those with zeros has been put into another, as adapters do before they merge."""
+    deactivation = off()
+    for kept in () if deactivation is None else deactivation._kept:
+        if kept.module is child:
+            kept.doubt()
+
+
 class _Record:
     """What is off on one model: the open deactivations, and by address and parameter name what weights were."""
 
@@ -221,6 +235,7 @@ class _Kept:
         neurons: whose entries, int64 [neurons], in the order of the buffer.
         counts: how many deactivations hold each, int64 [neurons].
         row: of a bias, the weight's, which holds the same neurons.
+        doubtful: whether the module has been put into another one since the entries were last read.
         written: which of them the last state that was loaded had, bool [neurons].
     """
 
@@ -229,6 +244,7 @@ class _Kept:
         self.buffer = f"_plnd_{target.projection.name}_{name}"
         self.neurons, self.counts = torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
         self.written = torch.empty(0, dtype=torch.bool)
+        self.doubtful = False
         self._stamp: tuple | None = None
         self._hooks: list[Any] = []
         self._trained: Callable[[], Tensor | None] = lambda: None
@@ -291,7 +307,7 @@ class _Kept:
 
     def doubt(self) -> None:
         """The next check reads the entries, whatever else is as it was: PEFT writes past a parameter's version."""
-        self._stamp = None
+        self.doubtful = True
 
     def check(self) -> None:
         """Says so, if an entry is not as it was left; costs nothing as long as nobody has touched the parameter.
@@ -299,13 +315,13 @@ class _Kept:
         Raises:
             PLNDError: what happened.
         """
-        if len(self.neurons) and (self._stamp is None or self._seen() != self._stamp):
+        if len(self.neurons) and (self.doubtful or self._stamp is None or self._seen() != self._stamp):
             stored = self._stored()
             if isinstance(stored, Tensor) and stored.is_meta:
                 return  # not on a device between passes
             if wrong := self._wrong():
                 raise PLNDError(wrong)
-            self._stamp = self._seen()
+            self._stamp, self.doubtful = self._seen(), False
 
     def _stored(self) -> Any:
         return getattr(self.module, self.name, None)
@@ -441,6 +457,7 @@ class _Watch(_OfOriginal):
 
     def __init__(self, targets: list[Target], kept: list[_Kept]) -> None:
         super().__init__(partial(_check, targets, kept))
+        self.kept = kept
         self.places = []
         for target in targets:
             parent = target.block
@@ -455,6 +472,9 @@ class _Watch(_OfOriginal):
     def _moved(self) -> bool:
         for parent, name, child in self.places:  # a loop that dynamo can trace
             if getattr(parent, name) is not child:
+                return True
+        for kept in self.kept:
+            if kept.doubtful:
                 return True
         return False
 
@@ -473,12 +493,7 @@ def _check(targets: list[Target], kept: list[_Kept]) -> None:
     Raises:
         PLNDError: what happened.
     """
-    try:
-        _check_places(targets)
-    except PLNDError:
-        for one in kept:
-            one.doubt()
-        raise
+    _check_places(targets)
     for one in kept:
         one.check()
 

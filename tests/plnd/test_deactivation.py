@@ -385,6 +385,16 @@ def test_an_adapter_put_around_neurons_that_are_off_is_noticed():
     assert torch.equal(tuned(IDS).logits, twin(IDS).logits)
 
 
+def test_an_adapter_merged_for_good_inside_is_noticed():
+    """Wrapped, merged into `.data`, unwrapped, all before the next pass, in a frozen model: the pass says so."""
+    model = tiny_model("llama").requires_grad_(False)
+    with pytest.raises(PLNDError, match="0.down_proj: its weight was written to"):
+        with deactivated(model, some_neurons(model), mode="weights"):
+            merged = lora(model).merge_and_unload()
+            with pytest.raises(PLNDError, match="0.down_proj: its weight was written to"):
+                merged(IDS)
+
+
 @torch.no_grad()
 def test_an_adapter_in_compiled_code_is_noticed():
     """Where a model is compiled inside, it is compiled anew as the adapter comes, which is then said as ever."""
