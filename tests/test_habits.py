@@ -13,6 +13,7 @@ OURS = ("plnd", "lm_eval_plnd", "peft_plnd", "scripts")
 
 # Test files that are named after no module, and why.
 MIRROR_NOTHING = {
+    "tests/test_architecture.py": "docs/architecture.md",
     "tests/test_boundaries.py": "imports of all packages",
     "tests/test_habits.py": "the tests themselves",
     "tests/test_readme.py": "README.md",
@@ -21,6 +22,7 @@ MIRROR_NOTHING = {
     "tests/plnd/test_deactivation_property.py": "plnd/deactivation.py, under random sequences of steps",
     "tests/peft_plnd/test_integration.py": "what PEFT, Trainer and accelerate do with a tuned model",
     "tests/peft_plnd/test_training.py": "gradients and optimizers, of layer and model together",
+    "tests/scripts/test_enhancement_changes.py": "the table of scripts/enhancement.py, without training",
     "tests/scripts/test_plnd_paper_lens.py": "the second half of scripts/plnd_paper.py: tables and figures of the lens",
     "tests/tasks/test_round_trips.py": "the task files, from a row to its score",
     "tests/tasks/test_tasks.py": "the task files",
