@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ PACKAGES = ("plnd", "lm_eval_plnd", "peft_plnd")
 
 
 def caption(source: str) -> str:
-    """The first sentence of a module's docstring, without its full stop."""
+    """The first sentence of a module's docstring, without its full stop; that of "eq. 10" ends none."""
     text = " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
-    return text.partition(". ")[0].removesuffix(".")
+    return re.split(r"(?<!\beq)\. ", text)[0].removesuffix(".")
 
 
 def tree(package: Path) -> list[str]:
@@ -78,9 +79,9 @@ def test_a_missing_file_would_be_noticed(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "__init__.py").write_text('"""A package. More."""')
     before = tree(tmp_path / "p")
-    (tmp_path / "p" / "m.py").write_text('"""A module\nof two lines.\n\nMore."""')
+    (tmp_path / "p" / "m.py").write_text('"""A module\nof two lines (eq. 1).\n\nMore."""')
     assert before == [f"{'p/':<28} A package"]
-    assert tree(tmp_path / "p") == [*before, f"{'  m':<28} A module of two lines"]
+    assert tree(tmp_path / "p") == [*before, f"{'  m':<28} A module of two lines (eq. 1)"]
 
 
 if __name__ == "__main__":
