@@ -137,7 +137,7 @@ class MaskDeactivation(Deactivation):
         return {
             "mask": self.path,
             "mask_sha256": self.mask.digest,
-            "language": self.mask.metadata["language"],
+            "language": self.mask.metadata.language,
             "neurons": len(self.neurons),
             "of": self.neurons.total,
             "counts": self.neurons.counts(),

@@ -68,7 +68,7 @@ def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, di
     neurons.check_model(layout.description())
     source = {
         "sha256": neurons.digest,
-        "language": neurons.metadata.get("language"),
+        "language": neurons.metadata.language,
         "neurons": len(neurons),
         "of": neurons.total,
     }

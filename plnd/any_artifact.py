@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plnd.io import artifact
+from plnd.io.artifact import read_metadata
+from plnd.io.metadata import NEURONS, ROLES, SCORES
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
 from plnd.roles.roles import Roles
 
 _KINDS: dict[str, type[Scores] | type[NeuronSet] | type[Roles]] = {
-    artifact.SCORES: Scores,
-    artifact.NEURONS: NeuronSet,
-    artifact.ROLES: Roles,
+    SCORES: Scores,
+    NEURONS: NeuronSet,
+    ROLES: Roles,
 }
 
 
@@ -22,5 +23,5 @@ def load(path: str | Path) -> Scores | NeuronSet | Roles:
     Raises:
         ArtifactError: one line that says what is wrong with the file, and what to do.
     """
-    form = artifact.read_metadata(Path(path)).get("format")
+    form = read_metadata(Path(path)).get("format")
     return (_KINDS[form] if isinstance(form, str) and form in _KINDS else NeuronSet).load(path)

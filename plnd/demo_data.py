@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+PACKAGE = "plnd:"
+"""Begins paths inside the package's folder of data, in settings of experiments."""
 
 
 def demo_model() -> Path:
@@ -13,3 +17,14 @@ def demo_model() -> Path:
 def demo_corpus(half: str) -> Path:
     """Folder of the small parallel corpus inside the package, as task data: `detect` or `evaluate`."""
     return Path(__file__).parent / "data" / "corpus" / half
+
+
+def expand(value: Any) -> Any:
+    """A value with paths inside the package in place of `plnd:…`, also within mappings and lists."""
+    if isinstance(value, dict):
+        return {key: expand(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [expand(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(PACKAGE):
+        return str(demo_model().parent / value.removeprefix(PACKAGE))
+    return value

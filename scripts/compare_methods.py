@@ -98,7 +98,7 @@ def _sets(
             config = DetectConfig(language, method=method, qk="off", max_length=args.max_length)  # type: ignore[arg-type]
             scores[language] = detect(model, texts, config, tokenizer=tokenizer, progress=True)
             scores[language].save(output / f"{method}.{language}.scores.safetensors")
-        widths = scores[language].metadata["model"]["widths"]
+        widths = scores[language].metadata.model.widths
         count = round(args.share * sum(width for address, width in widths.items() if address.endswith(PROJECTIONS)))
         if method == "lape":
             found = lape(list(scores.values()), fraction=args.share, projections=PROJECTIONS)

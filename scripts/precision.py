@@ -37,9 +37,7 @@ def main() -> None:
         sets[dtype] = scores.select(fraction=args.fraction)
     reference = sets["float64"]
     projections = [name for name, count in reference.counts().items() if count]
-    print(
-        f"{scores.metadata['corpus']['documents']} documents, {len(reference)} of {reference.total} neurons in float64"
-    )
+    print(f"{scores.metadata.corpus.documents} documents, {len(reference)} of {reference.total} neurons in float64")
     print(f"| dtype | neurons | all | {' | '.join(projections)} |")
     print("|---" * (3 + len(projections)) + "|")
     for dtype in ("float32", "bfloat16"):

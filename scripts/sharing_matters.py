@@ -72,7 +72,7 @@ def figure6(args: argparse.Namespace) -> tuple[Panels, str]:
     """Neurons that stay inactive at every token of an input, by language: Figure 6 (artifacts of `--tokens all`)."""
     panels: dict[str, Mapping[str, np.ndarray]] = {}
     for name, roles in opened(args.inputs).items():
-        if roles.metadata["method"]["tokens"] != "all":
+        if roles.metadata.method.tokens != "all":
             raise PLNDError(f"{name}: roles of the last token; Figure 6 needs those of `plnd roles --tokens all`")
         inactive = 100 - roles.active()
         values = {language: inactive[:, p] for p, language in enumerate(roles.languages)}
@@ -289,7 +289,7 @@ def evaluator(
     name, revision = (args.model, None) if args.model else base_model(roles.model, args.inputs[0], "give --model")
     model = load_model(name, revision=revision, dtype=args.dtype, device=args.device)
     tokenizer = load_tokenizer(name, revision)
-    numbers = list(zip(*roles.metadata["documents"], strict=True))
+    numbers = list(zip(*roles.metadata.documents, strict=True))
     samples = {task: sorted(set(documents)) for task, documents in zip(tasks, numbers, strict=True)}
 
     def evaluate(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,7 +300,7 @@ def evaluator(
             tasks=list(tasks),
             samples=samples,
             task_manager=manager,
-            num_fewshot=roles.metadata["corpus"]["fewshot"] or None,
+            num_fewshot=roles.metadata.corpus.fewshot or None,
             bootstrap_iters=100,  # no more than a metric without a closed form of its error needs
             log_samples=False,
         )["results"]

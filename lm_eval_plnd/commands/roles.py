@@ -117,9 +117,7 @@ def _run(args: argparse.Namespace) -> None:
 
         panel = {role.replace("_", "-"): ratios[:, code] for code, role in enumerate(ROLES)}
         plot_lines({Path(args.output).stem: panel}, args.plot, "% of neurons")
-    examples = (
-        f"{len(roles):,} examples in {', '.join(parallel.languages)}, {roles.metadata['corpus']['tokens']:,} tokens"
-    )
+    examples = f"{len(roles):,} examples in {', '.join(parallel.languages)}, {roles.metadata.corpus.tokens:,} tokens"
     print(f"{args.output}: {examples}; sha256 {file_digest(args.output)}")
 
 

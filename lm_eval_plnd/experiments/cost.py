@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_plnd.experiments.conditions import plan
 from lm_eval_plnd.experiments.run import prepared
-from lm_eval_plnd.experiments.settings import Settings, expand
+from lm_eval_plnd.experiments.settings import Settings
+from plnd.demo_data import expand
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -14,10 +14,14 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.settings import Settings, expand
+from plnd.demo_data import expand
 from plnd.errors import PLNDError
+
+if TYPE_CHECKING:
+    from lm_eval_plnd.experiments.settings import Settings
+    from plnd.io.metadata import NeuronsMetadata
 
 RESULTS, SETTINGS, ENVIRONMENT = "results.csv", "settings.yaml", "environment.json"
 SAMPLES, NEURONS = "samples", "neurons"
@@ -245,16 +249,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def rule_in_words(metadata: Mapping[str, Any]) -> str:
+def rule_in_words(metadata: NeuronsMetadata) -> str:
     """The rule of a neurons artifact and the set algebra after it, in words."""
-    rule = metadata["rule"]
-    words = [_words([rule["name"], rule.get("value")])]
+    rule = metadata.rule
+    words = [_words([rule.name, rule.get("value")])]
     words += [f"of {_words(rule['projections'], ', ')}"] if rule.get("projections") else []
-    for operand in metadata.get("operands", ()):
+    for operand in metadata.operands:
         details = [operand.get(name) for name in ("language", "regions", "projections")]
-        words.append(_words([operand["operation"].replace("_", " "), *details]))
-    if "control" in metadata:
-        words.append(_words(metadata["control"]))
+        words.append(_words([operand.operation.replace("_", " "), *details]))
+    if metadata.control:
+        words.append(_words(metadata.control))
     return ", ".join(words)
 
 
@@ -262,7 +266,7 @@ def _words(value: Any, between: str = " ") -> str:
     """A value of an artifact's metadata, whatever it is, without quotes and brackets."""
     if isinstance(value, list):
         return between.join(_words(inner) for inner in value if inner not in (None, [], ""))
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return " ".join(f"{key} {_words(inner, '+')}" for key, inner in value.items() if inner is not None)
     return plain(value)
 

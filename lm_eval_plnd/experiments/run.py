@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
@@ -36,8 +35,9 @@ from lm_eval_plnd.experiments.results import (
     SETTINGS,
     document_weights,
 )
-from lm_eval_plnd.experiments.settings import Settings, expand, load_settings
+from lm_eval_plnd.experiments.settings import Settings, load_settings
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
+from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.statistics import weighted_mean
 
@@ -91,10 +91,10 @@ def detect_all(
             log(step="detect", language=language, sample=sample, **elapsed())
         scores = {language: Scores.load(path) for path, language in paths.items()}
         for path, language in paths.items():
-            corpus, written_in = scores[language].metadata["corpus"], scores[language].metadata["language"]
+            corpus, written_in = scores[language].metadata.corpus, scores[language].metadata.language
             if written_in != language:
                 raise PLNDError(f"{path}: scores of {written_in}, expected {language}; put the right file there")
-            read[language] += corpus["documents"] + sum(corpus.get("skipped_counts", {}).values())
+            read[language] += corpus.documents + sum(corpus.skipped_counts.values())
         sets = neuron_sets(scores, settings)
         files = {neurons / f"{_file(language, sample)}.{kind}.safetensors": (language, kind) for language, kind in sets}
         for path in unwritten(files, folder):
@@ -362,8 +362,8 @@ def _open_folder(settings: Settings, output: Path) -> None:
     path, written = output / SETTINGS, output / ENVIRONMENT
     with claimed(path, output), claimed(written, output):
         if path.exists():
-            here = asdict(load_settings(path))
-            for name, value in asdict(settings).items():
+            here = load_settings(path).model_dump()
+            for name, value in settings.model_dump().items():
                 if here[name] != value:
                     raise PLNDError(
                         f"{output}: holds another experiment, whose {name} is {here[name]!r:.60} and not {value!r:.60};"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from plnd.addresses import PROJECTIONS
-from plnd.demo_data import demo_model
+from plnd.demo_data import expand as expand
 from plnd.errors import PLNDError
 from plnd.neurons.regions import Regions
 
@@ -27,13 +28,28 @@ TABLES = {
 }
 """What can be run, and the item of `tasks` on which the paper does; Table 11 is Table 10 of another model."""
 NEURONS = ("all", "specific", "without_english", "without_shared")
-PACKAGE = "plnd:"
-"""Begins paths inside the package's folder of data."""
-DETECTION = ("qk", "max_documents", "max_length", "min_length", "batch_size", "method", "scoring", "epsilon")
+
+# What was expected, by pydantic's name of the mistake.
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "fields with values",
+    "model_type": "fields with values",
+}
+_OPTIONS = ("str", "int", "float", "dict[str,str]", "dict[str,int]")
+"""What pydantic writes behind a field's name where several types are possible."""
 
 
-@dataclass(frozen=True)
-class Item:
+class Fields(BaseModel):
+    """A part of the settings: no further fields, and no type that is taken for another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Item(Fields):
     """One kind of evaluation: an lm-eval task for each language.
 
     Attributes:
@@ -54,17 +70,16 @@ class Item:
     languages: list[str] | None = None
     num_fewshot: int = 0
     apply_chat_template: bool = False
-    gen_kwargs: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
+    gen_kwargs: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    model: dict[str, Any] = {}
 
     def task_of(self, language: str) -> str:
         """Name of the task in one language."""
         return self.task.replace("{language}", language)
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Fields):
     """Which neurons are a language's: one rule of `plnd.Scores.select`, and the projections to choose from."""
 
     epsilon: float | None = None
@@ -73,16 +88,14 @@ class Rule:
     projections: list[str] | None = None
 
 
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(Fields):
     """How many blocks understand (N1, the first ones) and how many generate (N2, the last ones)."""
 
     under: int
     gen: int
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(Fields):
     """Tables 10 and 11: numbers of blocks to try, on one language."""
 
     under: list[int]
@@ -90,8 +103,29 @@ class Search:
     language: str = "zh"
 
 
-@dataclass(frozen=True)
-class Settings:
+def _no_switch(found: Any) -> Any:
+    """Refuses what YAML makes of a bare `off`."""
+    if found is False:
+        raise PydanticCustomError("off", 'found false, which YAML reads in off; write "off" in quotation marks')
+    return found
+
+
+class Detection(TypedDict, total=False):
+    """How to detect: some of the fields of `plnd.DetectConfig`; `max_documents` may be a number for each language."""
+
+    __pydantic_config__ = Fields.model_config  # type: ignore[misc]
+
+    qk: Annotated[str, BeforeValidator(_no_switch)]
+    max_documents: int | dict[str, int]
+    max_length: int
+    min_length: int
+    batch_size: int
+    method: str
+    scoring: str
+    epsilon: float | int
+
+
+class Settings(Fields):
     """All of an experiment.
 
     Attributes:
@@ -103,7 +137,7 @@ class Settings:
         tasks: evaluations by name: a task, or what `Item` has. The item `text` stands beside every other.
         experiments: tables to run, each with the items that it is run on (the paper's, if they are left out).
         english: the language that the others are compared with.
-        detection: how to detect, as `plnd.DetectConfig`; `max_documents` may be a number for each language.
+        detection: how to detect.
         regions: N1 and N2.
         search: what Tables 10 and 11 try.
         neurons: the sets that the tables by region (2 to 5, 10) switch off, some of `NEURONS`.
@@ -122,15 +156,15 @@ class Settings:
     tasks: dict[str, Item]
     experiments: dict[str, list[str]]
     english: str = "en"
-    detection: dict[str, Any] = field(default_factory=dict)
+    detection: Detection = {}
     regions: Blocks | None = None
     search: Search | None = None
-    neurons: list[str] = field(default_factory=lambda: ["specific"])
+    neurons: list[str] = ["specific"]
     task_languages: str = "own"
     samples: int = 1
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = [0]
     limit: int | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = {}
     include_path: str | None = None
 
     @property
@@ -149,7 +183,7 @@ class Settings:
         documents = self.detection.get("max_documents")
         if isinstance(documents, dict):
             return {**self.detection, "max_documents": documents[language]}
-        return self.detection
+        return dict(self.detection)
 
     def languages_of(self, item: str) -> list[str]:
         """The languages that have an item."""
@@ -158,14 +192,15 @@ class Settings:
     def limited(self, limit: int) -> Settings:
         """The same with at most `limit` documents of each task."""
         tasks = {
-            name: item if item.limit is None else replace(item, limit=min(limit, item.limit))
+            name: item if item.limit is None else item.model_copy(update={"limit": min(limit, item.limit)})
             for name, item in self.tasks.items()
         }
-        return replace(self, tasks=tasks, limit=limit if self.limit is None else min(limit, self.limit))
+        least = limit if self.limit is None else min(limit, self.limit)
+        return self.model_copy(update={"tasks": tasks, "limit": least})
 
     def text(self) -> str:
         """As YAML, defaults filled in."""
-        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
 def load_settings(path: str | Path, changes: Mapping[str, Any] | None = None) -> Settings:
@@ -206,20 +241,12 @@ def parse_settings(found: Mapping[str, Any]) -> Settings:
         values["tasks"] = {name: {"task": item} if isinstance(item, str) else item for name, item in tasks.items()}
     if "experiments" in values:
         values["experiments"] = _experiments(values["experiments"])
-    settings = _build(Settings, values, "")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise PLNDError(_mistake(error)) from None
     _check(settings)
     return settings
-
-
-def expand(value: Any) -> Any:
-    """A value with paths inside the package in place of `plnd:…`, also within mappings and lists."""
-    if isinstance(value, dict):
-        return {key: expand(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [expand(inner) for inner in value]
-    if isinstance(value, str) and value.startswith(PACKAGE):
-        return str(demo_model().parent / value.removeprefix(PACKAGE))
-    return value
 
 
 def _put(found: dict[str, Any], name: str, value: Any) -> None:
@@ -250,56 +277,30 @@ def _experiments(found: Any) -> Any:
     }
 
 
-def _build(kind: Any, found: Any, where: str) -> Any:
-    """A dataclass from a mapping, every field checked."""
-    if not isinstance(found, Mapping):
-        raise PLNDError(f"{where or 'settings'}: found {found!r:.60}, expected fields with values")
-    names = [f.name for f in fields(kind)]
-    for name in found:
-        if name not in names:
-            raise PLNDError(f"{_at(where, name)}: unknown, expected some of {', '.join(names)}")
-    for f in fields(kind):
-        if f.name not in found and f.default is MISSING and f.default_factory is MISSING:
-            raise PLNDError(f"{_at(where, f.name)}: missing")
-    hints = get_type_hints(kind)
-    return kind(**{name: _value(hints[name], value, _at(where, name)) for name, value in found.items()})
+def _mistake(error: ValidationError) -> str:
+    """One mistake in one line: a name that is unknown, since its field may be called missing too, or else the deepest,
+    since that is of the type that a value looks like."""
+    unknown = ("extra_forbidden", "invalid_key")
+    mistakes = error.errors(include_url=False)
+    first = min(mistakes, key=lambda mistake: (mistake["type"] not in unknown, -len(mistake["loc"])))
+    path, kind, found = [part for part in first["loc"] if part not in _OPTIONS], first["type"], first["input"]
+    if path[-1] == "[key]":
+        return f"{_dotted(path[:-2])}: {found!r:.60} is no name; put it in quotation marks"
+    if kind == "missing":
+        return f"{_dotted(path)}: missing"
+    if kind in unknown:
+        parts = {"tasks": Item, "rule": Rule, "regions": Blocks, "search": Search, "detection": Detection}
+        names = parts[str(path[0])].__annotations__ if path[1:] else Settings.__annotations__
+        return f"{_dotted(path)}: unknown, expected some of {', '.join(names)}"
+    if kind not in _EXPECTED:
+        return f"{_dotted(path)}: {first['msg']}"
+    advice = "; put it in quotation marks" if kind == "string_type" and isinstance(found, (int, float)) else ""
+    return f"{_dotted(path)}: found {found!r:.60}, expected {_EXPECTED[kind]}{advice}"
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """A value of one type."""
-    if hint is Any:
-        return value
-    if is_dataclass(hint):
-        return _build(hint, value, where)
-    if get_origin(hint) in (Union, types.UnionType):
-        options = get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        fitting = [o for o in options if isinstance(value, get_origin(o) or (Mapping if is_dataclass(o) else o))]
-        return _value(fitting[0] if fitting else options[0], value, where)
-    if get_origin(hint) is list and isinstance(value, list):
-        return [_value(get_args(hint)[0], inner, f"{where}[{n}]") for n, inner in enumerate(value)]
-    if get_origin(hint) is dict and isinstance(value, Mapping):
-        kind = get_args(hint)[1]
-        for key in value:
-            if not isinstance(key, str):
-                raise PLNDError(f"{where}: {key!r} is no name; put it in quotation marks")
-        return {key: _value(kind, inner, _at(where, key)) for key, inner in value.items()}
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    advice = "; put it in quotation marks" if hint is str and isinstance(value, (bool, int, float)) else ""
-    raise PLNDError(f"{where}: found {value!r:.60}, expected {_words(hint)}{advice}")
-
-
-def _words(hint: Any) -> str:
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return names.get(hint) or {list: "a list", dict: "fields with values"}[get_origin(hint)]
-
-
-def _at(where: str, name: Any) -> str:
-    return f"{where}.{name}" if where else str(name)
+def _dotted(path: Sequence[str | int]) -> str:
+    """`tasks.text.languages[0]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def _check(settings: Settings) -> None:
@@ -338,22 +339,12 @@ def _check(settings: Settings) -> None:
 def _check_detection(settings: Settings) -> None:
     from plnd.detection.config import DetectConfig
 
-    for name in settings.detection:
-        if name not in DETECTION:
-            raise PLNDError(f"detection.{name}: unknown, expected some of {', '.join(DETECTION)}")
-    if settings.detection.get("qk") is False:
-        raise PLNDError('detection.qk: found false, which YAML reads in off; write "off" in quotation marks')
     documents = settings.detection.get("max_documents")
     if isinstance(documents, dict) and (missing := [x for x in settings.languages if x not in documents]):
         raise PLNDError(f"detection.max_documents.{missing[0]}: missing")
     for language in settings.languages:
-        given = settings.detection_of(language)
-        for name, value in given.items():
-            kind: Any = str if name in ("qk", "method", "scoring") else float if name == "epsilon" else int
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                raise PLNDError(f"detection.{name}: found {value!r:.60}, expected {_words(kind)}")
         try:
-            DetectConfig(**given)
+            DetectConfig(**settings.detection_of(language))
         except PLNDError as error:
             raise PLNDError(f"detection: {error}") from None
     if settings.samples > 1 and settings.detection.get("max_documents") is None:

@@ -104,7 +104,7 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     if processes.first:
         digest = scores.save(args.output)
         checkpoint.unlink(missing_ok=True)  # not before the scores are safe
-        print(f"{args.output}: {describe_corpus(scores.metadata['corpus'])}; sha256 {digest}")
+        print(f"{args.output}: {describe_corpus(scores.metadata.corpus)}; sha256 {digest}")
 
 
 def checkpoint_path(args: argparse.Namespace) -> Path:

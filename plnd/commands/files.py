@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plnd.commands.shared import (
@@ -46,50 +47,51 @@ class Show(Command):
         from plnd.roles.roles import Roles
 
         artifact = load(args.file)
-        metadata = {**artifact.metadata, "sha256": file_digest(args.file)}
+        metadata, model, sha256 = artifact.metadata, artifact.metadata.model, file_digest(args.file)
         if args.json:
+            facts = metadata | {"sha256": sha256}
             if isinstance(artifact, NeuronSet):
-                metadata |= {"neurons": len(artifact), "total": artifact.total, "counts": artifact.counts()}
-            print(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False))
+                facts |= {"neurons": len(artifact), "total": artifact.total, "counts": artifact.counts()}
+            print(json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False, default=dict))
             return
-        model = metadata["model"]
-        print(f"{metadata['format']} version {metadata['version']}, sha256 {metadata['sha256']}")
-        print(f"model     {model['name']} ({model['model_type']}, {model['blocks']} blocks), dtype {metadata['dtype']}")
+        print(f"{metadata.format} version {metadata.version}, sha256 {sha256}")
+        print(f"model     {model.name} ({model.model_type}, {model.blocks} blocks), dtype {metadata.dtype}")
         if isinstance(artifact, Roles):
             _print_roles(artifact)
             return
-        print(f"language  {metadata['language']}")
-        print(f"corpus    {metadata['corpus']['source']}: {describe_corpus(metadata['corpus'])}")
-        print(f"method    {_pairs(metadata['method'])}")
+        scored = artifact.metadata
+        print(f"language  {scored.language}")
+        print(f"corpus    {scored.corpus.source}: {describe_corpus(scored.corpus)}")
+        print(f"method    {_pairs(scored.method)}")
         if isinstance(artifact, NeuronSet):
             _print_neurons(artifact)
 
 
 def _print_roles(roles: Roles) -> None:
-    corpus = roles.metadata["corpus"]
+    corpus = roles.metadata.corpus
     print(f"languages {', '.join(roles.languages)}")
-    print(f"examples  {len(roles):,} of {corpus['source']}: {corpus['tokens']:,} tokens")
-    print(f"method    {_pairs(roles.metadata['method'])}")
+    print(f"examples  {len(roles):,} of {corpus.source}: {corpus.tokens:,} tokens")
+    print(f"method    {_pairs(roles.metadata.method)}")
     for role, share in roles.shares().items():
         print(f"          {role.replace('_', '-'):<15} {share:.2f}% of {roles.total:,} neurons")
 
 
 def _print_neurons(neurons: NeuronSet) -> None:
-    print(f"rule      {_pairs(neurons.metadata['rule'])}")
-    for operand in neurons.metadata.get("operands", ()):
+    print(f"rule      {_pairs(neurons.metadata.rule)}")
+    for operand in neurons.metadata.operands:
         facts = {name: value for name, value in operand.items() if name != "operation"}
-        print(f"          {operand['operation']}: {_pairs(facts)}")
+        print(f"          {operand.operation}: {_pairs(facts)}")
     print(f"neurons   {describe_neurons(neurons)}")
     for projection, count in neurons.counts().items():
         print(f"          {projection:<10} {count:,}")
 
 
-def _pairs(record: dict[str, Any]) -> str:
+def _pairs(record: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={_value(value)}" for name, value in record.items() if value is not None)
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return f"({_pairs(value)})"
     return "+".join(map(_value, value)) if isinstance(value, list) else str(value)
 
@@ -116,7 +118,7 @@ class Verify(Command):
 
         artifact = load(args.file)
         description = Layout(load_skeleton(args.model, **model_source(args))).description()
-        check_model(artifact.metadata["model"], description, args.file)
+        check_model(artifact.metadata.model, description, args.file)
         print(f"{args.file}: whole, and fits {args.model}")
 
 

@@ -65,8 +65,8 @@ class Select(Command):
             raise PLNDError("--top-rate is a rule over languages: name the scores of the others with --against")
         given = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
         neurons = scores.select(**given, **restriction(args))
-        rule = neurons.metadata["rule"]
-        why_empty = f": no neuron meets {rule['name']}={rule['value']:g}; it cannot be evaluated or exported"
+        rule = neurons.metadata.rule
+        why_empty = f": no neuron meets {rule.name}={rule['value']:g}; it cannot be evaluated or exported"
         save_neurons(neurons, args.output, why_empty)
 
 

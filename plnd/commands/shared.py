@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import (
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
+    from plnd.io.metadata import CorpusDescription
     from plnd.neurons.neuron_set import NeuronSet
 
 Config = TypeVar("Config")
@@ -218,8 +219,7 @@ def describe_neurons(neurons: NeuronSet) -> str:
     return f"{len(neurons):,} of {neurons.total:,} neurons ({len(neurons) / neurons.total:.3%})"
 
 
-def describe_corpus(corpus: Mapping[str, Any]) -> str:
-    """What was read of a corpus, from an artifact's metadata of it."""
-    counts = {reason: len(numbers) for reason, numbers in corpus["skipped"].items()} | corpus.get("skipped_counts", {})
-    skipped = "".join(f", {count:,} skipped ({reason})" for reason, count in counts.items())
-    return f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens{skipped}"
+def describe_corpus(corpus: CorpusDescription) -> str:
+    """What was read of a corpus."""
+    skipped = "".join(f", {count:,} skipped ({reason})" for reason, count in corpus.counts_skipped().items())
+    return f"{corpus.documents:,} documents, {corpus.tokens:,} tokens{skipped}"

@@ -23,7 +23,7 @@ from plnd.detection.official import OfficialWatch, check_official, mask_of_all, 
 from plnd.detection.processes import Processes
 from plnd.detection.totals import Totals, at_least, summarized
 from plnd.errors import CorpusError, PLNDError
-from plnd.io.artifact import SCORES, VERSION
+from plnd.io.metadata import SCORES, VERSION, ScoresMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
@@ -287,12 +287,12 @@ class _Run:
         mean = total / (self.tokens if self.config.per_token else self.documents)
         return minimum.float(), mean.float(), worst_rank.int()
 
-    def _metadata(self, corpus: TokenizedCorpus, source: str | None, projections: list[str]) -> dict[str, Any]:
+    def _metadata(self, corpus: TokenizedCorpus, source: str | None, projections: list[str]) -> ScoresMetadata:
         """What the artifact says of model, corpus and method (README, «Artifact format»)."""
         config = self.config
         reasons = {f"shorter than {config.min_length} tokens": corpus.short, "non-finite importance": self.non_finite}
         skipped = {reason: documents for reason, documents in reasons.items() if documents.count}
-        return {
+        said = {
             "format": SCORES,
             "version": VERSION,
             "plnd": __version__,
@@ -319,3 +319,4 @@ class _Run:
             "dtype": str(self.layout.model.dtype).removeprefix("torch."),
             "quantisation": quantisation(self.layout.model),
         }
+        return ScoresMetadata.of(said)

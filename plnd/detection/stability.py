@@ -99,7 +99,7 @@ def measure_stability(
                     break  # nothing long enough was left
                 raise
             scores = found if scores is None else _together(scores, found)
-            counts.append(found.metadata["corpus"]["documents"])
+            counts.append(found.metadata.corpus.documents)
             sets.append(scores.select(**rule))
             bar.update(counts[-1])
     return Stability(np.cumsum(counts), tuple(sets))
@@ -125,11 +125,10 @@ def _together(first: Scores, second: Scores) -> Scores:
 
     The mean and all metadata but the number of documents stay those of the first part.
     """
-    each = [scores.metadata["corpus"]["documents"] for scores in (first, second)]
-    corpus = {**first.metadata["corpus"], "documents": sum(each)}
+    documents = first.metadata.corpus.documents + second.metadata.corpus.documents
     return Scores(
         {a: np.minimum(values, second.minimum[a]) for a, values in first.minimum.items()},
         first.mean,
         {a: np.maximum(values, second.worst_rank[a]) for a, values in first.worst_rank.items()},
-        {**first.metadata, "corpus": corpus},
+        first.metadata.replaced(corpus=first.metadata.corpus.replaced(documents=documents)),
     )

@@ -23,11 +23,10 @@ from torch import nn
 
 from plnd.addresses import PROJECTIONS
 from plnd.errors import ArtifactError, PLNDError
-from plnd.io.artifact import NEURONS, VERSION
+from plnd.io.metadata import NeuronsMetadata
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
 from plnd.neurons.neuron_set import NeuronSet
-from plnd.version import __version__
 
 Neurons = dict[str, dict[int, np.ndarray]]
 """Projection to block to indices (int64), as a file has them."""
@@ -110,18 +109,13 @@ def convert(
         neurons = _key_value_rows(path, neurons, layout)
     indices = _addressed(path, neurons, layout)
     metadata = {
-        "format": NEURONS,
-        "version": VERSION,
-        "plnd": __version__,
         "model": layout.description(),
         "language": language,
-        "corpus": {"source": None, "sha256": "", "documents": 0, "tokens": 0, "max_length": 0, "skipped": {}},
         "method": {"name": method, "projections": sorted(neurons, key=PROJECTIONS.index)},
-        "dtype": "unknown",
         "rule": rule,
-        "scores_sha256": "",
     }
-    return NeuronSet(indices, {name: np.zeros(len(v), np.float32) for name, v in indices.items()}, metadata)
+    importance = {name: np.zeros(len(v), np.float32) for name, v in indices.items()}
+    return NeuronSet(indices, importance, NeuronsMetadata.completed(metadata))
 
 
 def kv_rows(query_rows: np.ndarray, *, head_dim: int, group_size: int) -> np.ndarray:

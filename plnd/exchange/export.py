@@ -104,7 +104,7 @@ def export(
         "model": {"name": str(model), "revision": revision if os.path.isdir(model) else source.name},
         "mask": {
             "sha256": neurons.digest,
-            "language": neurons.metadata.get("language"),
+            "language": neurons.metadata.language,
             "neurons": len(neurons),
             "counts": neurons.counts(),
         },

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import safe_open
@@ -21,56 +21,13 @@ from safetensors.numpy import save as serialize
 
 from plnd.addresses import PROJECTIONS, split_address
 from plnd.errors import ArtifactError, PLNDError
+from plnd.io.metadata import VERSION, Metadata, ScoresMetadata
+from plnd.model_description import ModelDescription
 
-SCORES, NEURONS, ROLES = "plnd.scores", "plnd.neurons", "plnd.roles"
-VERSION = 1
+Kind = TypeVar("Kind", bound=Metadata)
+Scored = TypeVar("Scored", bound=ScoresMetadata)
+
 METADATA_KEY = "plnd"
-
-# What metadata must look like: a type, a tuple of alternatives (None: may be null), [x] a list of x, {str: x} a mapping
-# to x, and a dictionary of names a record with at least these fields (but those with a question mark may be missing).
-_MODEL = {
-    "name": (str, None),
-    "hub?": bool,
-    "revision": (str, None),
-    "model_type": str,
-    "blocks": int,
-    "widths": {str: int},
-}
-_COMMON = {
-    "format": str,
-    "version": int,
-    "plnd": str,
-    "model": _MODEL,
-    "language": (str, None),
-    "corpus": {
-        "source": (str, None),
-        "sha256": str,
-        "documents": int,
-        "tokens": int,
-        "max_length": int,
-        "skipped": {str: [int]},
-        "skipped_counts?": {str: int},
-    },
-    "method": {"name": str, "projections": [str], "epsilon?": (float, None)},
-    "dtype": str,
-}
-_OPERAND = {"operation": str, "language?": (str, None), "neurons?": int, "sha256?": str}
-_SCHEMA: dict[str, dict[str, Any]] = {
-    SCORES: _COMMON,
-    NEURONS: {**_COMMON, "rule": {"name": str}, "scores_sha256": str, "operands?": [_OPERAND]},
-    ROLES: {
-        "format": str,
-        "version": int,
-        "plnd": str,
-        "model": _MODEL,
-        "languages": [str],
-        "tasks": ([str], None),
-        "documents": [[int]],
-        "corpus": {"source": (str, None), "sha256": str, "documents": int, "tokens": int, "fewshot": int},
-        "method": {"name": str, "tokens": str, "thresholds": [float]},
-        "dtype": str,
-    },
-}
 MAX_BLOCKS = 2**16
 MAX_DEPTH = 16
 """Of nested metadata; so that whatever was read can be written and printed again."""
@@ -85,18 +42,18 @@ def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> by
 
 def to_json(value: Any) -> str:
     """JSON with sorted keys and nothing to choose, so that equal values give equal text."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    options: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    return json.dumps(value, sort_keys=True, default=dict, **options)
 
 
-def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: Path, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarray]]:
     """Metadata, checked, and tensors (int32 and float32, not checked yet) of an artifact of one form.
 
     Raises:
         ArtifactError: one line that says what is wrong with the file, and what to do.
     """
-    metadata = read_metadata(path)
-    check_form(path, metadata, form)
-    check_metadata(path, metadata, form)
+    metadata = check_metadata(path, read_metadata(path), kind)
+    _check_scores(path, metadata)
     with opened(path) as stream:
         names = stream.keys()
         for name in names:
@@ -159,50 +116,41 @@ def opened(path: Path) -> Iterator[Any]:
         raise bad(path, f"not a whole safetensors file ({reason}); copy or make it again") from None
 
 
-def check_form(path: Path, metadata: dict[str, Any], form: str) -> None:
-    """Refuses an artifact of another form."""
-    wanted = {
-        SCORES: "scores (from `plnd detect`)",
-        NEURONS: "neurons (from `plnd select` or `plnd combine`)",
-        ROLES: "roles (from `plnd roles`)",
-    }
-    if metadata.get("format") != form:
-        raise bad(path, f"holds {metadata.get('format')!r:.60}, expected {wanted[form]}")
-
-
-def check_version(path: Path, metadata: dict[str, Any], form: str) -> None:
-    """Refuses an artifact of another version, or whose metadata has not the form's fields."""
+def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    """The metadata of an artifact of one form; refuses another form, another version, and fields of other types."""
+    if metadata.get("format") != kind.form:
+        raise bad(path, f"holds {metadata.get('format')!r:.60}, expected {kind.made_by}")
     version = metadata.get("version")
     if isinstance(version, int) and version > VERSION:
         raise bad(path, f"format version {version}, but this plnd reads up to {VERSION}: upgrade plnd")
-    problem = _mismatch(metadata, _SCHEMA[form], "")
-    if problem:
-        raise bad(path, f"metadata {problem}")
+    try:
+        checked = kind.of(metadata)
+    except PLNDError as error:
+        raise bad(path, f"metadata {error}") from None
     if version != VERSION:
         raise bad(path, f"format version {version}, expected {VERSION}")
+    _check_model(path, checked.model)
+    return checked
 
 
-def check_metadata(path: Path, metadata: dict[str, Any], form: str) -> None:
-    """Refuses metadata that lack a field, or whose fields contradict one another."""
-    check_version(path, metadata, form)
-    corpus = metadata["corpus"]
-    for reason, count in corpus.get("skipped_counts", {}).items():
-        if count < len(corpus["skipped"].get(reason, ())):
+def _check_scores(path: Path, metadata: ScoresMetadata) -> None:
+    """Refuses fields that contradict one another, or name what plnd does not know."""
+    for reason, count in metadata.corpus.skipped_counts.items():
+        if count < len(metadata.corpus.skipped.get(reason, ())):
             raise bad(path, f"metadata counts {count} skipped documents ({reason:.60}) and names more")
-    for name in metadata["method"]["projections"]:
+    for name in metadata.method.projections:
         if name not in PROJECTIONS:
             raise bad(path, f"metadata names a projection {name!r:.60}, expected some of {', '.join(PROJECTIONS)}")
-    check_model_form(path, metadata["model"])
 
 
-def check_model_form(path: Path, model: dict[str, Any]) -> None:
+def _check_model(path: Path, model: ModelDescription) -> None:
     """Refuses a description of a model that no model can have."""
-    if not 0 < model["blocks"] <= MAX_BLOCKS or not model["widths"]:
-        raise bad(path, f"metadata gives {model['blocks']} blocks and {len(model['widths'])} widths")
-    for name, width in model["widths"].items():
+    if not 0 < model.blocks <= MAX_BLOCKS or not model.widths:
+        raise bad(path, f"metadata gives {model.blocks} blocks and {len(model.widths)} widths")
+    for name, width in model.widths.items():
         block, projection = split_address(name)
-        if projection not in PROJECTIONS or not _is_block(block, model["blocks"]):
-            raise bad(path, f"metadata names {name!r:.60}, which a model of {model['blocks']} blocks does not have")
+        if projection not in PROJECTIONS or not _is_block(block, model.blocks):
+            raise bad(path, f"metadata names {name!r:.60}, which a model of {model.blocks} blocks does not have")
         if not 0 < width < 2**31:
             raise bad(path, f"metadata gives {name} {width} neurons")
 
@@ -210,38 +158,6 @@ def check_model_form(path: Path, model: dict[str, Any]) -> None:
 def _is_block(name: str, blocks: int) -> bool:
     found = re.fullmatch(r"(?:encoder\.|decoder\.)?(0|[1-9][0-9]{0,7})|decoder\.(0|[1-9][0-9]{0,7})\.cross", name)
     return found is not None and int(found[1] or found[2]) < blocks
-
-
-def _mismatch(value: Any, schema: Any, where: str) -> str | None:
-    """What in `value` does not fit the schema, in words."""
-    here = where or "as a whole"
-    if isinstance(schema, tuple):
-        return None if any(_mismatch(value, s, where) is None for s in schema) else f"field {here} is {value!r:.60}"
-    if schema is None:
-        return None if value is None else f"field {here} is {value!r:.60}"
-    if isinstance(schema, type):
-        fits = type(value) is schema and not (isinstance(value, int) and value < 0)
-        return None if fits else f"field {here} is {value!r:.60}, expected {schema.__name__}"
-    if isinstance(schema, list):
-        if not isinstance(value, list):
-            return f"field {here} is {value!r:.60}, expected a list"
-        return next((p for item in value if (p := _mismatch(item, schema[0], where))), None)
-    if not isinstance(value, dict):
-        return f"field {here} is {value!r:.60}, expected an object"
-    if str in schema:
-        return next(
-            (p for key, item in value.items() if (p := _mismatch(item, schema[str], f"{where}[{key!r:.40}]"))), None
-        )
-    for key, inner in schema.items():
-        name = key.removesuffix("?")
-        full = f"{where}.{name}" if where else name
-        if name in value:
-            problem = _mismatch(value[name], inner, full)
-            if problem:
-                return problem
-        elif name == key:
-            return f"field {full} is missing"
-    return None
 
 
 def check_names(path: Path, tensors: Mapping[str, np.ndarray], expected: set[str]) -> None:

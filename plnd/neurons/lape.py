@@ -13,6 +13,7 @@ import numpy as np
 
 from plnd.addresses import split_address
 from plnd.errors import PLNDError
+from plnd.io.metadata import NEURONS, NeuronsMetadata
 from plnd.model_description import check_model
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
@@ -70,9 +71,9 @@ def lape(
     _check(scores)
     first = scores[0]
     widths = {address: len(values) for address, values in first.mean.items()}
-    chosen = chosen_addresses(widths, first.metadata["model"]["blocks"], projections, regions)
+    chosen = chosen_addresses(widths, first.metadata.model.blocks, projections, regions)
     if not chosen:
-        scored = ", ".join(first.metadata["method"]["projections"])
+        scored = ", ".join(first.metadata.method.projections)
         raise PLNDError(f"no neuron to select from: these scores cover {scored}")
     of_block: dict[str, list[str]] = {}  # block to addresses, whose neurons are one and the same
     for address in chosen:
@@ -124,7 +125,7 @@ def _order(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, f
 def _check(scores: list[Scores]) -> None:
     if len(scores) < 2:
         raise PLNDError(f"entropy is taken over languages: expected scores of two or more, found {len(scores)}")
-    methods = [s.metadata["method"]["name"] for s in scores]
+    methods = [s.metadata.method.name for s in scores]
     for method in methods:
         if method not in ("lape", "activation"):
             raise PLNDError(
@@ -134,7 +135,7 @@ def _check(scores: list[Scores]) -> None:
     if len(set(methods)) > 1:
         raise PLNDError("some of these scores were detected with method=lape and some with method=activation")
     for n, other in enumerate(scores[1:], 2):
-        check_model(other.metadata["model"], scores[0].metadata["model"], f"scores {n}")
+        check_model(other.metadata.model, scores[0].metadata.model, f"scores {n}")
 
 
 def _neurons(
@@ -158,6 +159,6 @@ def _neurons(
             values[address] = importance[here]
         start = stop
     others = [s for n, s in enumerate(scores) if n != number]
-    against = [{"language": s.metadata["language"], "sha256": s.digest} for s in others]
-    metadata = {**own.metadata, "format": "plnd.neurons", "rule": {**rule, "against": against}}
-    return NeuronSet(indices, values, {**metadata, "scores_sha256": own.digest})
+    against = [{"language": s.metadata.language, "sha256": s.digest} for s in others]
+    said = {"format": NEURONS, "rule": {**rule, "against": against}, "scores_sha256": own.digest}
+    return NeuronSet(indices, values, NeuronsMetadata.of(own.metadata | said))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from plnd.addresses import PROJECTIONS, address_order, numbered, split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
-from plnd.model_description import check_model
+from plnd.io.metadata import NEURONS, VERSION, NeuronsMetadata
+from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses
@@ -29,14 +30,19 @@ class NeuronSet:
     Attributes:
         indices: `"{block}.{projection}"` to an ascending int32 vector; addresses without neurons are left out.
         importance: the same addresses to float32 vectors: the smallest importance over the corpus.
-        metadata: what the artifact says of model, language, corpus, method and rule (README, «Artifact format»).
+        metadata: what the artifact says of model, language, corpus, method and rule (README, «Artifact format»). Or a
+            mapping that says some of it, the model at least.
+
+    Raises:
+        PLNDError: if the metadata lacks the model, or has a field of another type.
     """
 
     indices: _Arrays
     importance: _Arrays
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: NeuronsMetadata
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metadata", NeuronsMetadata.completed(self.metadata))
         object.__setattr__(self, "indices", {name: v for name, v in self.indices.items() if len(v)})
         object.__setattr__(self, "importance", {name: self.importance[name] for name in self.indices})
 
@@ -62,14 +68,14 @@ class NeuronSet:
         yield from sorted(self.indices.items(), key=lambda item: address_order(item[0]))
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> ModelDescription:
         """The base model's description: name, revision, model_type, blocks, widths."""
-        return self.metadata["model"]
+        return self.metadata.model
 
     @property
     def widths(self) -> dict[str, int]:
         """Number of neurons, in the whole model, of every address."""
-        return self.model["widths"]
+        return self.model.widths
 
     @property
     def total(self) -> int:
@@ -114,7 +120,7 @@ class NeuronSet:
     ) -> NeuronSet:
         """Only the neurons of these projections and regions, and for whose (block, projection) `where` is true."""
         projections = None if projections is None else list(projections)
-        chosen = set(chosen_addresses(self.widths, self.model["blocks"], projections, regions))
+        chosen = set(chosen_addresses(self.widths, self.model.blocks, projections, regions))
         if where is not None:
             chosen = {a for a in chosen if where(*numbered(a))}
         described = regions.description() if regions else None
@@ -143,7 +149,8 @@ class NeuronSet:
         drawn = {
             name: draw(self.widths[name], len(indices), seed, name).astype(np.int32) for name, indices in self.items()
         }
-        return NeuronSet(drawn, _zeros(drawn), {**self.metadata, "control": {"name": "random", "seed": seed}})
+        control = {"name": "random", "seed": seed}
+        return NeuronSet(drawn, _zeros(drawn), self.metadata.replaced(control=control))
 
     # relation to a model
 
@@ -178,8 +185,8 @@ class NeuronSet:
             ArtifactError: one line that says what is wrong with the file, and what to do.
         """
         path = Path(path)
-        metadata, tensors = artifact.read(path, artifact.NEURONS)
-        widths = metadata["model"]["widths"]
+        metadata, tensors = artifact.read(path, NeuronsMetadata)
+        widths = metadata.model.widths
         indices, importance = {}, {}
         addresses = {key.removesuffix(".importance") for key in tensors} & widths.keys()
         artifact.check_names(path, tensors, addresses | {f"{name}.importance" for name in addresses})
@@ -194,7 +201,7 @@ class NeuronSet:
     def to_bytes(self) -> bytes:
         """The neurons artifact as bytes, the same for equal sets on every machine."""
         tensors = dict(self.indices) | {f"{name}.importance": values for name, values in self.importance.items()}
-        return artifact.encode(tensors, {**self.metadata, "format": artifact.NEURONS, "version": artifact.VERSION})
+        return artifact.encode(tensors, self.metadata | {"format": NEURONS, "version": VERSION})
 
     @property
     def digest(self) -> str:
@@ -227,18 +234,18 @@ class NeuronSet:
         importance = {name: self._importance_of(name, v, self) for name, v in indices.items()}
         return NeuronSet(indices, importance, self.metadata)._with(operands=self._operands(record))
 
-    def _operands(self, *further: dict[str, Any]) -> list[dict[str, Any]]:
+    def _operands(self, *further: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """What was done to this set since it was selected, and what is being done now."""
-        return [*self.metadata.get("operands", ()), *further]
+        return [*self.metadata.operands, *further]
 
     def _with(self, **metadata: Any) -> NeuronSet:
-        return NeuronSet(self.indices, self.importance, {**self.metadata, **metadata})
+        return NeuronSet(self.indices, self.importance, self.metadata.replaced(**metadata))
 
 
 def _operand(operation: str, neurons: NeuronSet) -> dict[str, Any]:
     return {
         "operation": operation,
-        "language": neurons.metadata.get("language"),
+        "language": neurons.metadata.language,
         "neurons": len(neurons),
         "sha256": neurons.digest,
     }

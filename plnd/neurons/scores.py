@@ -15,6 +15,7 @@ from plnd.addresses import split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
+from plnd.io.metadata import NEURONS, NeuronsMetadata, ScoresMetadata
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses
@@ -36,7 +37,10 @@ class Scores:
             `"lape"`, over all tokens of the corpus.
         worst_rank: address to the largest rank in any document, [width] int32; 0 is the most important neuron of its
             projection, equal importances share the larger rank.
-        metadata: what the artifact says of model, language, corpus and method.
+        metadata: what the artifact says of model, language, corpus and method, or a mapping that does.
+
+    Raises:
+        PLNDError: if the metadata lacks a field, or has one of another type.
 
     Where detection knew its rule (`method.epsilon` in the metadata), rows of `q_proj` and `k_proj` whose importance was
     below it in some document have minimum and mean 0, and all of them the last rank: `select` then takes no other rule
@@ -46,7 +50,10 @@ class Scores:
     minimum: Mapping[str, np.ndarray]
     mean: Mapping[str, np.ndarray]
     worst_rank: Mapping[str, np.ndarray]
-    metadata: dict[str, Any]
+    metadata: ScoresMetadata
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metadata", ScoresMetadata.of(self.metadata))
 
     def select(
         self,
@@ -79,11 +86,10 @@ class Scores:
             raise PLNDError(f"{name}={value}: expected {_EXPECTED[name]}")
         value = int(value) if name == "top_k" else float(value)
         projections = None if projections is None else list(projections)
-        model = self.metadata["model"]
         widths = {address: len(values) for address, values in self.minimum.items()}
-        chosen = chosen_addresses(widths, model["blocks"], projections, regions)
+        chosen = chosen_addresses(widths, self.metadata.model.blocks, projections, regions)
         if not chosen:
-            scored = ", ".join(self.metadata["method"]["projections"])
+            scored = ", ".join(self.metadata.method.projections)
             raise PLNDError(f"no neuron to select from: these scores cover {scored}")
         self._check_known(name, value, chosen)
         rule: dict[str, Any] = {"name": name, "value": value, "projections": projections}
@@ -98,12 +104,12 @@ class Scores:
             kept = {a: entry[a] <= rule["share"] for a in chosen}
         indices = {a: np.flatnonzero(mask).astype(np.int32) for a, mask in kept.items()}
         importance = {a: self.minimum[a][rows] for a, rows in indices.items()}
-        metadata = {**self.metadata, "format": artifact.NEURONS, "rule": rule, "scores_sha256": self.digest}
-        return NeuronSet(indices, importance, metadata)
+        metadata = self.metadata | {"format": NEURONS, "rule": rule, "scores_sha256": self.digest}
+        return NeuronSet(indices, importance, NeuronsMetadata.of(metadata))
 
     def _check_known(self, name: str, value: float, chosen: Iterable[str]) -> None:
         """Refuses a rule that scores detected for an epsilon do not decide."""
-        known = self.metadata["method"].get("epsilon")
+        known = self.metadata.method.epsilon
         if known is None or not any(address.endswith((".q_proj", ".k_proj")) for address in chosen):
             return
         if name != "epsilon" or value < known:
@@ -124,8 +130,8 @@ class Scores:
             ArtifactError: one line that says what is wrong with the file, and what to do.
         """
         path = Path(path)
-        metadata, tensors = artifact.read(path, artifact.SCORES)
-        widths, projections = metadata["model"]["widths"], metadata["method"]["projections"]
+        metadata, tensors = artifact.read(path, ScoresMetadata)
+        widths, projections = metadata.model.widths, metadata.method.projections
         addresses = [name for name in widths if split_address(name)[1] in projections]
         if not addresses:
             raise artifact.bad(path, "metadata says that no projection was scored")

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from plnd.errors import PLNDError
-from plnd.io.artifact import ROLES as FORMAT
-from plnd.io.artifact import VERSION
+from plnd.io.metadata import ROLES as FORMAT
+from plnd.io.metadata import VERSION, RolesMetadata
+from plnd.model_description import ModelDescription
 from plnd.roles.roles_file import packed_width, read_roles, role_widths, write_roles
 from plnd.version import __version__
 
@@ -74,7 +75,7 @@ class Roles:
     packed: np.ndarray
     patterns: np.ndarray
     prompts: np.ndarray
-    metadata: dict[str, Any]
+    metadata: RolesMetadata
 
     @classmethod
     def load(cls, path: str | Path) -> Roles:
@@ -89,29 +90,29 @@ class Roles:
         return len(self.packed)
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> ModelDescription:
         """The model's description: name, revision, model_type, blocks, widths."""
-        return self.metadata["model"]
+        return self.metadata.model
 
     @property
     def languages(self) -> list[str]:
         """Languages in the order of the bits of a pattern."""
-        return self.metadata["languages"]
+        return self.metadata.languages
 
     @property
     def tasks(self) -> list[str] | None:
         """The lm-eval task of each language; None if the examples are not from lm-eval."""
-        return self.metadata["tasks"]
+        return self.metadata.tasks
 
     @property
     def thresholds(self) -> list[float]:
         """A neuron is active above it; the first one gives the roles of examples."""
-        return self.metadata["method"]["thresholds"]
+        return self.metadata.method.thresholds
 
     @cached_property
     def widths(self) -> dict[str, int]:
         """Number of feed-forward neurons of every block, in order."""
-        return role_widths(self.model["widths"])
+        return role_widths(self.model.widths)
 
     @property
     def total(self) -> int:
@@ -147,10 +148,10 @@ class Roles:
             raise PLNDError(f"task {task}: the artifact has no roles for its documents, but {has}")
         examples = self._index.get((task, digest), [])
         place = self.tasks.index(task)
-        own = [n for n in examples if self.metadata["documents"][n][place] == document]
+        own = [n for n in examples if self.metadata.documents[n][place] == document]
         if len(examples) == 1 or own:
             return (own or examples)[0]
-        if any(row[place] == document for row in self.metadata["documents"]):
+        if any(row[place] == document for row in self.metadata.documents):
             raise PLNDError(
                 f"task {task}, document {document}: asked with another prompt than when its roles were found (other"
                 " data, --num_fewshot or chat template?); make the roles again as it is asked now"
@@ -293,7 +294,7 @@ def find_roles(
     for number, row in enumerate(inputs):
         layout.check_tokens((token for ids in row for token in ids), f"example {number}")
     languages = len(parallel.languages)
-    metadata = {
+    said = {
         "format": FORMAT,
         "version": VERSION,
         "plnd": __version__,
@@ -311,6 +312,7 @@ def find_roles(
         "method": {"name": "sign", "tokens": tokens, "thresholds": [float(t) for t in thresholds]},
         "dtype": str(layout.model.dtype).removeprefix("torch."),
     }
+    metadata = RolesMetadata.of(said)
     patterns = np.zeros((len(thresholds), len(watch.widths), 2**languages), dtype=np.int64)
     prompts = parallel.digests()
     table, edges = role_table(languages), np.cumsum(list(watch.widths.values()))[:-1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from plnd.addresses import block_order, split_address
 from plnd.io import artifact
 from plnd.io.files import whole_file
+from plnd.io.metadata import RolesMetadata
 from plnd.io.safetensors_layout import header_bytes, read_header
 
 
@@ -20,11 +21,11 @@ class RolesContent(NamedTuple):
     packed: np.ndarray
     patterns: np.ndarray
     prompts: np.ndarray
-    metadata: dict[str, Any]
+    metadata: RolesMetadata
 
 
 def write_roles(
-    path: str | Path, metadata: Mapping[str, Any], patterns: np.ndarray, prompts: np.ndarray, rows: Iterable[np.ndarray]
+    path: str | Path, metadata: RolesMetadata, patterns: np.ndarray, prompts: np.ndarray, rows: Iterable[np.ndarray]
 ) -> None:
     """Writes a roles artifact in one step (a temporary file beside it, then a rename), example by example.
 
@@ -35,7 +36,7 @@ def write_roles(
         prompts: int64 [examples, languages].
         rows: packed roles of consecutive examples, uint8 [some examples, bytes]; as many in all as `prompts` has.
     """
-    width = packed_width(metadata["model"]["widths"])
+    width = packed_width(metadata.model.widths)
     tensors = {
         "patterns": ("I64", patterns.shape),
         "prompts": ("I64", prompts.shape),
@@ -60,24 +61,21 @@ def read_roles(path: str | Path) -> RolesContent:
         ArtifactError: one line that says what is wrong with the file, and what to do.
     """
     path = Path(path)
-    metadata = artifact.read_metadata(path)
-    artifact.check_form(path, metadata, artifact.ROLES)
-    artifact.check_version(path, metadata, artifact.ROLES)
-    artifact.check_model_form(path, metadata["model"])
-    languages, documents = metadata["languages"], metadata["documents"]
+    metadata = artifact.check_metadata(path, artifact.read_metadata(path), RolesMetadata)
+    languages, documents = metadata.languages, metadata.documents
     for name in ("tasks", "documents"):
-        rows = documents if name == "documents" else [metadata["tasks"] or languages]
+        rows = documents if name == "documents" else [metadata.tasks or languages]
         if any(len(row) != len(languages) for row in rows):
             raise artifact.bad(path, f"metadata names {len(languages)} languages, and other numbers of {name}")
     if not 2 <= len(languages) <= 16 or not documents or len(set(languages)) < len(languages):
         raise artifact.bad(path, f"metadata names {len(languages)} languages and {len(documents)} examples")
-    widths, thresholds = role_widths(metadata["model"]["widths"]), metadata["method"]["thresholds"]
+    widths, thresholds = role_widths(metadata.model.widths), metadata.method.thresholds
     if not widths or not thresholds:
         raise artifact.bad(path, "metadata names no feed-forward, or no threshold")
     expected = {
         "patterns": ("I64", [len(thresholds), len(widths), 2 ** len(languages)]),
         "prompts": ("I64", [len(documents), len(languages)]),
-        "roles": ("U8", [len(documents), packed_width(metadata["model"]["widths"])]),
+        "roles": ("U8", [len(documents), packed_width(metadata.model.widths)]),
     }
     with artifact.opened(path) as stream:
         slices = {name: stream.get_slice(name) for name in stream.keys()}

@@ -130,7 +130,7 @@ def make_card(
     shown = hub_name or (Path(subject.base).name if subject.base else None)
     title = name or _default_name(subject, hub_name)
     adapter, exported = subject.of_kind("adapter"), subject.of_kind("exported") or subject.of_kind("checkpoint")
-    languages = [subject.neurons.metadata["language"]] if subject.neurons else []
+    languages = [subject.neurons.metadata.language] if subject.neurons else []
     languages += [score.language for score in scores]
     data = ModelCardData(
         model_name=title,
@@ -199,7 +199,7 @@ def choose(evaluations: Sequence[Evaluation], mask: str | Path | None, setting: 
 
     neurons = None if mask is None else NeuronSet.load(mask)
     named = neurons or _found_neurons(evaluations)
-    base = named.model["name"] if named else next((x.base for x in evaluations if x.kind != "checkpoint"), None)
+    base = named.model.name if named else next((x.base for x in evaluations if x.kind != "checkpoint"), None)
     changed = [x for x in evaluations if x.kind != "original" and not x.control and not _is_base(x, base)]
     own = [x for x in changed if setting is None or x.name == setting]
     if neurons is not None and setting is None:
@@ -381,16 +381,16 @@ def provenance(subject: Subject) -> list[tuple[str, str]]:
         counts = next((x.counts for x in subject.own if x.counts), {})
         return [*lines, ("neurons", _counts(sum(counts.values()), None, counts))] if counts else lines
     metadata = neurons.metadata
-    corpus = metadata["corpus"]
+    corpus = metadata.corpus
     lines += [
-        ("language", str(metadata["language"] or "not known")),
+        ("language", str(metadata.language or "not known")),
         ("neurons", _counts(len(neurons), neurons.total, neurons.counts())),
         ("rule", rule_in_words(metadata)),
-        ("corpus", f"{corpus['documents']:,} documents, {corpus['tokens']:,} tokens" + _named(corpus["source"])),
-        ("SHA-256 of the corpus's tokens", corpus["sha256"] or "not known"),
-        ("measured by", f"{metadata['method']['name']} in {metadata['dtype']}, plnd {metadata['plnd']}"),
+        ("corpus", f"{corpus.documents:,} documents, {corpus.tokens:,} tokens" + _named(corpus.source)),
+        ("SHA-256 of the corpus's tokens", corpus.sha256 or "not known"),
+        ("measured by", f"{metadata.method.name} in {metadata.dtype}, plnd {metadata.plnd}"),
     ]
-    revision = metadata["model"]["revision"]
+    revision = metadata.model.revision
     lines += [("revision of the base model", revision)] if revision else []
     return lines
 

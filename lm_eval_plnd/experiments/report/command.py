@@ -270,30 +270,28 @@ def _switched_off(rows: Sequence[Row]) -> Section:
 def _artifacts(folder: Path) -> Section:
     """Every artifact in the folder: what it holds, of which corpus, and its digests."""
     from plnd.any_artifact import load
-    from plnd.io.artifact import ROLES, SCORES
     from plnd.io.files import file_digest
     from plnd.neurons.neuron_set import NeuronSet
+    from plnd.roles.roles import Roles
 
     section, lines = Section("artifacts"), []
     for path in _files(folder):
         if path.suffix != ".safetensors" or any((path.parent / name).is_file() for name in OF_A_MODEL):
             continue
         artifact = load(path)
-        metadata = artifact.metadata
-        corpus = metadata["corpus"]
+        corpus = artifact.metadata.corpus
         neurons = artifact if isinstance(artifact, NeuronSet) else None
-        kind = {SCORES: "scores", ROLES: "roles"}.get(metadata["format"], "neurons")
-        languages = metadata["languages"] if kind == "roles" else [metadata["language"]]
+        languages = artifact.languages if isinstance(artifact, Roles) else [artifact.metadata.language]
         lines.append(
             [
                 Cell(path.relative_to(folder).as_posix()),
-                Cell(kind),
+                Cell(artifact.metadata.form.removeprefix("plnd.")),
                 Cell(", ".join(filter(None, languages)) or "–"),
                 Cell("–" if neurons is None else f"{len(neurons):,}", kind="number"),
-                Cell("–" if neurons is None else results.rule_in_words(metadata), kind="words"),
-                Cell(f"{corpus['documents']:,}", kind="number"),
-                Cell(f"{corpus['tokens']:,}", kind="number"),
-                digest_cell(corpus["sha256"]),
+                Cell("–" if neurons is None else results.rule_in_words(neurons.metadata), kind="words"),
+                Cell(f"{corpus.documents:,}", kind="number"),
+                Cell(f"{corpus.tokens:,}", kind="number"),
+                digest_cell(corpus.sha256),
                 digest_cell(file_digest(path)),
             ]
         )
@@ -355,15 +353,13 @@ def _roles_command(folder: Path, path: Path) -> str:
     """The command that made a roles artifact, from what it says of itself."""
     from plnd.roles.roles import Roles
 
-    metadata = Roles.load(path).metadata
-    model, method, corpus = metadata["model"], metadata["method"], metadata["corpus"]
-    options = ["--model", model["name"] or "MODEL"]
-    options += ["--revision", model["revision"]] if model["revision"] else []
-    options += (
-        ["--tasks", ",".join(metadata["tasks"])] if metadata["tasks"] else ["--parallel", corpus["source"] or "FILE"]
-    )
-    options += ["--limit", str(corpus["documents"]), "--tokens", method["tokens"]]
-    options += ["--thresholds", ",".join(f"{threshold:g}" for threshold in method["thresholds"])]
-    options += ["--num_fewshot", str(corpus["fewshot"])] if corpus["fewshot"] else []
+    roles = Roles.load(path)
+    model, method, corpus = roles.model, roles.metadata.method, roles.metadata.corpus
+    options = ["--model", model.name or "MODEL"]
+    options += ["--revision", model.revision] if model.revision else []
+    options += ["--tasks", ",".join(roles.tasks)] if roles.tasks else ["--parallel", corpus.source or "FILE"]
+    options += ["--limit", str(corpus.documents), "--tokens", method.tokens]
+    options += ["--thresholds", ",".join(f"{threshold:g}" for threshold in method.thresholds)]
+    options += ["--num_fewshot", str(corpus.fewshot)] if corpus.fewshot else []
     name = shlex.quote(folder.resolve().name)
     return f"{shlex.join(['plnd', 'roles', *options])} --output {name}/{_quoted(folder, path)}"

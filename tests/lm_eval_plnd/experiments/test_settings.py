@@ -179,3 +179,33 @@ def test_a_change_where_no_field_is(tmp_path):
 def test_the_files_that_come_with_plnd(path):
     """Every settings file in scripts/settings is good."""
     assert load_settings(path).experiments
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"corpus": 7}, "corpus: found 7, expected text; put it in quotation marks"),
+        ({"corpus": {"en": 3, "zh": "z"}}, "corpus.en: found 3, expected text; put it in quotation marks"),
+        ({"corpus": {False: "n", "en": "e"}}, "corpus: False is no name; put it in quotation marks"),
+        ({"rule": {"fraction": True}}, "rule.fraction: found True, expected a number"),
+        ({"rule": {7: True}}, "rule[7]: unknown, expected some of epsilon, top_k, fraction, projections"),
+        ({"seeds": [True]}, "seeds[0]: found True, expected a whole number"),
+        ({"modle": 1, "seeds": 1}, "modle: unknown, expected some of model, languages, "),
+        ({"tasks": {"text": 3}}, "tasks.text: found 3, expected fields with values"),
+        ({"regions": []}, "regions: found [], expected fields with values"),
+        ({"detection": {"batch_size": None}}, "detection.batch_size: found None, expected a whole number"),
+        ({"detection": {"epsilon": "1"}}, "detection.epsilon: found '1', expected a number"),
+        ({"detection": {"max_documents": {"en": 3, "zh": 1.5}}}, "detection.max_documents.zh: found 1.5, expected a"),
+        ({"detection": {"method": 1}}, "detection.method: found 1, expected text; put it in quotation marks"),
+    ],
+)
+def test_no_type_is_taken_for_another(changes, line):
+    """A truth value is no number, a number no text, and of several possible types the one that a value looks like."""
+    test_a_mistake_is_one_line(changes, line)
+
+
+def test_numbers_stay_as_they_are_written():
+    """A whole number where any is allowed becomes a number of the rule, and stays whole in `detection`."""
+    found = settings(rule={"fraction": 1}, detection={"epsilon": 1})
+    assert type(found.rule.fraction) is float and type(found.detection["epsilon"]) is int
+    assert "epsilon: 1\n" in found.text()

@@ -595,7 +595,7 @@ facts = {"modules": list(sys.modules), "seconds": time.perf_counter() - started}
 print(json.dumps(facts), file=sys.stderr)
 """
 HEAVY = {"torch", "transformers", "numpy", "safetensors", "datasets", "tokenizers", "huggingface_hub", "matplotlib",
-         "lm_eval", "peft", "scipy", "tqdm"}  # fmt: skip
+         "lm_eval", "peft", "scipy", "tqdm", "pydantic"}  # fmt: skip
 
 
 def test_help_imports_nothing_heavy():

@@ -196,8 +196,8 @@ def test_rules_that_make_no_sense(arguments, wording):
 def test_a_rule_that_was_not_known_ahead_is_refused(rule):
     """Scores detected for one epsilon decide of queries and keys by that one or a larger one only."""
     method = {"name": "plnd", "projections": ["q_proj", "up_proj"], "qk": "exact", "epsilon": 0.5}
-    scores = make_scores({name: np.ones((1, MODEL["widths"][name])) for name in ("0.q_proj", "0.up_proj")})
-    scores.metadata["method"] = method
+    ones = {name: np.ones((1, MODEL["widths"][name])) for name in ("0.q_proj", "0.up_proj")}
+    scores = make_scores(ones, method=method)
     ((name, value),) = rule.items()
     with pytest.raises(PLNDError) as caught:
         scores.select(**rule)

@@ -1,0 +1,167 @@
+"""What artifacts say of themselves: the fields of their metadata, a type for each form (README, «Artifact format»)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import InstanceOf
+from typing_extensions import Self
+
+from plnd.model_description import Count, ModelDescription, Record
+from plnd.version import __version__
+
+SCORES, NEURONS, ROLES = "plnd.scores", "plnd.neurons", "plnd.roles"
+VERSION = 1
+
+
+class CorpusDescription(Record):
+    """Which documents were read.
+
+    Attributes:
+        source: where they come from; None if nobody said.
+        sha256: of their tokens, or empty if there were none.
+        documents: how many were scored.
+        tokens: how many they have together.
+        max_length: documents are cut to so many tokens.
+        skipped: reason to the numbers of documents that were not scored, the first ones if they are many.
+        skipped_counts: reason to how many these are; artifacts of before name all.
+    """
+
+    source: str | None
+    sha256: str
+    documents: Count
+    tokens: Count
+    max_length: Count
+    skipped: dict[str, list[Count]]
+    skipped_counts: dict[str, Count] = {}
+
+    def counts_skipped(self) -> dict[str, int]:
+        """Reason to how many documents were not scored for it."""
+        return {reason: len(numbers) for reason, numbers in self.skipped.items()} | self.skipped_counts
+
+
+class MethodDescription(Record):
+    """How neurons were scored: the method's name, what was scored, and settings that depend on the method."""
+
+    name: str
+    projections: list[str]
+    epsilon: InstanceOf[float] | None = None
+
+
+class Rule(Record):
+    """Which neurons were kept: the rule's name, and numbers that depend on the rule."""
+
+    name: str
+
+
+class Operand(Record):
+    """What was done to a set after it was selected, and with which other set."""
+
+    operation: str
+    language: str | None = None
+    neurons: Count | None = None
+    sha256: str | None = None
+
+
+class Metadata(Record):
+    """What every artifact says."""
+
+    form: ClassVar[str]
+    made_by: ClassVar[str]
+    """What the form is called, and the command that makes it, for errors."""
+
+    format: str
+    version: Count
+    plnd: str
+    model: ModelDescription
+
+
+class ScoresMetadata(Metadata):
+    """What a scores artifact says."""
+
+    form = SCORES
+    made_by = "scores (from `plnd detect`)"
+
+    language: str | None
+    corpus: CorpusDescription
+    method: MethodDescription
+    dtype: str
+
+
+class NeuronsMetadata(ScoresMetadata):
+    """What a neurons artifact says: the same as the scores that the set was selected from, and how that was done.
+
+    Attributes:
+        rule: which neurons were kept.
+        scores_sha256: of the scores artifact; empty if there was none.
+        operands: what was done to the set since.
+        control: how neurons were drawn at random in place of the set's.
+    """
+
+    form = NEURONS
+    made_by = "neurons (from `plnd select` or `plnd combine`)"
+
+    rule: Rule
+    scores_sha256: str
+    operands: list[Operand] = []
+    control: Rule | None = None
+
+    @classmethod
+    def completed(cls, said: Mapping[str, Any]) -> Self:
+        """With what was said, the model at least, and «unknown» for what was not."""
+        if type(said) is cls:
+            return said
+        unknown = {
+            "format": NEURONS,
+            "version": VERSION,
+            "plnd": __version__,
+            "language": None,
+            "corpus": {"source": None, "sha256": "", "documents": 0, "tokens": 0, "max_length": 0, "skipped": {}},
+            "method": {"name": "unknown", "projections": []},
+            "dtype": "unknown",
+            "rule": {"name": "unknown"},
+            "scores_sha256": "",
+        }
+        return cls.of({**unknown, **said})
+
+
+class ParallelCorpus(Record):
+    """Which examples roles were found in."""
+
+    source: str | None
+    sha256: str
+    documents: Count
+    tokens: Count
+    fewshot: Count
+
+
+class RolesMethod(Record):
+    """How roles were found: of which tokens, and above which activations a neuron is active."""
+
+    name: str
+    tokens: str
+    thresholds: list[InstanceOf[float]]
+
+
+class RolesMetadata(Metadata):
+    """What a roles artifact says.
+
+    Attributes:
+        languages: in the order of the bits of a pattern.
+        tasks: the lm-eval task of each language; None if the examples are not from lm-eval.
+        documents: of each example, its number in each language's task.
+        corpus: where examples come from.
+        method: how roles were found.
+        dtype: of the model.
+    """
+
+    form = ROLES
+    made_by = "roles (from `plnd roles`)"
+
+    languages: list[str]
+    tasks: list[str] | None
+    documents: list[list[Count]]
+    corpus: ParallelCorpus
+    method: RolesMethod
+    dtype: str
