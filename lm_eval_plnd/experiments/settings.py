@@ -278,11 +278,13 @@ def _experiments(found: Any) -> Any:
 
 
 def _mistake(error: ValidationError) -> str:
-    """One mistake in one line: a name that is unknown, since its field may be called missing too, or else the deepest,
-    since that is of the type that a value looks like."""
+    """One mistake in one line: a name that is unknown, since its field may be called missing too; then what is missing;
+    then the deepest, since that is of the type that a value looks like."""
     unknown = ("extra_forbidden", "invalid_key")
-    mistakes = error.errors(include_url=False)
-    first = min(mistakes, key=lambda mistake: (mistake["type"] not in unknown, -len(mistake["loc"])))
+    first = min(
+        error.errors(include_url=False),
+        key=lambda mistake: (mistake["type"] not in unknown, mistake["type"] != "missing", -len(mistake["loc"])),
+    )
     path, kind, found = [part for part in first["loc"] if part not in _OPTIONS], first["type"], first["input"]
     if path[-1] == "[key]":
         return f"{_dotted(path[:-2])}: {found!r:.60} is no name; put it in quotation marks"
