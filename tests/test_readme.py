@@ -8,6 +8,7 @@ in one folder, on the model and the corpora inside the package.
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib
 import inspect
@@ -47,6 +48,9 @@ SMALLER = {
     "google/gemma-3-270m": str(demo_model()),  # the hub is not asked
     "meta-llama/Llama-2-7b-hf": str(demo_model()),
     "--model MODEL": f"--model {demo_model()}",
+    "task_manager=manager)": "task_manager=manager, limit=1)",
+    "TaskManager(include_path=str(tasks_folder()))": "TaskManager(include_path=str(tasks_folder()), metadata="
+    f"{{'data_dir': '{demo_corpus('evaluate')}'}})",
     "under=8,gen=2": "under=2,gen=1",  # of 8 blocks
     "--under 8 --gen 2": "--under 2 --gen 1",
     "--max-documents 200": "--max-documents 4 --device cpu",
@@ -162,10 +166,12 @@ def helped(command: str) -> list[str]:
 
 
 def test_model_arguments_are_those_of_the_model():
-    """What the README passes to `--model plnd` besides lm-eval's own is a parameter of the class."""
+    """What the README passes to `--model plnd` is a parameter of the class, or among those that its docstring lists."""
     from lm_eval_plnd.model import PLNDLM
 
     parameters = {name for base in PLNDLM.__mro__ for name in inspect.signature(base.__init__).parameters}
+    for names in re.findall(r"^ *- ([a-z_, ]+): ", inspect.getdoc(PLNDLM.__init__) or "", re.MULTILINE):
+        parameters |= set(names.split(", "))
     passed = re.findall(r"--model_args ([^\s`]+)", README)
     assert len(passed) >= 4
     assert {pair.partition("=")[0] for one in passed for pair in one.split(",")} <= parameters
@@ -175,6 +181,24 @@ def test_model_arguments_are_those_of_the_model():
 def test_python_names_what_there_is(number):
     """The code compiles; names of the packages exist, and calls of them have parameters of these names."""
     assert problems(blocks(README, "python")[number]) == []
+
+
+def test_python_defines_what_it_uses():
+    """Read from the top, each name is imported or assigned in its block or in one before it."""
+    assert undefined(blocks(README, "python")) == []
+
+
+def undefined(codes: list[str]) -> list[str]:
+    """Names that pieces of code, one after the other, use without having them."""
+    known, found = set(dir(builtins)), []
+    for tree in map(ast.parse, codes):
+        nodes = list(ast.walk(tree))
+        known |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        known |= {
+            alias.asname or alias.name.partition(".")[0] for n in nodes if hasattr(n, "names") for alias in n.names
+        }
+        found += [n.id for n in nodes if isinstance(n, ast.Name) and n.id not in known]
+    return found
 
 
 def problems(code: str) -> list[str]:
@@ -286,6 +310,11 @@ def test_accepted_refuses(command):
     """A missing argument, an unknown option, an unknown subcommand."""
     with pytest.raises(SystemExit):
         accepted(command.split())
+
+
+def test_undefined_sees_a_name():
+    """What an earlier block defines is there; what none does is named."""
+    assert undefined(["import plnd\nx = plnd.a", "for y in x:\n    print(y, plnd, z)"]) == ["z"]
 
 
 @pytest.mark.parametrize(
