@@ -121,6 +121,7 @@ class BlockWatch:
         self.first_context: Tensor | None = None
         self.unproven_feed_forward = self.unproven_readout = True
         self.before_activation: dict[str, Tensor] = {}
+        self.arrived: dict[str, Tensor] = {}
         self._prepare()
 
     def _check_paths(self) -> None:
@@ -184,6 +185,8 @@ class BlockWatch:
         elif self.stack.activation:
             for name in self._gates:
                 yield self._target(name).module.register_forward_hook(self._gate_keeper(name))
+            yield self._target("down_proj").module.register_forward_pre_hook(self._arrival("down_proj"), prepend=True)
+        yield self._target("o_proj").module.register_forward_pre_hook(self._arrival("o_proj"), prepend=True)
 
     def _attention_hooks(self) -> Iterator[Any]:
         yield self._target("o_proj").module.register_forward_hook(self._attention_output)
@@ -222,9 +225,10 @@ class BlockWatch:
         self._emit("ffn", [column_importance(h, f, self.ffn) for h, f in self._documents(args[0], output)])
         self.residual.add(output, self.ffn)
         if self.unproven_feed_forward:
-            inner, gates, self.before_activation = self.observer.first(args[0]), self.before_activation, {}
-            if self._read_out("down_proj", inner, self.observer.first(output), self.ffn):
-                self._prove_gates(inner, gates)
+            gates, self.before_activation = self.before_activation, {}
+            arrived = self.observer.first(self.arrived.pop("down_proj", args[0]))
+            if self._read_out("down_proj", self.observer.first(args[0]), self.observer.first(output), self.ffn):
+                self._prove_gates(arrived, gates)
 
     @property
     def _gates(self) -> list[str]:
@@ -236,6 +240,15 @@ class BlockWatch:
         def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
             if self.unproven_feed_forward:  # copied: some activations work in place
                 self.before_activation[name] = self.observer.first(target.select(output)).clone()
+
+        return keep
+
+    def _arrival(self, name: str) -> Callable:
+        """Keeps what arrives at a projection, before hooks switch columns off (`plnd.deactivated`)."""
+
+        def keep(module: nn.Module, args: tuple) -> None:
+            if self.unproven_feed_forward if name == "down_proj" else self.unproven and self.observer.qk != "off":
+                self.arrived[name] = args[0]
 
         return keep
 
@@ -325,7 +338,7 @@ class BlockWatch:
             self._emit(site, importance)
         self._prove_output(args[0], output)
         if self.observer.qk != "off" and self.unproven:
-            self.first_context = next(self._documents(args[0]))[0]
+            self.first_context = next(self._documents(self.arrived.pop("o_proj", args[0])))[0]
             self._prove()
 
     def _prove_output(self, context: Tensor, output: Tensor) -> None:

@@ -12,6 +12,7 @@ import torch
 import plnd
 from detecting import CONFIG, LENGTHS, MANY, SMALL, leave_a_checkpoint, selected, some_documents
 from handmade import ranks
+from plnd.deactivation import deactivated
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.run import detect
 from plnd.errors import FamilyError
@@ -325,3 +326,18 @@ def test_an_adapter_that_does_more_is_refused():
     config = LoraConfig(r=2, target_modules=["down_proj"], use_dora=True)
     with pytest.raises(FamilyError, match="0.down_proj: adapter 'default' .* adds to the weight and more: merge it"):
         detect(get_peft_model(tiny_model("llama"), config), some_documents(), CONFIG)
+
+
+@pytest.mark.parametrize("mode", ["weights", "activations"])
+def test_a_model_with_neurons_off_is_measured(mode):
+    """Inside `deactivated` the scores are those of a model whose neurons' weights are zero, queries and keys too."""
+    model, twin = tiny_model("llama"), tiny_model("llama")
+    neurons = detect(model, some_documents(), CONFIG).select(fraction=0.2)
+    for name, rows in neurons.items():
+        target = Layout(twin).targets[name]
+        for tensor in target.parameters():
+            tensor[target.position(torch.from_numpy(rows).long())] = 0
+    with deactivated(model, neurons, mode=mode):
+        found = detect(model, some_documents(), CONFIG)
+    for name, values in detect(twin, some_documents(), CONFIG).mean.items():
+        np.testing.assert_allclose(found.mean[name], values, rtol=1e-5, atol=1e-6 * values.max())
