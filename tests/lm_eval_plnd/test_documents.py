@@ -36,7 +36,7 @@ TASKS = ["toy_en", "toy_de"]
 COMMON = {"device": "cpu", "dtype": "float64", "max_length": 64}
 
 
-@pytest.fixture(scope="module", params=["llama", "t5"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("t5", marks=pytest.mark.slow)])
 def base(request, tmp_path_factory) -> Path:
     """A random model with the demo model's tokenizer, on disk."""
     path = tmp_path_factory.mktemp(request.param)

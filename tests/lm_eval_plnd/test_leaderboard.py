@@ -95,6 +95,9 @@ def stock_tasks(folder: Path) -> TaskManager:
     return TaskManager(include_path=str(folder), include_defaults=False)
 
 
+pytestmark = pytest.mark.slow  # three models and two stock tasks
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, dict]:
     """Results of the original, the masked, the exported, the merged and the adapted model; their files in `folder`."""

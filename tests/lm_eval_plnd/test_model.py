@@ -280,12 +280,10 @@ def test_response_cache_keeps_masks_apart(base, tmp_path):
     ("command", "arguments", "words"),
     [
         ([sys.executable, "-m", "lm_eval"], "mask=absent.safetensors", "absent.safetensors: no such file"),
-        pytest.param(
-            *([sys.executable, "-m", "lm_eval_plnd", "run"], "pretrained=x", "need mask=FILE"),
-            marks=pytest.mark.slow,  # lm-eval's command line takes seconds to start
-        ),
+        ([sys.executable, "-m", "lm_eval_plnd", "run"], "pretrained=x", "need mask=FILE"),
     ],
 )
+@pytest.mark.slow  # lm-eval's command line takes seconds to start
 def test_command_line_says_one_line_and_exits_with_2(tmp_path, command, arguments, words):
     """Bad input on lm-eval's own command line is one line of ours, no traceback, status 2."""
     run = subprocess.run(

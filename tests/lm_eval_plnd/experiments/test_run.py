@@ -62,7 +62,7 @@ def test_what_a_run_leaves(finished):
     assert list(dict.fromkeys(row["setting"] for row in rows)) == [setting.name for setting in plan(settings)]
     one = [row for row in rows if row["setting"] == "zh.specific.gen.s1"]
     measured = {(row["item"], row["task_language"], row["metric"]) for row in one}
-    assert measured == {("reading", x, m) for x in ("en", "zh") for m in ("exact_match", "f1")} | {
+    assert measured == {("reading", x, m) for x in ("en", "zh") for m in ("exact_match", "f1", "contains")} | {
         ("text", x, "bits_per_byte") for x in ("en", "zh")
     }
     assert {(row["neurons"], row["language"], row["region"], row["control"], row["sample"]) for row in one} == {
