@@ -15,13 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.moe import ExpertsInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from plnd.detection.config import QK
+from plnd.detection.interfaces import RoutedSums, observed_attention, observed_experts, put_watch
 from plnd.detection.proof import Residual, finite, gated, read_out
 from plnd.errors import FamilyError
 from plnd.importance.attention import ROWS, Attention, HeadNorm, Rotary, as_assumed, attention_importance, rotated
@@ -88,8 +84,8 @@ class Observer:
                 for handle in (self.watch or BlockWatch)(self, block, residual).hooks():
                     stack.callback(handle.remove)
             if self.qk != "off" and self.layout.interface:
-                stack.enter_context(_attention_implementation(self.layout))
-            stack.enter_context(_experts_implementation(self.layout))
+                stack.enter_context(observed_attention(self.layout))
+            stack.enter_context(observed_experts(self.layout))
             yield
 
     def first(self, tensor: Tensor) -> Tensor:
@@ -172,7 +168,7 @@ class BlockWatch:
         if self.stack.experts:
             for projection in ("gate_proj", "down_proj"):
                 self._check_dense(self._target(projection))
-            yield _put(self.at(self.stack.experts), self._experts)
+            yield put_watch(self.at(self.stack.experts), self._experts)
         elif self.stack.activation:
             yield self._target(self._watched).module.register_forward_hook(self._feed_forward)
 
@@ -196,7 +192,7 @@ class BlockWatch:
             yield self._target(name).module.register_forward_hook(self._keeper(name))
         yield self.attention.register_forward_pre_hook(self._before_attention, with_kwargs=True)
         if self.observer.layout.interface:
-            yield _put(self.attention, self._queries_and_keys)
+            yield put_watch(self.attention, self._queries_and_keys)
         else:
             yield self.attention.register_forward_hook(self._after_attention, with_kwargs=True)
 
@@ -281,7 +277,7 @@ class BlockWatch:
     def _experts_output(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self.residual.add(output, self.ffn)
 
-    def _experts(self, tokens: int) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
+    def _experts(self, tokens: int) -> RoutedSums:
         """See `_sum_routed`. An expert's neuron k adds share·h[k]·W_down[:, k] to a token that is routed to it."""
         norm = self.ffn.column_norm
 
@@ -298,8 +294,8 @@ class BlockWatch:
         tokens: int,
         term: Callable[[Tensor, Tensor, Tensor], Tensor],
         finish: Callable[[Tensor], Tensor],
-    ) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
-        """What a pass through fused experts calls with (expert, its tokens, its projections, activations and shares).
+    ) -> RoutedSums:
+        """What a pass through fused experts calls.
 
         Args:
             site: what is emitted at the end of the pass.
@@ -308,27 +304,13 @@ class BlockWatch:
                 activations [tokens, width] and the tokens' shares of this expert [tokens, 1].
             finish: from those sums to importances, [documents, experts·width].
         """
-        spans = self.observer.spans
-        document = torch.full((len(spans), tokens // len(spans)), len(spans))  # padding belongs to none
-        for index, (start, stop) in enumerate(spans):
-            document[index, start:stop] = index
-        document = document.flatten()
         target = self._target("down_proj")
         assert target.experts is not None
-        sums: dict[int, Tensor] = {}
 
-        def add(expert: int, routed: Tensor, fused: Tensor, inner: Tensor, share: Tensor) -> None:
-            value = term(fused, inner, share)
-            total = value.new_zeros(len(spans) + 1, value.shape[-1])
-            sums[expert] = total.index_add_(0, document.to(value.device)[routed.to(value.device)], value)
+        def emit(sums: Tensor) -> None:
+            self._emit(site, list(finish(sums)))
 
-        def done() -> None:
-            some = next(iter(sums.values()))
-            every = [sums.get(expert, torch.zeros_like(some)) for expert in range(target.experts or 0)]
-            self._emit(site, list(finish(torch.cat(every, dim=1)[:-1])))
-
-        add.done = done  # type: ignore[attr-defined]
-        return add
+        return RoutedSums(self.observer.spans, tokens, target.experts, term, emit)
 
     # attention
 
@@ -490,119 +472,3 @@ class BlockWatch:
                 f" {self.observer.layout.family.name}, so eq. 10 cannot be evaluated: detect with --qk off"
             )
         self.unproven = False
-
-
-@dataclass
-class _Attribute:
-    """An attribute put on a module, with the `remove` of a hook handle."""
-
-    module: nn.Module
-    name: str
-
-    def remove(self) -> None:
-        delattr(self.module, self.name)
-
-
-_NAME = "plnd_observed"
-
-
-def _put(module: nn.Module, watch: Callable) -> _Attribute:
-    """Tells the functions below whom to call for `module`."""
-    module._plnd_watch = watch  # type: ignore[assignment]
-    return _Attribute(module, "_plnd_watch")
-
-
-def _observed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """SDPA, after the block's watch has seen the queries and keys; with a soft-cap, which SDPA lacks, written out."""
-    scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
-    softcap, bias = kwargs.get("softcap"), kwargs.get("position_bias")
-    mask = attention_mask
-    if bias is not None:
-        if mask is None:
-            mask = bias if not module.is_causal else bias + _causal(query, key)
-        else:
-            mask = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
-    module._plnd_watch(query, key, mask, scaling, softcap)  # type: ignore[operator]
-    if softcap is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    logits = softcap * torch.tanh(query @ key.mT * scaling / softcap)
-    if mask is None:
-        logits = logits + _causal(query, key)
-    else:
-        lowest = torch.finfo(logits.dtype).min  # not -inf: padding sees nothing, and would become nan
-        logits = logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else logits + mask
-    p = torch.softmax(logits, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
-    return (p @ value).transpose(1, 2).contiguous(), None
-
-
-def _causal(query: Tensor, key: Tensor) -> Tensor:
-    """An additive causal mask, [queries, keys]."""
-    return query.new_full((query.shape[-2], key.shape[-2]), -torch.inf).triu(1)
-
-
-def _observed_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """Fused experts, one after the other, after the block's watch has seen each one's inner activations.
-
-    Args:
-        hidden: [tokens, hidden].
-        index, weights: the experts of each token and their shares, [tokens, experts per token].
-    """
-    watch = module._plnd_watch(len(hidden))  # type: ignore[operator]
-    output = torch.zeros_like(hidden)
-    for expert in index.unique().tolist():
-        token, place = (index == expert).nonzero(as_tuple=True)
-        share = weights[token, place, None]
-        fused = linear(hidden[token], module.gate_up_proj[expert])  # type: ignore[index]
-        inner = module._apply_gate(fused)  # type: ignore[operator]
-        watch(expert, token, fused, inner, share)
-        output.index_add_(0, token, (linear(inner, module.down_proj[expert]) * share).to(output.dtype))  # type: ignore[index]
-    watch.done()
-    return output
-
-
-AttentionInterface.register(_NAME, _observed_attention)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
-ExpertsInterface.register(_NAME, _observed_experts)
-
-
-@contextmanager
-def _attention_implementation(layout: Layout) -> Iterator[None]:
-    """The model runs with the observed attention function; its own is put back on exit."""
-    model: Any = layout.model
-    if not (model._supports_sdpa or layout.family.stacks[0].softcap):
-        raise FamilyError(
-            f"{type(model).__name__} cannot run with PyTorch's SDPA, so its queries and keys cannot be observed: detect"
-            " with --qk off"
-        )
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_NAME)
-    try:
-        if model.config._attn_implementation != _NAME:
-            raise FamilyError(
-                f"{type(model).__name__} does not use transformers' AttentionInterface, so its queries and keys cannot"
-                " be observed: detect with --qk off"
-            )
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-@contextmanager
-def _experts_implementation(layout: Layout) -> Iterator[None]:
-    """The model's mixtures run with the observed experts; their own implementation is put back on exit.
-
-    Set in their configurations: the model's own method knows no registered names before transformers 5.8.
-    """
-    experts = [block.at(block.stack.experts) for block in layout.blocks if block.stack.experts]
-    configs = {id(module.config): module.config for module in experts}.values()
-    before = [config._experts_implementation for config in configs]
-    try:
-        for config in configs:
-            config._experts_implementation = _NAME
-        yield
-    finally:
-        for config, name in zip(configs, before, strict=True):
-            config._experts_implementation = name

@@ -1,0 +1,178 @@
+"""Attention and fused experts that a watch looks into, registered with transformers' own interfaces.
+
+A module whose model runs with them (`observed_attention`, `observed_experts`) calls the watch that `put_watch` gave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.moe import ExpertsInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from plnd.errors import FamilyError
+from plnd.models.layout import Layout
+
+
+class RoutedSums:
+    """Sums over each document's tokens, expert by expert, during one pass through fused experts.
+
+    Args:
+        spans: (first, last + 1) token of every document of the batch.
+        tokens: of the batch, padding included.
+        experts: how many there are.
+        term: what is summed: of the output of `gate_up_proj` [tokens, 2·width], the inner activations [tokens, width]
+            and the tokens' shares of this expert [tokens, 1].
+        emit: receives the sums, [documents, experts·width], at the end; an expert without tokens has zeros.
+    """
+
+    def __init__(
+        self,
+        spans: Sequence[tuple[int, int]],
+        tokens: int,
+        experts: int,
+        term: Callable[[Tensor, Tensor, Tensor], Tensor],
+        emit: Callable[[Tensor], None],
+    ) -> None:
+        self.documents, self.experts, self.term, self.emit = len(spans), experts, term, emit
+        owner = torch.full((len(spans), tokens // len(spans)), len(spans))  # padding belongs to none
+        for index, (start, stop) in enumerate(spans):
+            owner[index, start:stop] = index
+        self.owner = owner.flatten()
+        self.sums: dict[int, Tensor] = {}
+
+    def add(self, expert: int, routed: Tensor, fused: Tensor, inner: Tensor, share: Tensor) -> None:
+        """Takes in one expert's tokens `routed`, with their projections, activations and shares."""
+        value = self.term(fused, inner, share)
+        total = value.new_zeros(self.documents + 1, value.shape[-1])
+        self.sums[expert] = total.index_add_(0, self.owner.to(value.device)[routed.to(value.device)], value)
+
+    def done(self) -> None:
+        """The pass is over."""
+        some = next(iter(self.sums.values()))
+        each = [self.sums.get(expert, torch.zeros_like(some)) for expert in range(self.experts)]
+        self.emit(torch.cat(each, dim=1)[:-1])
+
+
+@dataclass
+class _Attribute:
+    """An attribute put on a module, with the `remove` of a hook handle."""
+
+    module: nn.Module
+    name: str
+
+    def remove(self) -> None:
+        delattr(self.module, self.name)
+
+
+_NAME = "plnd_observed"
+
+
+def put_watch(module: nn.Module, watch: Callable) -> _Attribute:
+    """Tells the functions below whom to call for `module`."""
+    module._plnd_watch = watch  # type: ignore[assignment]
+    return _Attribute(module, "_plnd_watch")
+
+
+def _observed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """SDPA, after the block's watch has seen the queries and keys; with a soft-cap, which SDPA lacks, written out."""
+    scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
+    softcap, bias = kwargs.get("softcap"), kwargs.get("position_bias")
+    mask = attention_mask
+    if bias is not None:
+        if mask is None:
+            mask = bias if not module.is_causal else bias + _causal(query, key)
+        else:
+            mask = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
+    module._plnd_watch(query, key, mask, scaling, softcap)  # type: ignore[operator]
+    if softcap is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    logits = softcap * torch.tanh(query @ key.mT * scaling / softcap)
+    if mask is None:
+        logits = logits + _causal(query, key)
+    else:
+        lowest = torch.finfo(logits.dtype).min  # not -inf: padding sees nothing, and would become nan
+        logits = logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else logits + mask
+    p = torch.softmax(logits, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
+    return (p @ value).transpose(1, 2).contiguous(), None
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    """An additive causal mask, [queries, keys]."""
+    return query.new_full((query.shape[-2], key.shape[-2]), -torch.inf).triu(1)
+
+
+def _observed_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Fused experts, one after the other, after the block's watch has seen each one's inner activations.
+
+    Args:
+        hidden: [tokens, hidden].
+        index, weights: the experts of each token and their shares, [tokens, experts per token].
+    """
+    watch = module._plnd_watch(len(hidden))  # type: ignore[operator]
+    output = torch.zeros_like(hidden)
+    for expert in index.unique().tolist():
+        token, place = (index == expert).nonzero(as_tuple=True)
+        share = weights[token, place, None]
+        fused = linear(hidden[token], module.gate_up_proj[expert])  # type: ignore[index]
+        inner = module._apply_gate(fused)  # type: ignore[operator]
+        watch.add(expert, token, fused, inner, share)
+        output.index_add_(0, token, (linear(inner, module.down_proj[expert]) * share).to(output.dtype))  # type: ignore[index]
+    watch.done()
+    return output
+
+
+AttentionInterface.register(_NAME, _observed_attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
+ExpertsInterface.register(_NAME, _observed_experts)
+
+
+@contextmanager
+def observed_attention(layout: Layout) -> Iterator[None]:
+    """The model runs with the observed attention function; its own is put back on exit."""
+    model: Any = layout.model
+    if not (model._supports_sdpa or layout.family.stacks[0].softcap):
+        raise FamilyError(
+            f"{type(model).__name__} cannot run with PyTorch's SDPA, so its queries and keys cannot be observed: detect"
+            " with --qk off"
+        )
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_NAME)
+    try:
+        if model.config._attn_implementation != _NAME:
+            raise FamilyError(
+                f"{type(model).__name__} does not use transformers' AttentionInterface, so its queries and keys cannot"
+                " be observed: detect with --qk off"
+            )
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def observed_experts(layout: Layout) -> Iterator[None]:
+    """The model's mixtures run with the observed experts; their own implementation is put back on exit.
+
+    Set in their configurations: the model's own method knows no registered names before transformers 5.8.
+    """
+    experts = [block.at(block.stack.experts) for block in layout.blocks if block.stack.experts]
+    configs = {id(module.config): module.config for module in experts}.values()
+    before = [config._experts_implementation for config in configs]
+    try:
+        for config in configs:
+            config._experts_implementation = _NAME
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._experts_implementation = name
