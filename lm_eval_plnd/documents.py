@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from traceback import walk_stack
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,7 +36,8 @@ def in_one_line(action: Callable[[], T]) -> T:
     try:
         return action()
     except PLNDError as error:
-        if "lm_eval._cli" not in sys.modules:  # imported by lm-eval's command line and by nothing else
+        modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_stack(None))
+        if not any(name.startswith("lm_eval._cli") for name in modules):  # called from Python
             raise
         print(f"lm_eval --model plnd: {error}", file=sys.stderr)
         raise SystemExit(2) from None
