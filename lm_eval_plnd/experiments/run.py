@@ -193,7 +193,7 @@ def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values
 
 
 def load_tasks(settings: Settings) -> dict[str, Task]:
-    """Every task of an experiment by name, its rows read.
+    """Every task that an experiment evaluates by name, its rows read; of the others that they exist.
 
     Raises:
         PLNDError: if a task does not exist, is a group, or its rows cannot be read.
@@ -213,8 +213,11 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
                 raise PLNDError(f"tasks.{item}: no lm-eval task {name}; `lm_eval ls tasks` lists them")
             if name not in known.all_subtasks:
                 raise PLNDError(f"tasks.{item}: {name} is a group: name its task in one language")
+    used = {item for setting in plan(settings) for item in setting.items}
     found: dict[str, Task] = {}
     for item, names in wanted.items():
+        if item not in used:
+            continue
         options = settings.tasks[item]
         given = expand({**settings.metadata, **options.metadata})
         manager = TaskManager(include_path=paths, include_defaults=defaults, metadata=given)

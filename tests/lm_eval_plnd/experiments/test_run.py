@@ -235,6 +235,13 @@ def test_gen_kwargs_and_fewshot_reach_the_task(tiny):
     assert task.config.generation_kwargs["max_gen_toks"] == 3 and task.config.num_fewshot == 1
 
 
+def test_rows_of_what_no_table_uses_are_not_read(tiny):
+    """An item that is not evaluated needs no data set."""
+    unread = {"task": "plnd_mgsm_{language}", "metadata": {"data_dir": "plnd:corpus/evaluate"}}
+    wanted = {"tasks": {"text": TEXT, "reasoning": unread}, "experiments": {"table1": ["text"]}}
+    assert list(load_tasks(tiny(**wanted))) == ["plnd_text_en", "plnd_text_de", "plnd_text_zh"]
+
+
 # the command
 
 
