@@ -54,6 +54,7 @@ _TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|[^\s{UNSPACED}]+")
 _DIGIT = regex.compile(r"\p{Nd}")
 _PUNCTUATION = regex.compile(r"[\p{P}\p{Cf}$+<=>^`|~]")
 _WORDLESS = regex.compile(r"[^\p{L}\p{N}]*")
+_LATEX = regex.compile(r"\$?\\(?:boxed|fbox|text(?:bf|it|rm|tt)?|math(?:bf|it|rm|tt))\s*\{(?P<inside>[^{}]*)\}\$?")
 _ANNOUNCEMENT = regex.compile(r".*[:：][^\p{L}\p{N}]*")
 _SYLLABLE_START, _SYLLABLE_END = tuple("เแโใไ"), tuple("ะาำๅๆ")  # Thai vowels that are written beside their consonant
 
@@ -80,7 +81,10 @@ def first_line(text: str) -> str:
     """The first line that says something, without the white space around it; empty if there is none.
 
     A line without a letter or digit (```, ---) says nothing, nor does one that ends with a colon where another follows.
+    What LaTeX puts around words (\\boxed{C}, \\text{true}) goes.
     """
+    while (plain := _LATEX.sub(r" \g<inside> ", text)) != text:
+        text = plain
     lines = [line.strip() for line in text.split("\n") if not _WORDLESS.fullmatch(line)]
     said = [line for line in lines if not _ANNOUNCEMENT.fullmatch(line)]
     return next(iter(said or lines), text.strip().partition("\n")[0].strip())

@@ -87,6 +87,13 @@ class _Word(NamedTuple):
     word: int
 
 
+class _Clause(NamedTuple):
+    """The tokens of a clause and of those that complete it (I do not think, that …), and where each of these begins."""
+
+    said: tuple[str, ...]
+    joints: tuple[int, ...] = ()
+
+
 class _Claim(NamedTuple):
     """That an answer word, by its position, holds or does not."""
 
@@ -123,15 +130,24 @@ def named_word(text: str, words: Sequence[str], language: str, repeated: Sequenc
     return claimed.pop() if len(claimed) == 1 else None
 
 
-def _clauses(sentence: str, language: str) -> Iterator[tuple[str, ...]]:
-    """The tokens of a sentence's clauses; a hedge between commas belongs to the next one."""
+def _clauses(sentence: str, language: str) -> Iterator[_Clause]:
+    """A sentence's clauses; a hedge between commas belongs to the next one, a `that` clause to the one before it."""
     before: tuple[str, ...] = ()
+    last: _Clause | None = None
     for clause in _CLAUSE.split(sentence):
         said = before + _phrase(clause, language)
         hedge_alone = any((0, len(said)) == place for place in _found(said, wording.HEDGES, language))
         before = said if hedge_alone else ()
-        if not hedge_alone:
-            yield said
+        if hedge_alone or not said:
+            continue
+        if last and any(start == 0 for start, _ in _found(said, wording.COMPLEMENTIZERS, language)):
+            last = _Clause(last.said + said, (*last.joints, len(last.said)))
+            continue
+        if last:
+            yield last
+        last = _Clause(said)
+    if last:
+        yield last
 
 
 @lru_cache(maxsize=64)
@@ -145,16 +161,18 @@ def _forms(words: tuple[str, ...], language: str) -> list[tuple[tuple[str, ...],
 
 
 def _claims(
-    said: tuple[str, ...], forms: Sequence[tuple[tuple[str, ...], bool, int]], words: Sequence[str], language: str
+    clause: _Clause, forms: Sequence[tuple[tuple[str, ...], bool, int]], words: Sequence[str], language: str
 ) -> Iterator[_Claim]:
     """What a clause claims and denies."""
+    said = clause.said
     places = list(_words_in(said, forms, language))
     inside = {n for place in places for n in range(place.start, place.end)}
     breaks = [found for found in _found(said, wording.BREAKS, language) if found[0] not in inside]
     doubtful = _doubtful(words, language)
     for number, place in enumerate(places):
         left = max((end for _, end in breaks if end <= place.start), default=0)
-        right = min((start for start, _ in breaks if start >= place.end), default=len(said))
+        ends = [*(start for start, _ in breaks), *clause.joints]
+        right = min((end for end in ends if end >= place.end), default=len(said))
         if number + 1 < len(places):
             right = min(right, places[number + 1].start)
         before, after = said[left : place.start], said[place.end : right]
@@ -195,7 +213,8 @@ def _hedged(before: tuple[str, ...], after: tuple[str, ...], language: str) -> b
     """Whether a word between these tokens is said to be possible, or not certain."""
     for part in (before, after):
         for start, end in _found(part, wording.HEDGES, language):
-            denied = [n for n in _found(part, wording.NEGATORS_BEFORE, language) if n[1] == start]
+            denials = _found(part, wording.NEGATORS_BEFORE, language)
+            denied = [n for n in denials if n[1] == start or n[0] <= start < end < n[1]]  # nicht möglich, kann nicht
             if not denied or end - start > 1 and language == "en":
                 return True
     certain = _found(before, wording.CERTAINTY, language)
@@ -292,6 +311,8 @@ def chosen(text: str, choices: Sequence[str], language: str) -> int | None:
         return whole[0]
     text = unicodedata.normalize("NFKC", text).replace("’", "'")
     letters = _named_letters(text, choices, language)
+    if len(letters) > 1:  # C, not D
+        letters = {index for index in letters if not _denied(text, _LETTERS[index].casefold(), language)}
     if len(letters) > 1:
         return None
     if letters:
@@ -359,7 +380,8 @@ def _denies(text: str, words: tuple[str, ...], language: str) -> bool:
             for place in _places(said[start:end], words):
                 before, after = said[start : start + place], said[start + place + len(words) : end]
                 every = (wording.NEGATORS_BEFORE, wording.NEGATORS_AFTER)
-                denials.append(any(_found(part, table, language) for part in (before, after) for table in every))
+                denied = any(_found(part, table, language) for part in (before, after) for table in every)
+                denials.append(denied or bool(_found(after, wording.WRONG, language)))
     return bool(denials) and all(denials)
 
 
@@ -372,6 +394,8 @@ _ENDINGS: Mapping[str, frozenset[str]] = {
         "taki teki".replace("ü", "u").split()
     ),
 }
+_NAME_ARTICLES: Mapping[str, frozenset[str]] = {"fr": frozenset(["le", "la", "les"]), "pt": frozenset("oa")}
+"""Articles of names; those of other languages are no tokens (`lm_eval_plnd.scoring.answers.ARTICLES`)."""
 _RUSSIAN_STEM = regex.compile(r"^(\p{L}{3,}?)(?:[ыи]й|ая|яя|ое|ее|ые|ие|[аяоеиыьй])?$")
 _RUSSIAN_ENDING = frozenset(
     "а я ы и у ю е о ой ей ою ью ом ем ам ям ами ями ах ях ов ев ь й ый ий ого его ому ему ым им ая яя ую юю ое ее ые "
@@ -398,16 +422,23 @@ def begins_with(text: str, name: str, prompt: str, language: str, subject: str =
         language: two-letter code.
         subject: what the prompt asks about.
     """
-    asked, wanted, about = (_spelled(part, language) for part in (prompt, name, subject))
+    asked, about = _spelled(prompt, language), _spelled(subject, language)
+    wanted = _without_article(_spelled(name, language), language)
     lines = [text, TURKISH_ENDING.sub("", text) if language == "tr" else _POSSESSIVE.sub("", text)]
     for line in dict.fromkeys(lines):
         said = _spelled(line, language)
         said = said[len(asked) :] if asked and said[: len(asked)] == asked else said
+        said = said if about and _begins(said, about, language) else _without_article(said, language)
         if _begins(said, wanted, language) and not _echoes(said, wanted, about, language):
             return True
         if about and _begins(said, about, language) and _begins(said[len(about) :], wanted, language):
             return True
     return False
+
+
+def _without_article(said: tuple[str, ...], language: str) -> tuple[str, ...]:
+    """Tokens without an article at their beginning: o Cairo, Le Caire."""
+    return said[1:] if len(said) > 1 and said[0] in _NAME_ARTICLES.get(language, ()) else said
 
 
 def _echoes(said: tuple[str, ...], wanted: tuple[str, ...], about: tuple[str, ...], language: str) -> bool:
@@ -451,14 +482,26 @@ def _spelled(text: str, language: str) -> tuple[str, ...]:
         return tuple(found)
     if language == "ar":
         return tuple(_ARABIC_MARK.sub("", word).translate(_ARABIC_LETTERS) for word in found)
-    plain = (_LATIN_MARK.sub("", unicodedata.normalize("NFD", word)).translate(_LATIN_LETTERS) for word in found)
+    plain = (
+        _LATIN_MARK.sub("", unicodedata.normalize("NFD", _unmarked(word, language))).translate(_LATIN_LETTERS)
+        for word in found
+    )
     return tuple(unicodedata.normalize("NFC", word) for word in plain)
 
 
 @lru_cache(maxsize=4096)
 def _phrase(text: str, language: str) -> tuple[str, ...]:
     """The tokens of an answer word, a negation, a short answer: the same few come again and again."""
-    return tuple(tokens(text, language)) if any(map(str.isalnum, text)) else ()
+    return tuple(tokens(_unmarked(text, language), language)) if any(map(str.isalnum, text)) else ()
+
+
+def _unmarked(text: str, language: str) -> str:
+    """A text without marks that are written or not by habit: Arabic vowel signs, Greek accents (not in capitals)."""
+    if language in ("ar", "ur"):
+        return _ARABIC_MARK.sub("", text)
+    if language == "el":
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).replace("\u0301", ""))
+    return text
 
 
 def _pattern(phrase: str, language: str) -> tuple[tuple[str, ...], bool]:

@@ -19,7 +19,8 @@ How numbers are written:
 Which number is the answer:
 
 1. The one behind the last word for "answer" with a copula, colon or equals sign (`wording.ANSWER_WORDS`, `LINKS`), or
-   behind \\boxed{ or ####; if calculations follow, what they come to (is 9 * 2 = 18).
+   behind \\boxed{ or ####; if calculations follow, what they come to (is 9 * 2 = 18). Behind a colon it is at most one
+   word away: `Answer: She has 16 eggs and` begins a solution. A number that is denied (is not 16, 16ではない) is none.
 2. Without any, the last number, if the text ends with it: it closes with the end of a sentence, or its last line closes
    with the number, a unit of a few words at most behind it. A text that breaks off in a sentence or a calculation was
    cut at the limit of tokens: its last number is only the last so far.
@@ -82,6 +83,7 @@ EACH: Mapping[str, str] = {
 
 _MARKS = str.maketrans(
     {"٬": "'", "’": "'", "\u00a0": "'", "\u202f": "'", "\u2009": "'", "\u2007": "'", "٫": ".", "⁄": "/"}
+    | dict(zip("＝＋－／％", "=+-/%", strict=True))
 )
 _WIDE_COMMA = regex.compile(r"(?<=\p{Nd})，(?=[０-９]{3}(?![０-９]))")  # before other digits it is punctuation
 _WIDE_POINT = regex.compile(r"(?<=\p{Nd})．(?=\p{Nd})")
@@ -90,7 +92,9 @@ _VULGAR = regex.compile(r"[¼-¾⅐-⅞]")
 _LATEX = regex.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 _SIGN = r"(?:(?<![[\p{L}\p{M}\p{N})\]%]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]])(?P<sign>[-−－﹣–])\p{Sc}?)?"
-_FRACTION = regex.compile(r"/(?P<below>[1-9]\d*)(?![\d/.,]*\d)(?!\p{L})|[ '](?P<over>\d+)/(?P<under>[1-9]\d*)(?![\d/])")
+_FRACTION = regex.compile(
+    r"/(?P<below>[1-9]\d*)(?![\d/.,]*\d)(?!\p{L})|[ ']{1,2}(?P<over>\d+)/(?P<under>[1-9]\d*)(?![\d/])"
+)
 
 
 def _pattern(separators: str, decimal_marks: str, labels: str) -> "regex.Pattern[str]":
@@ -133,6 +137,7 @@ _EQUALS = regex.compile(r"[=≈]")
 _FULL_STOP = regex.compile(r"(?:(?<!\.)\.|[!?。！？।॥۔؟])$")
 _WORD = regex.compile(r"[\p{L}\p{N}]")
 _WORDS_BETWEEN = 12  # at most, from the cue to the answer's number
+_WORDS_BEHIND_COLON = 1
 _UNIT_WORDS = 4  # at most, behind a number that closes a text: dollars a day
 
 
@@ -192,21 +197,30 @@ def final_answer(text: str, language: str) -> Decimal | None:
     """
     text = _plain(text).rstrip()
     found = list(_numbers(text, language))
-    cues = [cue.end() for cue in _cue(language).finditer(text)]
-    for position in reversed(cues):
+    for cue in reversed(list(_cue(language).finditer(text))):
+        position = cue.end()
         behind = [number for number in found if number.start >= position]
         between = text[position : behind[0].start] if behind else text[position:]
-        if behind and not _SENTENCE_END.search(between.strip()) and len(between.split()) <= _WORDS_BETWEEN:
-            if not _denial(language).search(between):
+        if behind and not _SENTENCE_END.search(between.strip()) and _is_near(between, cue[0]):
+            if not _denial(language).search(cue[0] + between) and not _denied_behind(text[behind[0].end :], language):
                 return _result(text, behind)
             if len(behind) == 1:
                 return None  # the answer is not 16
             break
         if not text[position:].strip(_CLOSING):
             return None  # cut off where the answer begins
-    if not found or not _ends(text, found):
+    if not found or not _ends(text, found) or _denied_behind(text[found[-1].end :], language):
         return None
     return found[-1].value
+
+
+def _is_near(between: str, cue: str) -> bool:
+    """Whether what stands between a cue and a number still introduces the number.
+
+    Behind a colon a solution may begin (`Answer: She has 16 eggs and`), which is no introduction.
+    """
+    words = len(regex.findall(rf"[{UNSPACED}]|[\p{{L}}\p{{M}}--[{UNSPACED}]]+", between, regex.V1))
+    return words <= (_WORDS_BEHIND_COLON if regex.search(r"[:：=][\s*_]*$", cue) else _WORDS_BETWEEN)
 
 
 def _result(text: str, found: Sequence[Number]) -> Decimal | None:
@@ -271,8 +285,8 @@ def _cue(language: str) -> "regex.Pattern[str]":
     links = "|".join(sorted(map(regex.escape, phrases(wording.LINKS, language)), key=len, reverse=True)) or r"(?!)"
     spaced = language not in ("ja", "th", "zh")
     start, stop = (r"(?<![\p{L}\p{M}])", r"(?![\p{L}\p{M}])") if spaced else ("", "")
-    middle = r"(?:[^\n.!?।。:=\d]{0,60}?[\s*_]+)?" if spaced else r"[^\n。！？:：=\d]{0,16}?"
-    link = rf"(?:(?<![\p{{L}}\p{{M}}])(?:{links}){stop}|[*_\s]*[:：=])[*_\s]*[:：]?"
+    middle = r"(?:[^\n.!?।。:=\d]{0,60}?[\s*_]+)?" if spaced else rf"[{wording.BETWEEN[language]}\s*_]{{0,16}}?"
+    link = rf"(?:{start}(?:{links}){stop}|[*_\s]*[:：=])[*_\s]*[:：]?"
     return regex.compile(rf"{start}(?:{names}){stop}(?:[*_]*\s*[:：=]|{middle}{link})|\\boxed\{{|####", regex.I)
 
 
@@ -284,6 +298,15 @@ def _denial(language: str) -> "regex.Pattern[str]":
     if not words:
         return regex.compile(r"(?!)")
     return regex.compile(words if language in ("th", "zh") else rf"{bound[0]}(?:{words}){bound[1]}", regex.I)
+
+
+def _denied_behind(behind: str, language: str) -> bool:
+    """Whether what stands behind a number, in its clause, denies it in a language that does so there: 16ではない。"""
+    denials = [words for words in phrases(wording.NEGATORS_AFTER, language) if "*" not in words]
+    clause = regex.split(r"[,;:.!?。，、；：！？।\n\d]", behind, maxsplit=1)[0]
+    if language == "ja":
+        return any(words in clause for words in denials)
+    return language in ("bn", "te") and clause.strip().endswith(tuple(denials))
 
 
 def _plain(text: str) -> str:

@@ -23,7 +23,7 @@ _TOKEN = regex.compile(
     rf"[{UNSPACED}]\p{{M}}*|[\p{{L}}\p{{N}}--[{UNSPACED}]][\p{{L}}\p{{M}}\p{{N}}--[{UNSPACED}]]*", regex.V1
 )
 _FORMAT = regex.compile(r"\p{Cf}")
-_LABEL = regex.compile(r"[^\p{L}\p{N}]*(?P<label>[^:：]{1,40})[:：][^\p{L}\p{N}\p{Ps}\p{Pi}\"'「『]*(?=\S)")
+_LABEL = regex.compile(r"[^\p{L}\p{N}]*(?P<label>[^:：]{1,100})[:：][^\p{L}\p{N}\p{Ps}\p{Pi}\"'「『]*(?=\S)")
 _PRESENTING_WORDS = 16  # at most, of a line that only presents the summary
 
 
@@ -70,7 +70,7 @@ def summary_line(text: str, language: str) -> str:
         lines = rest
     line = first_line("\n".join(lines))
     label = _LABEL.match(line)
-    return line[label.end() :] if label and _is_label(label["label"], language) else line
+    return line[label.end() :] if label and _announces(label["label"], language) else line
 
 
 def _announces(line: str, language: str) -> bool:

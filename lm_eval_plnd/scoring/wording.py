@@ -22,13 +22,15 @@ FORMS: Mapping[str, Table] = {
     "bg": {
         "вярно": "вярна|верен|верни|вярното|верно",
         "грешно": "грешна|грешен|грешни|погрешно|погрешна",
-        "неопределено": "неопределена|неопределен|неясно|неясна|неизвестно|несигурно|не може да се определи|"
+        "неопределено": "не може да се каже|не може да се определи дали|неопределена|неопределен|неясно|неясна|"
+        "неизвестно|несигурно|не може да се определи|"
         "не може да бъде определен*|не е ясно|не е сигурно",
     },
     "de": {
         "wahr": "wahre|wahrer|wahres|wahren|wahrem",
         "falsch": "falsche|falscher|falsches|falschen|falschem",
-        "unbestimmt": "unbestimmte|unbestimmter|unbestimmtes|unbestimmten|unbestimmtem|unbestimmbar|unklar|ungewiss|"
+        "unbestimmt": "nicht sagen|unbestimmte|unbestimmter|unbestimmtes|unbestimmten|unbestimmtem|unbestimmbar|"
+        "unklar|ungewiss|"
         "unentschieden|nicht bestimmbar|nicht eindeutig|nicht sicher|nicht klar|nicht bestimmen|nicht entscheiden|"
         "nicht feststellen|nicht beurteilen|nicht bestimmt werden|nicht entschieden werden",
     },
@@ -50,14 +52,16 @@ FORMS: Mapping[str, Table] = {
     "es": {
         "verdadera": "verdadero|verdaderas|verdaderos|verdad",
         "falsa": "falso|falsas|falsos",
-        "indeterminada": "indeterminado|indeterminadas|indeterminados|incierta|incierto|no concluyente|inconcluso|"
+        "indeterminada": "no se sabe|indeterminado|indeterminadas|indeterminados|incierta|incierto|no concluyente|"
+        "inconcluso|"
         "inconclusa|desconocida|desconocido|no se puede determinar|no puede determinarse|no es posible determinar|"
         "no se puede saber|no está claro|no está clara",
     },
     "fr": {
         "vraie": "vrai|vraies|vrais",
         "fausse": "faux|fausses",
-        "indéterminée": "indéterminé|indéterminées|indéterminés|incertain|incertaine|non concluante|non concluant|"
+        "indéterminée": "pas dire si|pas savoir si|pas possible de savoir|pas possible de dire|indéterminé|"
+        "indéterminées|indéterminés|incertain|incertaine|non concluante|non concluant|"
         "peu claire|pas claire|pas clair|impossible à déterminer|impossible de déterminer|pas être déterminé*|"
         "pas déterminer|pas conclure",
     },
@@ -83,7 +87,8 @@ FORMS: Mapping[str, Table] = {
     "th": {
         "จริง": "",
         "เท็จ": "",
-        "สรุปไม่ได้": "ไม่สามารถสรุปได้|ไม่สามารถสรุป|ยังสรุปไม่ได้|ไม่แน่ชัด|ไม่แน่นอน|ไม่ชัดเจน|ไม่ทราบ|ระบุไม่ได้|ไม่สามารถระบุ|"
+        "สรุปไม่ได้": "ไม่สามารถสรุปได้|ไม่สามารถสรุป|ยังสรุปไม่ได้|ไม่แน่ชัด|ไม่แน่นอน|ไม่ชัดเจน|ไม่ทราบ|"
+        "ระบุไม่ได้|ไม่สามารถระบุ|"
         "ไม่สามารถยืนยัน|ตัดสินไม่ได้|ไม่สามารถตัดสิน|บอกไม่ได้",
     },
     "tr": {
@@ -114,56 +119,87 @@ FORMS: Mapping[str, Table] = {
 
 # What turns an answer word into its opposite when it stands before it in the clause, or behind it.
 NEGATORS_BEFORE: Table = {
-    "ar": "غير|ليس|ليست|لا|لم|لن|ليسا",
-    "bg": "не|няма|никога|нито",
-    "de": "nicht|kein*|nie|niemals|keineswegs|weder|noch",
-    "el": "δεν|δε|μη|μην|όχι|ποτέ|ούτε",
-    "en": "not|no|nor|never|cannot|cant|isnt|arent|wasnt|werent|doesnt|dont|didnt|wont|wouldnt|couldnt|shouldnt|"
+    "ar": "أشك|نشك|أنفي|عكس|مستحيل|غير|ليس|ليست|لا|لم|لن|ليسا",
+    "bg": "съмнява*|съмнително|обратното|невъзможно|не|няма|никога|нито",
+    "de": "kann nicht|können nicht|nichts deutet|nichts spricht|nichts weist|nichts lässt|bezweif*|zweifle|zweifelt|"
+    "zweifelhaft|gegenteil|unmöglich|nicht|kein*|nie|niemals|keineswegs|weder|noch",
+    "el": "αμφιβάλλω|αντίθετο|αδύνατο|δεν|δε|μη|μην|όχι|ποτέ|ούτε",
+    "en": "except|other than|rather than|instead of|doubt*|nothing suggests|nothing indicates|nothing says|"
+    "nothing in|fails to|fail to|opposite|contrary|impossible|wrong to|incorrect to|not|no|nor|never|cannot|cant|"
+    "isnt|arent|wasnt|werent|doesnt|dont|didnt|wont|wouldnt|couldnt|shouldnt|"
     "without|hardly|unlikely|far from|aint|neither",
-    "es": "no|nunca|tampoco|jamás|ni",
-    "fr": "pas|jamais|non|aucunement|nullement|ni",
-    "hi": "न|ना|नहीं कहा|नहीं है कि",
+    "es": "nada indica|nada sugiere|nada dice|dudo|dudamos|dudoso|contrario|imposible|no|nunca|tampoco|jamás|ni",
+    "fr": "rien n'indique|rien ne|doute que|doute fort|doutons|douteux|contraire|impossible|pas|jamais|non|"
+    "aucunement|nullement|ni",
+    "hi": "नहीं लगता|नहीं लगती|नहीं मान*|शक है|संदेह है|असंभव|न|ना|नहीं कहा|नहीं है कि",
     "it": "non|mai|né",
     "nl": "niet|geen|nooit",
     "pl": "nie|nigdy|ani",
     "pt": "não|nunca|nem|jamais",
-    "ru": "не|нет|нельзя|никогда|неверно|ни",
-    "sw": "si|sio|siyo|hapana|kamwe|hai*|hau*|haku*|hawa*|siamini|sidhani",
-    "th": "ไม่|มิได้|มิใช่|หาใช่|ไร้",
-    "tr": "ne",
-    "ur": "نہ|نا|غیر|نہیں کہا|نہیں ہے کہ",
-    "vi": "không|chưa|chẳng|chả|đâu",
-    "zh": "不|没|沒|未|非|无|無|否认",
+    "ru": "сомнева*|сомнительно|невозможно|неправда|обратное|не|нет|нельзя|никогда|неверно|ни",
+    "sw": "nina shaka|ninashaka|tuna shaka|si|sio|siyo|hapana|kamwe|hai*|hau*|haku*|hawa*|siamini|sidhani",
+    "th": "สงสัยว่า|ไม่|มิได้|มิใช่|หาใช่|ไร้",
+    "tr": "imkansız|ne",
+    "ur": "نہیں لگتا|نہیں لگتی|نہیں مان*|شک ہے|ناممکن|نہ|نا|غیر|نہیں کہا|نہیں ہے کہ",
+    "vi": "nghi ngờ|không|chưa|chẳng|chả|đâu",
+    "zh": "怀疑|懷疑|否定|相反|不|没|沒|未|非|无|無|否认",
 }
 NEGATORS_AFTER: Table = {
+    "bn": "নয়",
     "de": "nicht|kein*|keineswegs",
     "hi": "नहीं|मत",
-    "ja": "ではない|ではありません|じゃない|でない",
+    "ja": "ではない|ではなく|ではありません|じゃない|じゃなく|でない|でなく",
     "nl": "niet",
-    "tr": "değil*|olma*|olama*|sayılmaz|denemez|denilemez|söylenemez",
+    "te": "కాదు",
+    "tr": "düşünmüyor*|sanmıyor*|inanmıyor*|sanmam|inanmam|şüpheli*|kuşkulu*|imkansız*|değil*|olma*|olama*|sayılmaz|"
+    "denemez|denilemez|söylenemez",
     "ur": "نہیں",
     "th": "ไม่ได้",
+}
+
+# What says of a choice, behind it, that it is not the answer.
+WRONG: Table = {
+    "ar": "خطأ|خاطئ|خاطئة",
+    "de": "falsch|inkorrekt|unzutreffend",
+    "en": "wrong|incorrect|false",
+    "es": "incorrecta|incorrecto|falsa|falso|equivocada|errónea",
+    "fr": "fausse|faux|incorrecte|incorrect|erronée",
+    "hi": "गलत|ग़लत",
+    "it": "sbagliata|sbagliato|errata|falsa|scorretta",
+    "ja": "間違い|誤り|不正解",
+    "nl": "fout|onjuist|verkeerd",
+    "pl": "błędna|błędne|błędny|nieprawidłowa|niepoprawna|zła",
+    "pt": "errada|errado|incorreta|incorreto|falsa",
+    "ru": "неверно|неверный|неверен|неправильно|неправильный|ложно|ошибочно",
+    "sw": "makosa|uongo",
+    "ur": "غلط",
+    "vi": "sai",
+    "zh": "错|錯|不对|不對",
 }
 
 # A word so hedged says that nothing is certain: XNLI's neutral label. A hedge that is itself negated (не может быть,
 # 不可能) is none.
 HEDGES: Table = {
-    "ar": "قد تكون|قد يكون|قد لا|ربما|من المحتمل|من الممكن|يمكن أن|محتمل*",
-    "bg": "може би|може да|вероятно|възможно",
-    "de": "vielleicht|möglicherweise|eventuell|könnte*|kann|wahrscheinlich|vermutlich",
-    "el": "ίσως|μπορεί|πιθανόν|πιθανώς|πιθανό|ενδέχεται",
-    "en": "may be|may not|might|could be|could not be|perhaps|maybe|possibly|probably|likely|may or may not|"
+    "ar": "جزئيا|جزئيًا|قد تكون|قد يكون|قد لا|ربما|من المحتمل|من الممكن|يمكن أن|محتمل*",
+    "bg": "частично|отчасти|може би|може да|вероятно|възможно",
+    "de": "möglich|teilweise|teils|zum teil|muss nicht|müssen nicht|vielleicht|möglicherweise|eventuell|könnte*|"
+    "kann|wahrscheinlich|vermutlich",
+    "el": "εν μέρει|μερικώς|πιθανά|είναι δυνατόν|ίσως|μπορεί|πιθανόν|πιθανώς|πιθανό|ενδέχεται",
+    "en": "possible|partially|in part|may be|may not|might|could be|could not be|perhaps|maybe|possibly|probably|"
+    "likely|may or may not|"
     "not sure|partly|partially",
-    "es": "quizá|quizás|tal vez|posiblemente|probablemente|puede ser|puede que|podría ser|podría|a lo mejor",
-    "fr": "peut-être|peut être|pourrait|probablement|possiblement|éventuellement|il se peut",
-    "hi": "शायद|संभवतः|सम्भवतः|हो सकता|हो सकती|संभव है|जरूरी नहीं|ज़रूरी नहीं|आवश्यक नहीं|हमेशा सही नहीं",
-    "ru": "может быть|может оказаться|возможно|вероятно|наверное|необязательно|скорее всего",
+    "es": "es posible|posible que|parcialmente|en parte|quizá|quizás|tal vez|posiblemente|probablemente|puede ser|"
+    "puede que|podría ser|podría|a lo mejor",
+    "fr": "possible|partiellement|en partie|peut-être que|peut-être|peut être|pourrait|probablement|possiblement|"
+    "éventuellement|il se peut",
+    "hi": "आंशिक रूप से|शायद|संभवतः|सम्भवतः|हो सकता|हो सकती|संभव है|जरूरी नहीं|ज़रूरी नहीं|आवश्यक नहीं|हमेशा सही नहीं",
+    "ru": "частично|отчасти|может быть|может оказаться|возможно|вероятно|наверное|необязательно|скорее всего",
     "sw": "labda|huenda|pengine|inaweza kuwa|yaweza kuwa|si lazima|sio lazima|siyo lazima",
-    "th": "อาจ|บางที|คงจะ|น่าจะ|ไม่จำเป็น|ไม่แน่ว่า|ไม่เสมอไป",
-    "tr": "belki|muhtemelen|olasılıkla|olabilir*|olmayabilir*|sanırım",
-    "ur": "شاید|غالبا|ممکن ہے|ہو سکتا|ہو سکتی|ضروری نہیں|لازمی نہیں",
-    "vi": "có thể|có lẽ|chắc là|chưa chắc|không hẳn|chưa hẳn|không nhất thiết|không phải lúc nào",
-    "zh": "可能|也许|也許|或许|或許|大概|未必|不见得|不見得",
+    "th": "บางส่วน|เป็นไปได้|อาจ|บางที|คงจะ|น่าจะ|ไม่จำเป็น|ไม่แน่ว่า|ไม่เสมอไป",
+    "tr": "kısmen|mümkün*|belki|muhtemelen|olasılıkla|olabilir*|olmayabilir*|sanırım",
+    "ur": "جزوی طور پر|شاید|غالبا|ممکن ہے|ہو سکتا|ہو سکتی|ضروری نہیں|لازمی نہیں",
+    "vi": "một phần|có thể|có lẽ|chắc là|chưa chắc|không hẳn|chưa hẳn|không nhất thiết|không phải lúc nào",
+    "zh": "部分|可能|也许|也許|或许|或許|大概|未必|不见得|不見得",
 }
 
 # Adverbs whose negation hedges: not necessarily true, pas forcément, 不一定.
@@ -183,6 +219,17 @@ CERTAINTY: Table = {
     "ur": "ہمیشہ|لازمی طور پر|ضروری طور پر",
     "vi": "nhất thiết|luôn luôn|luôn",
     "zh": "一定|必然|必定|总是|總是",
+}
+
+# With what a clause begins that says what the one before its comma denies or doubts: ich glaube nicht, dass …
+COMPLEMENTIZERS: Table = {
+    "bg": "че",
+    "de": "dass|daß",
+    "el": "ότι|πως",
+    "hi": "कि",
+    "ru": "что|чтобы|будто",
+    "ur": "کہ",
+    "vi": "rằng",
 }
 
 # A word in their clause is in question: it is not claimed.
@@ -215,7 +262,7 @@ BREAKS: Table = {
     "fr": "mais|et|car|donc|parce",
     "hi": "बल्कि|लेकिन|और|क्योंकि|इसलिए",
     "it": "ma|bensì|e|perché|quindi",
-    "ja": "ではなく|じゃなく|が|ので|から",
+    "ja": "が|ので|から",
     "nl": "maar|en|want|omdat|dus",
     "pl": "ale|lecz|tylko|i|bo|ponieważ|więc",
     "pt": "mas|e|sim|porque|pois|portanto",
@@ -231,22 +278,27 @@ BREAKS: Table = {
 # Phrases with an answer word or a negator in them that neither name nor deny: no doubt, à vrai dire, ข้อเท็จจริง (fact);
 # and how prompts begin.
 IDIOMS: Table = {
-    "ar": "لا شك|بلا شك|دون شك|لا ريب",
-    "bg": "без съмнение|няма съмнение",
-    "de": "als wahr an|kein zweifel|nicht nur|ohne zweifel|in wahrheit",
-    "el": "θεωρήστε αληθές|στην αλήθεια|χωρίς αμφιβολία|δεν υπάρχει αμφιβολία",
-    "en": "as truth|no doubt|without doubt|without a doubt|not only|in truth|true or false|come true|no question",
-    "es": "sin duda|no hay duda|no solo|no sólo|en verdad|la verdad es que",
-    "fr": "tenez pour vrai|à vrai dire|pas de doute|pas seulement|nul doute|il n'y a aucun doute",
-    "hi": "कोई शक नहीं|इसमें कोई संदेह नहीं|निस्संदेह",
-    "ru": "нет сомнений|не только|без сомнения|по истине",
+    "ar": "صحيحة أم خاطئة|صحيحة أو خاطئة|على العكس|بالعكس|لا شك|بلا شك|دون شك|لا ريب",
+    "bg": "вярно или грешно|без съмнение|няма съмнение",
+    "de": "wahr oder falsch|im gegenteil|als wahr an|kein zweifel|nicht nur|ohne zweifel|in wahrheit",
+    "el": "αληθής ή ψευδής|θεωρήστε αληθές|στην αλήθεια|χωρίς αμφιβολία|δεν υπάρχει αμφιβολία",
+    "en": "doubtless|on the contrary|true/false|as truth|no doubt|without doubt|without a doubt|not only|in truth|"
+    "true or false|come true|no question",
+    "es": "al contrario|por el contrario|no cabe duda|verdadera o falsa|verdadero o falso|sin duda|no hay duda|"
+    "no solo|no sólo|en verdad|la verdad es que",
+    "fr": "il ne fait aucun doute que|il ne fait pas de doute que|aucun doute que|pas de doute que|nul doute que|"
+    "aucun doute|vraie ou fausse|vrai ou faux|au contraire|rien de tel|tenez pour vrai|à vrai dire|pas de doute|"
+    "pas seulement|nul doute|il n'y a aucun doute",
+    "hi": "सही या गलत|कोई शक नहीं|इसमें कोई संदेह नहीं|निस्संदेह",
+    "ru": "истинно или ложно|не сомневаюсь|наоборот|нет сомнений|не только|без сомнения|по истине",
     "sw": "yafuatayo kuwa kweli|kwa kweli|hakuna shaka|bila shaka",
     "th": "ถือว่าข้อความต่อไปนี้เป็นความจริง|ข้อเท็จจริง|จริงๆ|จริง ๆ|จริงใจ|จริงจัง|อันที่จริง|"
     "ที่จริงแล้ว|ในความเป็นจริง|ไม่ต้องสงสัย|แท้ที่จริง|จริงหรือเท็จ",
-    "tr": "hiç şüphe yok|doğru orantılı",
-    "ur": "کو سچ مانیے|کوئی شک نہیں|بلا شبہ",
-    "vi": "không nghi ngờ gì|chắc chắn không nghi ngờ|không còn nghi ngờ|đúng ra",
-    "zh": "毫无疑问|毫無疑問|无疑|不仅|不僅|不过|正确性|错误率|准确无误",
+    "tr": "doğru mu yanlış mı|doğru ya da yanlış|doğru veya yanlış|hiç şüphe yok|doğru orantılı",
+    "ur": "درست یا غلط|کو سچ مانیے|کوئی شک نہیں|بلا شبہ",
+    "vi": "không nghi ngờ|đúng hay sai|không nghi ngờ gì|chắc chắn không nghi ngờ|không còn nghi ngờ|đúng ra",
+    "zh": "毫不怀疑|毫不懷疑|不容怀疑|相反地|正确还是错误|正确或错误|毫无疑问|毫無疑問|无疑|不仅|不僅|不过|正确性|"
+    "错误率|准确无误",
 }
 
 # The words that introduce an answer, and what stands between them and it. `:` and `=` do in every language.
@@ -293,6 +345,14 @@ LINKS: Table = {
     "zh": "是|为|為|等于|等於|应该是|應該是",
 }
 
+# What may stand between them where there are no spaces between words, as the inside of a regular expression's set: the
+# answer (should, in the end, in total, not) is. Anything else begins another clause: 结果她为, "so she, for".
+BETWEEN: Table = {
+    "ja": "の数字合計最終的な正",
+    "th": r"\p{Thai}",
+    "zh": "应該该就也便即最终終后後因此所以总總共一的确確定约約大概正不并這这道题題",
+}
+
 # Capital letters that are also words of a language: "A hospital" begins with an article, "E a escola" with "and".
 LETTER_WORDS: Table = {
     "en": "A",
@@ -310,10 +370,11 @@ SUMMARY_WORDS: Table = {
     "az": "xülasə",
     "bn": "সারসংক্ষেপ|সারাংশ|সংক্ষেপ",
     "cy": "crynodeb",
-    "en": "summary|one-sentence summary|summary of the context",
-    "es": "resumen|el resumen|resumen en una oración",
+    "en": "TL;DR|the summary is|summary of the text|summary of the article|in summary|summary|one-sentence summary|"
+    "summary of the context",
+    "es": "en resumen|resumen|el resumen|resumen en una oración",
     "fa": "خلاصه|چکیده",
-    "fr": "résumé|le résumé|résumé en une phrase",
+    "fr": "en résumé|résumé|le résumé|résumé en une phrase",
     "gu": "સારાંશ",
     "hi": "सारांश|संक्षेप",
     "id": "ringkasan",
@@ -322,7 +383,7 @@ SUMMARY_WORDS: Table = {
     "mr": "सारांश",
     "ne": "सारांश|सार",
     "pa": "ਸਾਰ|ਸਾਰਾਂਸ਼|ਸੰਖੇਪ",
-    "pt": "resumo|o resumo|síntese",
+    "pt": "em resumo|resumo|o resumo|síntese",
     "ru": "резюме|краткое содержание|краткое изложение|итог",
     "sw": "muhtasari",
     "ta": "சுருக்கம்|தொகுப்பு",
@@ -332,7 +393,7 @@ SUMMARY_WORDS: Table = {
     "uk": "резюме|стислий зміст|короткий зміст|підсумок",
     "ur": "خلاصہ",
     "vi": "tóm tắt|bản tóm tắt|tóm lược",
-    "zh": "摘要|总结|總結|概括|概要|一句话总结|一句话概括",
+    "zh": "总结一下|摘要如下|总结如下|简而言之|摘要|总结|總結|概括|概要|一句话总结|一句话概括",
 }
 PRESENTING: Table = {
     "ar": "إليك|فيما يلي|هذا",
@@ -361,7 +422,7 @@ PRESENTING: Table = {
     "uk": "ось|звичайно|нижче",
     "ur": "یہاں|یہ|ذیل",
     "vi": "dưới đây|đây là|sau đây",
-    "zh": "以下|好的|当然|下面|这是",
+    "zh": "这篇|以下|好的|当然|下面|这是",
 }
 
 

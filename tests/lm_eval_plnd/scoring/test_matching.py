@@ -100,7 +100,7 @@ CHOICES = ["town", "office", "hospital", "schools", "office building"]
         ("Ｃ：", 2),
         ("С", 2),  # Cyrillic
         ("The answer is C.", 2),
-        ("C is wrong, B is right", None),
+        ("C is wrong, B is right", 1),
         ("hospital", 2),
         ("a hospital!", 2),
         ("A hospital", 2),

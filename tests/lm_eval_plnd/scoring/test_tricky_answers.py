@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_plnd.scoring.answers import answer_scores
+from lm_eval_plnd.scoring.answers import answer_scores, first_line
 from lm_eval_plnd.scoring.matching import begins_with, chosen, named_word
 from lm_eval_plnd.scoring.numerals import final_answer
 from lm_eval_plnd.scoring.rouge import summary_line
@@ -64,7 +64,7 @@ def test_xnli(row):
     """The only word that the answer claims, or none."""
     language, said, expected, *hypothesis = row
     labels = {"true": 0, "neutral": 1, "false": 2, "none": None}
-    assert named_word(said, WORDS[language], language, hypothesis) == labels[expected]
+    assert named_word(first_line(said), WORDS[language], language, hypothesis) == labels[expected]
 
 
 @pytest.mark.parametrize("row", rows("xcsqa"), ids=" ".join)
