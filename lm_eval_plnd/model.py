@@ -21,7 +21,7 @@ from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, RolesDeactiv
 from lm_eval_plnd.documents import DocumentLM, in_one_line
 from lm_eval_plnd.identity import answers_digest
 from plnd.errors import PLNDError
-from plnd.models.layout import unwrap
+from plnd.models.layout import check_tokens, unwrap
 from plnd.models.loading import cannot_load
 from plnd.neurons.neuron_set import NeuronSet
 
@@ -96,6 +96,8 @@ class PLNDLM(DocumentLM):
         self._settings = {"revision": revision, **arguments}
         with _loading(model):
             super().__init__(model, revision=revision or "main", trust_remote_code=trust_remote_code, **arguments)
+        if (prefix := arguments.get("prefix_token_id")) is not None:
+            check_tokens(self.model, [prefix], f"prefix_token_id={prefix}")
         self.source = source
         self._off = False
         source.attach(self)
@@ -227,11 +229,23 @@ def _check_arguments(pretrained: Any, arguments: dict[str, Any]) -> None:
         if alike or loaded:  # transformers refuses what it does not know while it loads a model
             hint = f"did you mean {alike[0]}=?" if alike else "a loaded model takes none of transformers' own"
             raise PLNDError(f"unknown argument {name}=: {hint}")
+    _check_numbers(arguments)
     if loaded:
         for name in _OF_LOADING:
             if arguments.get(name):
                 raise PLNDError(f"{name}= says how to load a model, and pretrained= is a loaded one: give its name")
         _check_placement(pretrained, arguments)
+
+
+def _check_numbers(arguments: dict[str, Any]) -> None:
+    """Refuses numbers with which `hf` ends in a traceback, or scores requests of which nothing is left."""
+    for name, least in (("max_length", 1), ("batch_size", 1), ("max_batch_size", 1), ("prefix_token_id", 0)):
+        value = arguments.get(name)
+        if value is None or (name == "batch_size" and str(value).startswith("auto")):
+            continue
+        whole = str(value).isdecimal() if name == "batch_size" else isinstance(value, int)  # lm-eval gives "8", too
+        if isinstance(value, bool) or not whole or int(value) < least:
+            raise PLNDError(f"{name}={value}: expected a whole number, {least} or more")
 
 
 def _check_placement(model: Any, arguments: dict[str, Any]) -> None:

@@ -39,7 +39,9 @@ def deactivated(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto") ->
     """The model with `neurons` ablated; on exit, also by an exception, every parameter is bit for bit what it was.
 
     Or what it would be, if the model is cast or moved inside. Contexts may be nested, repeated, and close in any order.
-    In training, the neurons' weights get no gradient. A copy or a file that is made inside keeps the neurons off.
+    In training, the neurons' weights get no gradient. A copy of the model that is made inside keeps the neurons off; so
+    does its state in `weights` mode, while that of `activations` mode has them on. A backward pass belongs inside, too:
+    afterwards torch refuses it, but gradient checkpointing computes the blocks again, with the neurons on.
 
     Args:
         model: a transformers model of a known family, or a PEFT model, a pipeline, `DataParallel`,

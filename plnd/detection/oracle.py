@@ -37,7 +37,7 @@ def sequential(
     Returns:
         [len(neurons)], in the model's dtype (at least float32): Frobenius norm of the change.
     """
-    layout = Layout(model)
+    layout = Layout.of_all(model)
     target = layout.targets[address]
     name, projection = split_address(address)
     block = next(block for block in layout.blocks if block.name == name)

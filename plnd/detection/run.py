@@ -85,7 +85,7 @@ def detect(
     if isinstance(documents, str):
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or DetectConfig()
-    layout = Layout(model)
+    layout = Layout.of_all(model)
     limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and config.max_length > limit:
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")

@@ -438,6 +438,9 @@ def _table_rows(stream: BinaryIO, name: str, form: str, text_field: str | None) 
             where = f"{name}, line {before + reader.line_num}"
             if row and len(row) != len(columns):
                 raise CorpusError(f"{where}: {len(row)} cells, expected {len(columns)} as in its header; quote texts")
+            if separator == "\t" and any("\n" in cell and "\t" in cell for cell in row):
+                advice = 'quote texts with " in them, as RFC 4180 does, and double it, or take them out'
+                raise CorpusError(f'{where}: a " that is closed only lines later, across tabs; {advice}')
             if row:
                 yield where, dict(zip(columns, row, strict=True))
     except csv.Error as error:

@@ -244,7 +244,7 @@ def decode_tokens(
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or LensConfig()
     top_k, max_length = config.top_k, config.max_length
-    layout = Layout(model)
+    layout = Layout.of_all(model)
     limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and max_length > limit:
         raise PLNDError(f"max_length={max_length}: the model has {limit} positions; use at most that")

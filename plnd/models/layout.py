@@ -318,6 +318,21 @@ class Layout:
             blocks += [Block(stack.name.format(n=n), _inner(module), stack, self.family.name) for n, module in modules]
         self.blocks: list[Block] = sorted(blocks, key=lambda block: block_order(block.name))
 
+    @classmethod
+    def of_all(cls, model: nn.Module) -> Layout:
+        """The layout of a model of which `forward` runs all: what a PEFT model puts before the tokens would be missing.
+
+        Raises:
+            PLNDError: if an adapter learns a prompt (prompt tuning, prefix tuning).
+        """
+        adapter: Any = getattr(model, "active_peft_config", None)
+        if getattr(adapter, "is_prompt_learning", False):
+            raise PLNDError(
+                f"the adapter ({adapter.peft_type.value}) puts learned tokens before every text, which cannot be"
+                " measured: pass the base model, or an adapter of weights"
+            )
+        return cls(model)
+
     @property
     def body(self) -> PreTrainedModel:
         """The model without its language-model head."""

@@ -288,7 +288,7 @@ def find_roles(
         raise PLNDError("thresholds: expected at least one, each once")
     if batch_size < 1:
         raise PLNDError(f"batch size {batch_size}: expected 1 or more")
-    layout = Layout(model)
+    layout = Layout.of_all(model)
     watch = Watch(layout, tokens, listener is not None and listener.coefficients)
     _check_lengths(layout.model.config, inputs)
     for number, row in enumerate(inputs):

@@ -194,6 +194,23 @@ def test_deactivated_is_how_requests_are_answered(base, loaded, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"max_length": "x"}, "max_length=x: expected a whole number, 1 or more"),
+        ({"max_length": 0}, "max_length=0: expected a whole number, 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: expected a whole number, 1 or more"),
+        ({"batch_size": -3}, "batch_size=-3: expected a whole number, 1 or more"),
+        ({"prefix_token_id": "x"}, "prefix_token_id=x: expected a whole number, 0 or more"),
+        ({"prefix_token_id": 10**8}, "prefix_token_id=100000000: token id 100000000, but the model's embedding has"),
+    ],
+)
+def test_numbers_that_no_model_takes_are_refused(base, loaded, tmp_path, arguments, words):
+    """A window without a token, a batch without a request, a first token without an embedding: one line, not later."""
+    with pytest.raises(PLNDError, match=words):
+        PLNDLM(loaded, mask=mask(base, tmp_path / "mask.safetensors"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         ({"peft": "adapter"}, "peft= says how to load a model"),
         ({"parallelize": True}, "parallelize= says how to load"),
         ({"dtype": "bfloat16"}, "dtype=bfloat16: the loaded model is in torch.float32"),

@@ -15,7 +15,7 @@ from handmade import ranks
 from plnd.deactivation import deactivated
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.run import detect
-from plnd.errors import FamilyError
+from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import attention_importance
 from plnd.models.layout import Layout
 from plnd.neurons.scores import Scores
@@ -341,3 +341,13 @@ def test_a_model_with_neurons_off_is_measured(mode):
         found = detect(model, some_documents(), CONFIG)
     for name, values in detect(twin, some_documents(), CONFIG).mean.items():
         np.testing.assert_allclose(found.mean[name], values, rtol=1e-5, atol=1e-6 * values.max())
+
+
+def test_an_adapter_that_learns_a_prompt_is_refused():
+    """Its tokens stand before every text, and the forward pass of detection would be without them."""
+    from peft import PrefixTuningConfig, TaskType, get_peft_model
+
+    config = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3)
+    tuned = get_peft_model(tiny_model("llama", torch.float32), config)
+    with pytest.raises(PLNDError, match="PREFIX_TUNING.* learned tokens before every text"):
+        detect(tuned, [[5, 9, 33]], CONFIG)

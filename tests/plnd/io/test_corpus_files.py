@@ -557,3 +557,19 @@ def test_find_corpus(tmp_path):
     assert find_corpus(tmp_path, "zh") == tmp_path / "zh.txt"
     make(tmp_path / "zh.jsonl", b"")
     assert find_corpus(tmp_path, "zh") == Path(tmp_path, "zh.jsonl")
+
+
+@pytest.mark.parametrize("rows", ['"Yes, he said.\t1\nNo.\t2\nOk."\t3\n', '1\t"Yes, he said.\n2\tNo.\n3\tOk."\n'])
+def test_quotes_that_are_only_text_do_not_swallow_rows(tmp_path, rows):
+    """A tab-separated file that quotes nothing, with a quotation over several rows, is not read as one document."""
+    path = tmp_path / "c.tsv"
+    path.write_text(("text\tid\n" if rows.startswith('"') else "id\ttext\n") + rows)
+    with pytest.raises(CorpusError, match='c.tsv, line 4: a " that is closed only lines later, across tabs; quote'):
+        list(read_documents(path))
+
+
+def test_a_quoted_text_of_several_lines_in_a_table_with_tabs(tmp_path):
+    """One document, as RFC 4180 has it."""
+    path = tmp_path / "c.tsv"
+    path.write_text('text\tid\n"a\nb"\t1\n')
+    assert list(read_documents(path)) == ["a\nb"]
