@@ -1,4 +1,4 @@
-"""What is kept of a corpus: three numbers per neuron, to which each batch is added."""
+"""What is kept of a corpus: five numbers per neuron, to which each batch is added."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NUMBERS = 5
+"""Of every neuron: smallest importance, sum of importances, worst rank, sum of logs, sum of their squares."""
+LOG_FLOOR = 1e-3
+"""An importance below this share of its projection's median counts as this share of it.
+
+A neuron that does next to nothing has an importance anywhere between a thousandth of the median and 0, and the log of
+that accident would outweigh what all other documents say. A neuron that never fires has the log of this instead, so
+that one document in which it does cannot make it win.
+"""
+
 
 @dataclass
 class Totals:
-    """Smallest importance, sum and worst rank of every neuron over the documents seen so far.
+    """What is known of every neuron over the documents seen so far (`NUMBERS`).
 
     Attributes:
         widths: number of neurons of each site (`"{block}.{kind}"`, see `plnd.detection.observer.SITES`), in order.
-        values: of all sites one after the other, [3, neurons] float64.
+        values: of all sites one after the other, [5, neurons] float64.
     """
 
     widths: dict[str, int]
@@ -28,14 +38,16 @@ class Totals:
         return cls(widths, summarized(torch.empty(0, neurons, device=device), torch.empty(0)))
 
     def add(self, other: Tensor) -> None:
-        """Takes in the values of one batch, [3, neurons]. Sums are added in the order of the calls."""
-        minimum, total, worst_rank = self.values
+        """Takes in the values of one batch, [5, neurons]. Sums are added in the order of the calls."""
+        minimum, total, worst_rank, *logs = self.values
         torch.minimum(minimum, other[0], out=minimum)
         total += other[1]
         torch.maximum(worst_rank, other[2], out=worst_rank)
+        for sums, more in zip(logs, other[3:], strict=True):
+            sums += more
 
     def sites(self) -> Iterator[tuple[str, Tensor]]:
-        """Each site's values, [3, width]."""
+        """Each site's values, [5, width]."""
         return zip(self.widths, self.values.split(list(self.widths.values()), dim=1), strict=True)
 
     def alive(self, epsilon: float) -> dict[str, tuple[Tensor, Tensor]]:
@@ -46,13 +58,17 @@ class Totals:
 
 
 def summarized(importance: Tensor, weights: Tensor) -> Tensor:
-    """Smallest importance, weighted sum and worst rank over documents: [documents, width] to [3, width] float64."""
-    result = importance.new_zeros(3, importance.shape[-1], dtype=torch.float64)
+    """The `NUMBERS` of some documents, sums of importances weighted: [documents, width] to [5, width] float64."""
+    result = importance.new_zeros(NUMBERS, importance.shape[-1], dtype=torch.float64)
     result[0] = torch.inf
     if len(importance):
+        ascending = importance.sort(-1).values
+        logs = log_over_median(importance, ascending)
         result[0] = importance.amin(0)
         result[1] = (importance.double() * weights.to(importance.device, torch.float64)[:, None]).sum(0)
-        result[2] = descending_rank(importance).amax(0)
+        result[2] = descending_rank(importance, ascending).amax(0)
+        result[3] = logs.sum(0)
+        result[4] = logs.square().sum(0)
     return result
 
 
@@ -61,11 +77,45 @@ def at_least(epsilon: float, minimum: Tensor) -> Tensor:
     return minimum.float().double() >= epsilon
 
 
-def descending_rank(importance: Tensor) -> Tensor:
+def log_over_median(importance: Tensor, ascending: Tensor | None = None) -> Tensor:
+    """ln(importance / median) of every neuron in every document, [documents, width] float64.
+
+    The median is that of the projection's positive importances in the document. The importance of a document's neurons
+    grows with its length, and projections are measured at different places; of both the quotient is free. An importance
+    below `LOG_FLOOR` of the median counts as that; where all importances of a document are 0, so are the logs.
+
+    Args:
+        importance: of one projection, [documents, width], not negative.
+        ascending: the same, each document's sorted, if they are at hand.
+    """
+    ascending = importance.sort(-1).values if ascending is None else ascending
+    width = importance.shape[-1]
+    zeros = (ascending <= 0).sum(-1, keepdim=True)
+    middle = [(zeros + width - 1) // 2, ((zeros + width) // 2).clamp(max=width - 1)]
+    median = torch.cat([ascending.gather(-1, place) for place in middle], -1).double().mean(-1, keepdim=True)
+    silent = zeros == width
+    logs = (importance.double() / median.masked_fill(silent, 1)).clamp_(min=LOG_FLOOR).log_()
+    return logs.masked_fill_(silent, 0)
+
+
+def mean_and_deviation(total: Tensor, squares: Tensor, documents: int) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation from the sum and the sum of squares over documents; 0 for one document."""
+    mean = total / documents
+    if documents == 1:
+        return mean, torch.zeros_like(mean)
+    variance = (squares - total * mean) / (documents - 1)
+    return mean, variance.clamp(min=0).sqrt()  # rounding may leave less than 0 where all documents agree
+
+
+def descending_rank(importance: Tensor, ascending: Tensor | None = None) -> Tensor:
     """Rank of every neuron in every document, 0 the most important, [documents, width] int32.
 
     Equal values share the largest of their ranks, so at most k neurons have a rank below k, whatever their order.
+
+    Args:
+        importance: of one projection, [documents, width].
+        ascending: the same, each document's sorted, if they are at hand.
     """
-    ascending = importance.sort(-1).values
+    ascending = importance.sort(-1).values if ascending is None else ascending
     below = torch.searchsorted(ascending, importance.contiguous(), right=False)
     return (importance.shape[-1] - 1 - below).to(torch.int32)

@@ -13,7 +13,7 @@ import numpy as np
 
 from plnd.addresses import split_address
 from plnd.errors import PLNDError
-from plnd.io.metadata import NEURONS, NeuronsMetadata
+from plnd.io.metadata import NeuronsMetadata
 from plnd.model_description import check_model
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
@@ -160,5 +160,4 @@ def _neurons(
         start = stop
     others = [s for n, s in enumerate(scores) if n != number]
     against = [{"language": s.metadata.language, "sha256": s.digest} for s in others]
-    said = {"format": NEURONS, "rule": {**rule, "against": against}, "scores_sha256": own.digest}
-    return NeuronSet(indices, values, NeuronsMetadata.of(own.metadata | said))
+    return NeuronSet(indices, values, NeuronsMetadata.selected(own.metadata, {**rule, "against": against}, own.digest))

@@ -348,7 +348,7 @@ def test_show_in_words(sets, capsys):
     ):
         assert part in out
     assert plnd("show zh.scores") == 0
-    assert "plnd.scores version 1" in capsys.readouterr().out
+    assert "plnd.scores version 2" in capsys.readouterr().out
 
 
 LENS = "lens --model {model} --corpus zh.jsonl en.jsonl --language zh en --max-length 9 --max-documents 4 --device cpu"
