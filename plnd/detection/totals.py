@@ -62,11 +62,11 @@ def summarized(importance: Tensor, weights: Tensor) -> Tensor:
     result = importance.new_zeros(NUMBERS, importance.shape[-1], dtype=torch.float64)
     result[0] = torch.inf
     if len(importance):
-        ascending = importance.sort(-1).values
-        logs = log_over_median(importance, ascending)
+        ordered = importance.sort(-1)
+        logs = log_over_median(importance, ordered.values)
         result[0] = importance.amin(0)
         result[1] = (importance.double() * weights.to(importance.device, torch.float64)[:, None]).sum(0)
-        result[2] = descending_rank(importance, ascending).amax(0)
+        result[2] = descending_rank(*ordered).amax(0)
         result[3] = logs.sum(0)
         result[4] = logs.square().sum(0)
     return result
@@ -77,7 +77,7 @@ def at_least(epsilon: float, minimum: Tensor) -> Tensor:
     return minimum.float().double() >= epsilon
 
 
-def log_over_median(importance: Tensor, ascending: Tensor | None = None) -> Tensor:
+def log_over_median(importance: Tensor, ascending: Tensor) -> Tensor:
     """ln(importance / median) of every neuron in every document, [documents, width] float64.
 
     The median is that of the projection's positive importances in the document. The importance of a document's neurons
@@ -86,16 +86,14 @@ def log_over_median(importance: Tensor, ascending: Tensor | None = None) -> Tens
 
     Args:
         importance: of one projection, [documents, width], not negative.
-        ascending: the same, each document's sorted, if they are at hand.
+        ascending: the same, each document's sorted.
     """
-    ascending = importance.sort(-1).values if ascending is None else ascending
     width = importance.shape[-1]
-    zeros = (ascending <= 0).sum(-1, keepdim=True)
-    middle = [(zeros + width - 1) // 2, ((zeros + width) // 2).clamp(max=width - 1)]
-    median = torch.cat([ascending.gather(-1, place) for place in middle], -1).double().mean(-1, keepdim=True)
-    silent = zeros == width
-    logs = (importance.double() / median.masked_fill(silent, 1)).clamp_(min=LOG_FLOOR).log_()
-    return logs.masked_fill_(silent, 0)
+    positive = ascending.count_nonzero(-1)[:, None]
+    middle = width - (positive + torch.arange(2, 0, -1, device=importance.device)) // 2  # one place twice, or two
+    median = ascending.gather(-1, middle.clamp_(max=width - 1)).mean(-1, keepdim=True, dtype=torch.float64)
+    logs = (importance / median).clamp_(min=LOG_FLOOR).log_()
+    return logs.masked_fill_(median == 0, 0)
 
 
 def mean_and_deviation(total: Tensor, squares: Tensor, documents: int) -> tuple[Tensor, Tensor]:
@@ -107,15 +105,17 @@ def mean_and_deviation(total: Tensor, squares: Tensor, documents: int) -> tuple[
     return mean, variance.clamp(min=0).sqrt()  # rounding may leave less than 0 where all documents agree
 
 
-def descending_rank(importance: Tensor, ascending: Tensor | None = None) -> Tensor:
+def descending_rank(ascending: Tensor, neurons: Tensor) -> Tensor:
     """Rank of every neuron in every document, 0 the most important, [documents, width] int32.
 
     Equal values share the largest of their ranks, so at most k neurons have a rank below k, whatever their order.
 
     Args:
-        importance: of one projection, [documents, width].
-        ascending: the same, each document's sorted, if they are at hand.
+        ascending: each document's importances, sorted, [documents, width].
+        neurons: whose they are, as `Tensor.sort` gives them with it, [documents, width] int64.
     """
-    ascending = importance.sort(-1).values if ascending is None else ascending
-    below = torch.searchsorted(ascending, importance.contiguous(), right=False)
-    return (importance.shape[-1] - 1 - below).to(torch.int32)
+    width = ascending.shape[-1]
+    smaller = torch.arange(width, device=ascending.device).repeat(len(ascending), 1)
+    smaller[:, 1:].masked_fill_(ascending[:, 1:] == ascending[:, :-1], 0)  # as many as of the first of equal ones
+    ranks = width - 1 - smaller.cummax(-1).values
+    return torch.empty_like(ranks).scatter_(-1, neurons, ranks).int()
