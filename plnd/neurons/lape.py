@@ -125,7 +125,7 @@ def _check(scores: list[Scores]) -> None:
         if method not in ("lape", "activation"):
             raise PLNDError(
                 f"these scores were detected with method={method}, and entropy is taken of activations: detect with"
-                " --method lape (or activation)"
+                " --method lape (or activation), or compare by contrast (--count or --share instead)"
             )
     if len(set(methods)) > 1:
         raise PLNDError("some of these scores were detected with method=lape and some with method=activation")
