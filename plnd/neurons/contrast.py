@@ -75,7 +75,7 @@ def contrast(
     own, others = _listed(own), _listed(others)
     if count is None and share is None and error_rate is None:
         share, error_rate = DEFAULT_SHARE, DEFAULT_ERROR_RATE
-    _check_numbers(count, share, error_rate)
+    check_numbers(count, share, error_rate)
     projections = list(ONCE if projections is None else projections)
     _check_comparable(own, others)
     first = own[0]
@@ -174,7 +174,12 @@ def _listed(scores: Scores | Sequence[Scores]) -> list[Scores]:
     return [scores] if isinstance(scores, Scores) else list(scores)
 
 
-def _check_numbers(count: int | None, share: float | None, error_rate: float | None) -> None:
+def check_numbers(count: int | None = None, share: float | None = None, error_rate: float | None = None) -> None:
+    """Refuses numbers that `contrast` cannot take.
+
+    Raises:
+        PLNDError: saying which, and what is expected.
+    """
     if count is not None and share is not None:
         raise PLNDError("expected one of count and share, found both")
     if count is not None and not (0 < count < math.inf and count == int(count)):
