@@ -21,6 +21,7 @@ _HOMES = {
     "deactivate": "deactivation",
     "deactivated": "deactivation",
     "export": "exchange.export",
+    "contrast": "neurons.contrast",
     "convert": "exchange.convert",
     "Parallel": "roles.parallel",
     "Roles": "roles.roles",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from plnd.io.corpus import read_documents as read_documents
     from plnd.logit_lens.lens import lens as lens
     from plnd.models.loading import load_model as load_model
+    from plnd.neurons.contrast import contrast as contrast
     from plnd.neurons.lape import lape as lape
     from plnd.neurons.neuron_set import NeuronSet as NeuronSet
     from plnd.neurons.overlap import overlap as overlap

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
-from lm_eval_plnd.experiments.conditions import BEST, OVERLAPPING, REGIONS, Setting
+from lm_eval_plnd.experiments.conditions import BEST, REGIONS, Setting
 from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT
-from lm_eval_plnd.experiments.settings import TABLES, load_settings
+from lm_eval_plnd.experiments.settings import OVERLAPPING, TABLES, load_settings
 from plnd.detection.config import DetectConfig
 from plnd.detection.stability import measure_stability
 from plnd.errors import PLNDError
@@ -311,6 +311,7 @@ def table1(args: argparse.Namespace) -> None:
     """
     folder = Folder(args.inputs[0])
     kinds = {"specific": "language-specific", "all": "all of the language"}
+    kinds = {kind: label for kind, label in kinds.items() if kind in folder.settings.kinds}
     lines = [Line(("original",), Setting(()))]
     for kind, label in kinds.items():
         lines.append(Line((f"random, as many as {label}",), Setting((), kind), True))

@@ -96,7 +96,8 @@ python() {{ {sys.executable} "$@"; }}
 """
 """The programs of this environment, whether or not their scripts are on the path."""
 
-BEFORE = {"plnd combine": SELECTED, "plnd select zh.scores.safetensors --against": ACTIVATIONS}
+LAPE = "plnd select zh.scores.safetensors --against en.scores.safetensors ru.scores.safetensors --top-rate"
+BEFORE = {"plnd combine": SELECTED, LAPE: ACTIVATIONS}
 """Start of a block to what has been typed before it."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lm_eval_plnd.experiments.results import TEXT
-from lm_eval_plnd.experiments.settings import Settings
+from lm_eval_plnd.experiments.settings import OVERLAPPING, Settings
 
 if TYPE_CHECKING:
     from plnd.neurons.neuron_set import NeuronSet
@@ -21,9 +21,8 @@ REGIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "table5": {"random": ("gen", ""), "own": ("gen",)},
 }
 """What Tables 2 to 5 switch off: random neurons of these regions (`""`: of all blocks), then the language's own."""
-OVERLAPPING = {"table8": "without_english", "table9": "without_shared"}
-"""The sets of the later appendix, compared with `all`, in the region that did best in Table 3."""
 BEST = "under+solve_ffn+gen"
+"""The region that did best in Table 3, in which the later appendix compares sets."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Setting:
 
     Attributes:
         items: names among the settings' `tasks`.
-        neurons: `none`, `all` of a language, `specific` (minus every other language's), `without_english` (minus those
-            of English), `without_shared` (minus those that all languages share).
+        neurons: `none`, `all` of a language, `specific` (minus every other language's, or by contrast with them),
+            `without_english` (minus those of English), `without_shared` (minus those that all languages share).
         language: whose.
         region: only there, as `plnd.Regions.parse` reads it with the experiment's N1 and N2, or `under=8` and `gen=2`
             with their own; the whole model if empty.
@@ -92,7 +91,7 @@ def _of_table(settings: Settings, table: str) -> Iterator[Setting]:
     """What one table switches off, the random controls of the first sample only."""
     if table == "table1":
         for language in settings.languages:
-            for neurons in ("specific", "all"):
+            for neurons in [kind for kind in settings.kinds if kind in ("specific", "all")][::-1]:
                 yield from _with_samples(settings, Setting((), neurons, language))
                 yield from _with_seeds(settings, Setting((), neurons, language))
     elif table == "table10":
@@ -139,16 +138,18 @@ def region_of(setting: Setting, settings: Settings) -> Regions | None:
 
 
 def neuron_sets(scores: Mapping[str, Scores], settings: Settings) -> dict[tuple[str, str], NeuronSet]:
-    """(language, kind) to neurons, of one sample: each of `plnd.settings.NEURONS` of every language.
+    """(language, kind) to neurons, of one sample: each of the settings' `kinds` of every language.
 
     For English, `without_english` is left out.
     """
-    rule = settings.rule
+    from plnd.neurons.contrast import contrast
+
+    rule, sets = settings.rule, {}
     chosen = {
-        x: s.select(epsilon=rule.epsilon, top_k=rule.top_k, fraction=rule.fraction, projections=rule.projections)
+        x: s.select(**rule.of_one_language, projections=rule.projections)  # type: ignore[arg-type]
         for x, s in scores.items()
+        if rule.of_one_language
     }
-    sets = {}
     for language, own in chosen.items():
         specific = own
         others = [chosen[other] for other in settings.languages if other != language]
@@ -158,6 +159,11 @@ def neuron_sets(scores: Mapping[str, Scores], settings: Settings) -> dict[tuple[
         sets[language, "without_shared"] = own.minus_shared(others)
         if language != settings.english:
             sets[language, "without_english"] = own - chosen[settings.english]
+    if rule.contrast:
+        for language in scores:
+            rest = [scores[other] for other in settings.languages if other != language]
+            numbers = rule.contrast.model_dump()
+            sets[language, "specific"] = contrast(scores[language], rest, **numbers, projections=rule.projections)
     return sets
 
 

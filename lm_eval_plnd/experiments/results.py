@@ -252,7 +252,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def rule_in_words(metadata: NeuronsMetadata) -> str:
     """The rule of a neurons artifact and the set algebra after it, in words."""
     rule = metadata.rule
-    words = [_words([rule.name, rule.get("value")])]
+    numbers = {name: rule.get(name) for name in ("count", "share", "error_rate", "top_rate", "fraction")}
+    numbers = {name: value for name, value in numbers.items() if value is not None}
+    words = [_words([rule.name, rule.get("value"), *([numbers] if numbers else [])])]
+    for name in ("with", "against"):
+        languages = [other["language"] for other in _records(rule.get(name)) if other.get("language")]
+        words += [f"{name} {_words(languages, ', ')}"] if languages else []
     words += [f"of {_words(rule['projections'], ', ')}"] if rule.get("projections") else []
     for operand in metadata.operands:
         details = [operand.get(name) for name in ("language", "regions", "projections")]
@@ -260,6 +265,10 @@ def rule_in_words(metadata: NeuronsMetadata) -> str:
     if metadata.control:
         words.append(_words(metadata.control))
     return ", ".join(words)
+
+
+def _records(value: Any) -> list[Mapping[str, Any]]:
+    return [record for record in value if isinstance(record, Mapping)] if isinstance(value, list) else []
 
 
 def _words(value: Any, between: str = " ") -> str:

@@ -28,6 +28,14 @@ TABLES = {
 }
 """What can be run, and the item of `tasks` on which the paper does; Table 11 is Table 10 of another model."""
 NEURONS = ("all", "specific", "without_english", "without_shared")
+"""Kinds of sets; without a rule of one language there is only `specific`, which contrast finds."""
+OVERLAPPING = {"table8": "without_english", "table9": "without_shared"}
+"""The sets of the later appendix, compared with `all`."""
+
+_NO_LANGUAGE_NEURONS = (
+    "is made from what is important for a language, and rule.contrast finds what is specific to it: give rule.epsilon,"
+    " rule.top_k or rule.fraction beside it"
+)
 
 # What was expected, by pydantic's name of the mistake.
 _EXPECTED = {
@@ -79,13 +87,35 @@ class Item(Fields):
         return self.task.replace("{language}", language)
 
 
+class Contrast(Fields):
+    """How many neurons `plnd.contrast` keeps; its default where nothing is said."""
+
+    count: int | None = None
+    share: float | None = None
+    error_rate: float | None = None
+
+
 class Rule(Fields):
-    """Which neurons are a language's: one rule of `plnd.Scores.select`, and the projections to choose from."""
+    """Which neurons are a language's: one rule of `plnd.Scores.select`, or contrast, or both.
+
+    Attributes:
+        epsilon, top_k, fraction: one of them, for `all` neurons that are important for a language; `specific` are those
+            minus every other language's.
+        projections: only these; those that the rule itself takes by default.
+        contrast: how `specific` neurons are found instead, against every other language.
+    """
 
     epsilon: float | None = None
     top_k: int | None = None
     fraction: float | None = None
     projections: list[str] | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def of_one_language(self) -> dict[str, float | int]:
+        """The rule of `plnd.Scores.select` that is given, by its name."""
+        named = {"epsilon": self.epsilon, "top_k": self.top_k, "fraction": self.fraction}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 class Blocks(Fields):
@@ -171,6 +201,11 @@ class Settings(Fields):
     def others(self) -> list[str]:
         """All languages but English."""
         return [language for language in self.languages if language != self.english]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of sets that the rule makes, some of `NEURONS`."""
+        return NEURONS if self.rule.of_one_language else ("specific",)
 
     def corpus_of(self, language: str) -> str:
         """Where a language's documents are."""
@@ -292,6 +327,8 @@ def _mistake(error: ValidationError) -> str:
         return f"{_dotted(path)}: missing"
     if kind in unknown:
         parts = {"tasks": Item, "rule": Rule, "regions": Blocks, "search": Search, "detection": Detection}
+        if path[:2] == ["rule", "contrast"]:
+            parts["rule"] = Contrast
         names = parts[str(path[0])].__annotations__ if path[1:] else Settings.__annotations__
         return f"{_dotted(path)}: unknown, expected some of {', '.join(names)}"
     if kind not in _EXPECTED:
@@ -323,6 +360,8 @@ def _check(settings: Settings) -> None:
     for name in settings.neurons:
         if name not in NEURONS:
             raise PLNDError(f"neurons: unknown {name!r}, expected some of {', '.join(NEURONS)}")
+        if name not in settings.kinds:
+            raise PLNDError(f"neurons: {name!r} {_NO_LANGUAGE_NEURONS}")
     if settings.task_languages not in ("own", "all"):
         raise PLNDError(f"task_languages: unknown {settings.task_languages!r}, expected own or all")
     for name, number in (("samples", settings.samples), ("limit", settings.limit)):
@@ -354,14 +393,22 @@ def _check_detection(settings: Settings) -> None:
 
 
 def _check_rule(rule: Rule) -> None:
-    given = [name for name in ("epsilon", "top_k", "fraction") if getattr(rule, name) is not None]
-    if len(given) != 1:
-        raise PLNDError(f"rule: expected exactly one of epsilon, top_k, fraction, found {', '.join(given) or 'none'}")
-    value = getattr(rule, given[0])
-    if value <= 0 or (given[0] == "fraction" and value > 1):
+    from plnd.neurons.contrast import check_numbers
+
+    given = rule.of_one_language
+    if len(given) > 1 or not (given or rule.contrast):
         raise PLNDError(
-            f"rule.{given[0]}: found {value}, expected more than 0{' and at most 1' * (given[0] == 'fraction')}"
+            f"rule: expected exactly one of epsilon, top_k, fraction, or contrast, found {', '.join(given) or 'none'}"
         )
+    for name, value in given.items():
+        if value <= 0 or (name == "fraction" and value > 1):
+            raise PLNDError(
+                f"rule.{name}: found {value}, expected more than 0{' and at most 1' * (name == 'fraction')}"
+            )
+    try:
+        check_numbers(**(rule.contrast.model_dump() if rule.contrast else {}))
+    except PLNDError as error:
+        raise PLNDError(f"rule.contrast: {error}") from None
     for name in rule.projections or ():
         if name not in PROJECTIONS:
             raise PLNDError(f"rule.projections: unknown {name!r}, expected some of {', '.join(PROJECTIONS)}")
@@ -389,6 +436,8 @@ def _check_experiment(settings: Settings, table: str, items: list[str]) -> None:
     for item in items:
         if item not in settings.tasks:
             raise PLNDError(f"experiments.{table}: {item} is not among tasks, which has {', '.join(settings.tasks)}")
+    if table in OVERLAPPING and OVERLAPPING[table] not in settings.kinds:
+        raise PLNDError(f"experiments.{table}: {OVERLAPPING[table]!r} {_NO_LANGUAGE_NEURONS}")
     if table == "table10":
         search = settings.search
         if search is None:

@@ -23,6 +23,7 @@ from plnd.commands.shared import (
 
 if TYPE_CHECKING:
     from plnd.neurons.neuron_set import NeuronSet
+    from plnd.neurons.scores import Scores
     from plnd.roles.roles import Roles
 
 
@@ -65,6 +66,15 @@ class Show(Command):
         print(f"method    {_pairs(scored.method)}")
         if isinstance(artifact, NeuronSet):
             _print_neurons(artifact)
+        else:
+            _print_scores(artifact)
+
+
+def _print_scores(scores: Scores) -> None:
+    neurons = sum(map(len, scores.minimum.values()))
+    numbers = "min, mean, worst_rank"
+    logs = ", mean_log, std_log" if scores.mean_log is not None else "; no logs, which select --against reads"
+    print(f"numbers   of {neurons:,} neurons: {numbers}{logs}")
 
 
 def _print_roles(roles: Roles) -> None:
@@ -77,13 +87,22 @@ def _print_roles(roles: Roles) -> None:
 
 
 def _print_neurons(neurons: NeuronSet) -> None:
-    print(f"rule      {_pairs(neurons.metadata.rule)}")
+    rule = neurons.metadata.rule
+    languages = {name: value for name, value in rule.items() if _is_list_of_records(value)}
+    print(f"rule      {_pairs({'name': rule.name, **{n: v for n, v in rule.items() if n not in languages}})}")
+    for name, records in languages.items():
+        for record in records:
+            print(f"          {name}: {_pairs(record)}")
     for operand in neurons.metadata.operands:
         facts = {name: value for name, value in operand.items() if name != "operation"}
         print(f"          {operand.operation}: {_pairs(facts)}")
     print(f"neurons   {describe_neurons(neurons)}")
     for projection, count in neurons.counts().items():
         print(f"          {projection:<10} {count:,}")
+
+
+def _is_list_of_records(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(record, Mapping) for record in value)
 
 
 def _pairs(record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,57 +18,137 @@ if TYPE_CHECKING:
 class Select(Command):
     """The subcommand."""
 
-    help = "choose neurons from a scores artifact by one rule"
-    example = "plnd select zh.scores.safetensors --fraction 0.01 --output zh.safetensors"
+    help = "choose neurons from scores: what is special to a language (--against), or what is important for it"
+    example = (
+        "plnd select zh.scores.safetensors --against en.scores.safetensors ru.scores.safetensors --output"
+        " zh.safetensors"
+    )
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the scores, the rules and what to choose from."""
-        parser.add_argument("scores", help="scores artifact")
-        rule = parser.add_mutually_exclusive_group(required=True)
-        rule.add_argument("--epsilon", type=float, help="importance at least this in every document (eq. 2)")
-        rule.add_argument("--top-k", type=int, help="among the k most important of their projection in every document")
-        rule.add_argument(
-            "--fraction",
-            type=float,
-            help="the top-k rule with k the share of each width that gives this fraction of neurons; with --against,"
-            " this fraction of neurons, those of lowest entropy",
-        )
-        rule.add_argument(
-            "--top-rate",
-            type=float,
-            help="with --against: specific are this share of all neurons (LAPE's paper: 0.01)",
-        )
         parser.add_argument(
-            "--against", nargs="+", metavar="SCORES",
-            help="scores of other languages, all with --method lape: neurons specific by activation probability"
-            " entropy",
+            "scores", nargs="+",
+            help="scores artifact of the language; with --against several: of each language of a group, for the neurons"
+            " that serve all of them",
         )  # fmt: skip
         parser.add_argument("--output", required=True, help="neurons artifact to write")
-        add_restriction(parser)
+        special = parser.add_argument_group(
+            "what is special to the language",
+            "Neurons that are more important for it than for every other language (contrast). With --against alone:\n"
+            "the 0.2 % of highest contrast, among those that pass at an error rate of 5 %.",
+        )
+        special.add_argument(
+            "--against", nargs="+", metavar="SCORES",
+            help="scores artifacts of the other languages, of the same model and made with the same settings",
+        )  # fmt: skip
+        number = special.add_mutually_exclusive_group()
+        number.add_argument("--count", type=int, metavar="N", help="the N neurons of highest contrast")
+        number.add_argument("--share", type=float, metavar="S", help="this share of all neurons, 0.002 for 0.2 %%")
+        special.add_argument(
+            "--error-rate", type=float, metavar="Q",
+            help="only neurons whose contrast is no accident of the documents; of these at most this share is expected"
+            " to be wrong (alone: all of them)",
+        )  # fmt: skip
+        special.add_argument(
+            "--top-rate", type=float, metavar="R",
+            help="LAPE's rule instead, for scores made with --method lape: specific is this share of all neurons, those"
+            " of lowest entropy over languages (its paper: 0.01); or --fraction F, for each language so many of them",
+        )  # fmt: skip
+        important = parser.add_argument_group(
+            "what is important for the language", "The PLND paper's rules; many of these neurons serve all languages."
+        ).add_mutually_exclusive_group()
+        important.add_argument("--epsilon", type=float, help="importance at least this in every document (eq. 2)")
+        important.add_argument(
+            "--top-k", type=int, help="among the k most important of their projection in every document"
+        )
+        important.add_argument(
+            "--fraction", type=float,
+            help="the top-k rule with k the share of each width that gives this fraction of neurons",
+        )  # fmt: skip
+        add_restriction(parser.add_argument_group("choose only among some"))
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Selects by the rule that was given."""
         from plnd.neurons.scores import Scores
 
-        scores = Scores.load(args.scores)
-        if args.against is not None:
+        compared = _compared(args)
+        own = [Scores.load(file) for file in args.scores]
+        others = [Scores.load(file) for file in args.against or ()]
+        if compared == "contrast":
+            from plnd.neurons.contrast import contrast
+
+            numbers = {"count": args.count, "share": args.share, "error_rate": args.error_rate}
+            neurons = contrast(own, others, **numbers, **restriction(args))
+            save_neurons(neurons, args.output)
+            _say_if_fewer(neurons)
+        elif compared == "lape":
             from plnd.neurons.lape import lape
 
-            if args.fraction is None and args.top_rate is None:
-                raise PLNDError("--against selects by entropy over languages: its rules are --fraction and --top-rate")
-            languages = [scores, *map(Scores.load, args.against)]
-            own, *_ = lape(languages, top_rate=args.top_rate, fraction=args.fraction, **restriction(args))
-            save_neurons(own, args.output)
-            return
-        if args.top_rate is not None:
-            raise PLNDError("--top-rate is a rule over languages: name the scores of the others with --against")
-        given = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
-        neurons = scores.select(**given, **restriction(args))
-        rule = neurons.metadata.rule
-        why_empty = f": no neuron meets {rule.name}={rule['value']:g}; it cannot be evaluated or exported"
-        save_neurons(neurons, args.output, why_empty)
+            neurons, *_ = lape([*own, *others], top_rate=args.top_rate, fraction=args.fraction, **restriction(args))
+            save_neurons(neurons, args.output)
+        else:
+            given = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
+            neurons = own[0].select(**given, **restriction(args))
+            rule = neurons.metadata.rule
+            why_empty = f": no neuron meets {rule.name}={rule['value']:g}; it cannot be evaluated or exported"
+            save_neurons(neurons, args.output, why_empty)
+
+
+def _compared(args: argparse.Namespace) -> str | None:
+    """How languages are compared, `contrast` or `lape`; None for a rule of one language.
+
+    Raises:
+        PLNDError: if the flags do not go together.
+    """
+
+    def given(*names: str) -> list[str]:
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+
+    of_contrast, of_lape, of_one = (
+        given("count", "share", "error_rate"),
+        given("top_rate", "fraction"),
+        given("epsilon", "top_k"),
+    )
+    if args.against is None:
+        if over := [*of_contrast, *given("top_rate")]:
+            raise PLNDError(f"{over[0]} is a rule over languages: name the scores of the others with --against")
+        if len(args.scores) > 1:
+            raise PLNDError(
+                f"{len(args.scores)} scores files: several are a group of languages, which is compared with others:"
+                " name the scores of those with --against"
+            )
+        if not (of_one or of_lape):
+            raise PLNDError(
+                "no rule: name the scores of other languages with --against for what is special to this one, or give"
+                " --fraction, --top-k or --epsilon for what is important for it"
+            )
+        return None
+    if of_one:
+        raise PLNDError(
+            f"--against compares languages: its rules are --count, --share and --error-rate (contrast), or --top-rate"
+            f" and --fraction (LAPE); {of_one[0]} is one without --against"
+        )
+    if not of_lape:
+        return "contrast"
+    if of_contrast:
+        raise PLNDError(f"{of_lape[0]} is LAPE's rule and {of_contrast[0]} that of contrast: give one of them")
+    if len(args.scores) > 1:
+        raise PLNDError(f"{of_lape[0]} is LAPE's rule, which has no groups of languages: give one scores file first")
+    return "lape"
+
+
+def _say_if_fewer(neurons: NeuronSet) -> None:
+    """A line on stderr if a contrast kept fewer neurons than were asked for."""
+    rule = neurons.metadata.rule
+    if rule["asked"] is not None and rule["kept"] < rule["asked"]:
+        passing = "" if rule["error_rate"] is None else f" and pass at an error rate of {rule['error_rate']:g}"
+        print(
+            f"note: {rule['kept']:,} neurons instead of {rule['asked']:,}: no others are more important here than in"
+            f" every other language{passing}",
+            file=sys.stderr,
+        )
 
 
 class _Operation(argparse.Action):

@@ -175,7 +175,7 @@ def open_corpus(corpus: str | Sequence[str], args: argparse.Namespace) -> Iterat
 # sets of neurons
 
 
-def add_restriction(parser: argparse.ArgumentParser) -> None:
+def add_restriction(parser: argparse._ActionsContainer) -> None:
     """Adds the flags that keep only some projections and regions."""
     parser.add_argument(
         "--projections", help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"

@@ -1,1 +1,1 @@
-"""From a corpus to scores: one forward pass, three numbers per neuron."""
+"""From a corpus to scores: one forward pass, five numbers per neuron."""

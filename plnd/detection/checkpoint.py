@@ -15,7 +15,7 @@ from torch import nn
 
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Skipped
-from plnd.detection.totals import Totals
+from plnd.detection.totals import NUMBERS, Totals
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes
 from plnd.models.layout import Layout
@@ -70,7 +70,12 @@ class Checkpoint:
                 header = json.loads(stream.metadata()["plnd"])
                 values = stream.get_tensor("values")
             widths = {str(name): int(width) for name, width in header["widths"].items()}
-            if values.shape != (3, sum(widths.values())) or values.dtype != torch.float64:
+            if values.dim() == 2 and len(values) < NUMBERS:
+                raise PLNDError(
+                    f"{path}: a checkpoint of an earlier plnd, with {len(values)} numbers of every neuron where"
+                    f" {NUMBERS} are expected; delete it to start again"
+                )
+            if values.shape != (NUMBERS, sum(widths.values())) or values.dtype != torch.float64:
                 raise ValueError(f"{values.dtype} of shape {list(values.shape)}")
             return cls(
                 settings=header["settings"],
@@ -81,6 +86,8 @@ class Checkpoint:
                 totals=Totals(widths, values),
                 digest=str(header["digest"]),
             )
+        except PLNDError:
+            raise
         except Exception as error:  # whatever a damaged file may raise
             raise PLNDError(
                 f"{path}: not a whole checkpoint ({type(error).__name__}: {error}); delete it to start again"

@@ -1,4 +1,4 @@
-"""Detection: one forward pass over a corpus, three numbers per neuron (smallest importance, mean, worst rank)."""
+"""Detection: one forward pass over a corpus, five numbers per neuron (minimum, mean, worst rank, two of logs)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from plnd.detection.documents import Document, SavedTokenizer, Skipped, Tokenize
 from plnd.detection.observer import SITES, BlockWatch, Observer
 from plnd.detection.official import OfficialWatch, check_official, mask_of_all, sees_all
 from plnd.detection.processes import Processes
-from plnd.detection.totals import Totals, at_least, summarized
+from plnd.detection.totals import LOG_FLOOR, Totals, at_least, mean_and_deviation, summarized
 from plnd.errors import CorpusError, PLNDError
-from plnd.io.metadata import SCORES, VERSION, ScoresMetadata
+from plnd.io.metadata import SCORES, ScoresMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
@@ -60,7 +60,7 @@ def detect(
 
     `config.method` and `config.scoring` measure something else, for comparison.
 
-    Beyond the model's own forward pass this keeps three vectors per projection, the current batch's importances (one
+    Beyond the model's own forward pass this keeps five vectors per projection, the current batch's importances (one
     number per neuron and document) and the blocks stated in `plnd.importance.attention.attention_importance`.
 
     Args:
@@ -255,7 +255,7 @@ class _Run:
     # result
 
     def scores(self, corpus: TokenizedCorpus, source: str | None) -> Scores:
-        """The artifact's three numbers of every neuron.
+        """The artifact's five numbers of every neuron.
 
         Raises:
             CorpusError: if no document could be scored.
@@ -265,7 +265,7 @@ class _Run:
                 f"{source or 'corpus'}: no document to score among {corpus.read} ({corpus.short.count} shorter than"
                 f" {self.config.min_length} tokens, {self.non_finite.count} with non-finite importance)"
             )
-        parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {}, {})
+        parts: tuple[dict[str, np.ndarray], ...] = ({}, {}, {}, {}, {})
         for site, values in self.totals.sites():
             block, _, kind = site.rpartition(".")
             numbers = self._numbers(kind, values.cpu())
@@ -275,17 +275,24 @@ class _Run:
                     for part, vector in zip(parts, numbers, strict=True):
                         part[address] = vector.numpy()
         scored = {address.rpartition(".")[2] for address in parts[0]}
-        return Scores(*parts, self._metadata(corpus, source, [name for name in PROJECTIONS if name in scored]))
+        metadata = self._metadata(corpus, source, [name for name in PROJECTIONS if name in scored])
+        minimum, mean, worst_rank, mean_log, std_log = parts
+        return Scores(minimum, mean, worst_rank, metadata, mean_log, std_log)
 
-    def _numbers(self, kind: str, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Minimum, mean (float32) and worst rank (int32) of a site, [width], from its totals, [3, width]."""
-        minimum, total, worst_rank = values
+    def _numbers(self, kind: str, values: Tensor) -> tuple[Tensor, ...]:
+        """Minimum, mean, worst rank, mean and standard deviation of logs of a site, [width], from its totals.
+
+        All are float32, the rank is int32.
+        """
+        minimum, total, worst_rank, logs, squares = values
+        mean_log, std_log = mean_and_deviation(logs, squares, self.documents)
         if self.config.epsilon is not None and kind in ("query", "key"):
             kept = at_least(self.config.epsilon, minimum)
             minimum, total = minimum.where(kept, 0), total.where(kept, 0)
             worst_rank = torch.full_like(worst_rank, len(worst_rank) - 1)
+            mean_log, std_log = torch.zeros_like(mean_log), torch.zeros_like(std_log)
         mean = total / (self.tokens if self.config.per_token else self.documents)
-        return minimum.float(), mean.float(), worst_rank.int()
+        return minimum.float(), mean.float(), worst_rank.int(), mean_log.float(), std_log.float()
 
     def _metadata(self, corpus: TokenizedCorpus, source: str | None, projections: list[str]) -> ScoresMetadata:
         """What the artifact says of model, corpus and method (README, «Artifact format»)."""
@@ -294,7 +301,7 @@ class _Run:
         skipped = {reason: documents for reason, documents in reasons.items() if documents.count}
         said = {
             "format": SCORES,
-            "version": VERSION,
+            "version": ScoresMetadata.newest,
             "plnd": __version__,
             "model": self.layout.description(),
             "language": config.language,
@@ -315,6 +322,7 @@ class _Run:
                 "epsilon": None if config.epsilon is None else float(config.epsilon),
                 "min_length": config.min_length,
                 "batch_size": config.batch_size,
+                "log_floor": LOG_FLOOR,
             },
             "dtype": str(self.layout.model.dtype).removeprefix("torch."),
             "quantisation": quantisation(self.layout.model),

@@ -123,7 +123,7 @@ class _Stream(Iterator[str | Sequence[int]]):
 def _together(first: Scores, second: Scores) -> Scores:
     """Scores of two parts of a corpus, as far as selection reads them: not to be saved.
 
-    The mean and all metadata but the number of documents stay those of the first part.
+    The mean, the logs and all metadata but the number of documents stay those of the first part.
     """
     documents = first.metadata.corpus.documents + second.metadata.corpus.documents
     return Scores(
@@ -131,4 +131,6 @@ def _together(first: Scores, second: Scores) -> Scores:
         first.mean,
         {a: np.maximum(values, second.worst_rank[a]) for a, values in first.worst_rank.items()},
         first.metadata.replaced(corpus=first.metadata.corpus.replaced(documents=documents)),
+        first.mean_log,
+        first.std_log,
     )

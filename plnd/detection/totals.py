@@ -1,4 +1,4 @@
-"""What is kept of a corpus: three numbers per neuron, to which each batch is added."""
+"""What is kept of a corpus: five numbers per neuron, to which each batch is added."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NUMBERS = 5
+"""Of every neuron: smallest importance, sum of importances, worst rank, sum of logs, sum of their squares."""
+LOG_FLOOR = 1e-3
+"""An importance below this share of its projection's median counts as this share of it.
+
+A neuron that does next to nothing has an importance anywhere between a thousandth of the median and 0, and the log of
+that accident would outweigh what all other documents say. A neuron that never fires has the log of this instead, so
+that one document in which it does cannot make it win.
+"""
+
 
 @dataclass
 class Totals:
-    """Smallest importance, sum and worst rank of every neuron over the documents seen so far.
+    """What is known of every neuron over the documents seen so far (`NUMBERS`).
 
     Attributes:
         widths: number of neurons of each site (`"{block}.{kind}"`, see `plnd.detection.observer.SITES`), in order.
-        values: of all sites one after the other, [3, neurons] float64.
+        values: of all sites one after the other, [5, neurons] float64.
     """
 
     widths: dict[str, int]
@@ -28,14 +38,16 @@ class Totals:
         return cls(widths, summarized(torch.empty(0, neurons, device=device), torch.empty(0)))
 
     def add(self, other: Tensor) -> None:
-        """Takes in the values of one batch, [3, neurons]. Sums are added in the order of the calls."""
-        minimum, total, worst_rank = self.values
+        """Takes in the values of one batch, [5, neurons]. Sums are added in the order of the calls."""
+        minimum, total, worst_rank, *logs = self.values
         torch.minimum(minimum, other[0], out=minimum)
         total += other[1]
         torch.maximum(worst_rank, other[2], out=worst_rank)
+        for sums, more in zip(logs, other[3:], strict=True):
+            sums += more
 
     def sites(self) -> Iterator[tuple[str, Tensor]]:
-        """Each site's values, [3, width]."""
+        """Each site's values, [5, width]."""
         return zip(self.widths, self.values.split(list(self.widths.values()), dim=1), strict=True)
 
     def alive(self, epsilon: float) -> dict[str, tuple[Tensor, Tensor]]:
@@ -46,13 +58,17 @@ class Totals:
 
 
 def summarized(importance: Tensor, weights: Tensor) -> Tensor:
-    """Smallest importance, weighted sum and worst rank over documents: [documents, width] to [3, width] float64."""
-    result = importance.new_zeros(3, importance.shape[-1], dtype=torch.float64)
+    """The `NUMBERS` of some documents, sums of importances weighted: [documents, width] to [5, width] float64."""
+    result = importance.new_zeros(NUMBERS, importance.shape[-1], dtype=torch.float64)
     result[0] = torch.inf
     if len(importance):
+        ordered = importance.sort(-1)
+        logs = log_over_median(importance, ordered.values)
         result[0] = importance.amin(0)
         result[1] = (importance.double() * weights.to(importance.device, torch.float64)[:, None]).sum(0)
-        result[2] = descending_rank(importance).amax(0)
+        result[2] = descending_rank(*ordered).amax(0)
+        result[3] = logs.sum(0)
+        result[4] = logs.square().sum(0)
     return result
 
 
@@ -61,11 +77,45 @@ def at_least(epsilon: float, minimum: Tensor) -> Tensor:
     return minimum.float().double() >= epsilon
 
 
-def descending_rank(importance: Tensor) -> Tensor:
+def log_over_median(importance: Tensor, ascending: Tensor) -> Tensor:
+    """ln(importance / median) of every neuron in every document, [documents, width] float64.
+
+    The median is that of the projection's positive importances in the document. The importance of a document's neurons
+    grows with its length, and projections are measured at different places; of both the quotient is free. An importance
+    below `LOG_FLOOR` of the median counts as that; where all importances of a document are 0, so are the logs.
+
+    Args:
+        importance: of one projection, [documents, width], not negative.
+        ascending: the same, each document's sorted.
+    """
+    width = importance.shape[-1]
+    positive = ascending.count_nonzero(-1)[:, None]
+    middle = width - (positive + torch.arange(2, 0, -1, device=importance.device)) // 2  # one place twice, or two
+    median = ascending.gather(-1, middle.clamp_(max=width - 1)).mean(-1, keepdim=True, dtype=torch.float64)
+    logs = (importance / median).clamp_(min=LOG_FLOOR).log_()
+    return logs.masked_fill_(median == 0, 0)
+
+
+def mean_and_deviation(total: Tensor, squares: Tensor, documents: int) -> tuple[Tensor, Tensor]:
+    """Mean and sample standard deviation from the sum and the sum of squares over documents; 0 for one document."""
+    mean = total / documents
+    if documents == 1:
+        return mean, torch.zeros_like(mean)
+    variance = (squares - total * mean) / (documents - 1)
+    return mean, variance.clamp(min=0).sqrt()  # rounding may leave less than 0 where all documents agree
+
+
+def descending_rank(ascending: Tensor, neurons: Tensor) -> Tensor:
     """Rank of every neuron in every document, 0 the most important, [documents, width] int32.
 
     Equal values share the largest of their ranks, so at most k neurons have a rank below k, whatever their order.
+
+    Args:
+        ascending: each document's importances, sorted, [documents, width].
+        neurons: whose they are, as `Tensor.sort` gives them with it, [documents, width] int64.
     """
-    ascending = importance.sort(-1).values
-    below = torch.searchsorted(ascending, importance.contiguous(), right=False)
-    return (importance.shape[-1] - 1 - below).to(torch.int32)
+    width = ascending.shape[-1]
+    smaller = torch.arange(width, device=ascending.device).repeat(len(ascending), 1)
+    smaller[:, 1:].masked_fill_(ascending[:, 1:] == ascending[:, :-1], 0)  # as many as of the first of equal ones
+    ranks = width - 1 - smaller.cummax(-1).values
+    return torch.empty_like(ranks).scatter_(-1, neurons, ranks).int()

@@ -21,7 +21,7 @@ from safetensors.numpy import save as serialize
 
 from plnd.addresses import PROJECTIONS, split_address
 from plnd.errors import ArtifactError, PLNDError
-from plnd.io.metadata import VERSION, Metadata, ScoresMetadata
+from plnd.io.metadata import Metadata, ScoresMetadata
 from plnd.model_description import ModelDescription
 
 Kind = TypeVar("Kind", bound=Metadata)
@@ -121,14 +121,14 @@ def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) ->
     if metadata.get("format") != kind.form:
         raise bad(path, f"holds {metadata.get('format')!r:.60}, expected {kind.made_by}")
     version = metadata.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise bad(path, f"format version {version}, but this plnd reads up to {VERSION}: upgrade plnd")
+    if isinstance(version, int) and version > kind.newest:
+        raise bad(path, f"format version {version}, but this plnd reads up to {kind.newest}: upgrade plnd")
     try:
         checked = kind.of(metadata)
     except PLNDError as error:
         raise bad(path, f"metadata {error}") from None
-    if version != VERSION:
-        raise bad(path, f"format version {version}, expected {VERSION}")
+    if checked.version < 1:
+        raise bad(path, f"format version {version}, expected {'1' if kind.newest == 1 else f'1 to {kind.newest}'}")
     _check_model(path, checked.model)
     return checked
 
@@ -177,10 +177,21 @@ def check_indices(path: Path, name: str, values: np.ndarray, width: int) -> None
 
 def check_importance(path: Path, name: str, values: np.ndarray, length: int) -> None:
     """Refuses a tensor that is no float32 vector of this length, finite and not negative."""
-    if values.dtype != np.float32 or values.shape != (length,):
-        raise bad(path, f"{name} is {values.dtype} of shape {list(values.shape)}, expected float32 of shape [{length}]")
+    _check_vector(path, name, values, length)
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise bad(path, f"{name} holds values that are negative or not finite")
+
+
+def check_logs(path: Path, name: str, values: np.ndarray, length: int) -> None:
+    """Refuses a tensor that is no float32 vector of this length, finite."""
+    _check_vector(path, name, values, length)
+    if not np.isfinite(values).all():
+        raise bad(path, f"{name} holds values that are not finite")
+
+
+def _check_vector(path: Path, name: str, values: np.ndarray, length: int) -> None:
+    if values.dtype != np.float32 or values.shape != (length,):
+        raise bad(path, f"{name} is {values.dtype} of shape {list(values.shape)}, expected float32 of shape [{length}]")
 
 
 def bad(path: Path, problem: str) -> ArtifactError:

@@ -12,7 +12,6 @@ from plnd.model_description import Count, ModelDescription, Record
 from plnd.version import __version__
 
 SCORES, NEURONS, ROLES = "plnd.scores", "plnd.neurons", "plnd.roles"
-VERSION = 1
 
 
 class CorpusDescription(Record):
@@ -47,6 +46,7 @@ class MethodDescription(Record):
     name: str
     projections: list[str]
     epsilon: InstanceOf[float] | None = None
+    log_floor: InstanceOf[float] | None = None
 
 
 class Rule(Record):
@@ -70,6 +70,8 @@ class Metadata(Record):
     form: ClassVar[str]
     made_by: ClassVar[str]
     """What the form is called, and the command that makes it, for errors."""
+    newest: ClassVar[int] = 1
+    """The version of the form that is written; those before are read."""
 
     format: str
     version: Count
@@ -82,6 +84,7 @@ class ScoresMetadata(Metadata):
 
     form = SCORES
     made_by = "scores (from `plnd detect`)"
+    newest = 2  # since then with the logs that contrast reads
 
     language: str | None
     corpus: CorpusDescription
@@ -101,11 +104,18 @@ class NeuronsMetadata(ScoresMetadata):
 
     form = NEURONS
     made_by = "neurons (from `plnd select` or `plnd combine`)"
+    newest = 1
 
     rule: Rule
     scores_sha256: str
     operands: list[Operand] = []
     control: Rule | None = None
+
+    @classmethod
+    def selected(cls, scores: ScoresMetadata, rule: Mapping[str, Any], scores_sha256: str) -> Self:
+        """Of the neurons that a rule keeps of some scores."""
+        said = {"format": NEURONS, "version": cls.newest, "rule": rule, "scores_sha256": scores_sha256}
+        return cls.of(scores | said)
 
     @classmethod
     def completed(cls, said: Mapping[str, Any]) -> Self:
@@ -114,7 +124,7 @@ class NeuronsMetadata(ScoresMetadata):
             return said
         unknown = {
             "format": NEURONS,
-            "version": VERSION,
+            "version": cls.newest,
             "plnd": __version__,
             "language": None,
             "corpus": {"source": None, "sha256": "", "documents": 0, "tokens": 0, "max_length": 0, "skipped": {}},

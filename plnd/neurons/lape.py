@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from plnd.addresses import split_address
 from plnd.errors import PLNDError
-from plnd.io.metadata import NEURONS, NeuronsMetadata
+from plnd.io.metadata import NeuronsMetadata
 from plnd.model_description import check_model
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.scores import Scores
-from plnd.neurons.selection import chosen_addresses
+from plnd.neurons.selection import by_address, chosen_addresses, sites
 
 TOP_RATE = 0.01
 """The paper's share of all neurons, those of lowest entropy, that are language-specific."""
@@ -75,12 +74,8 @@ def lape(
     if not chosen:
         scored = ", ".join(first.metadata.method.projections)
         raise PLNDError(f"no neuron to select from: these scores cover {scored}")
-    of_block: dict[str, list[str]] = {}  # block to addresses, whose neurons are one and the same
-    for address in chosen:
-        of_block.setdefault(split_address(address)[0], []).append(address)
-    probability = np.stack(
-        [np.concatenate([s.mean[a[0]] for a in of_block.values()]).astype(np.float64) for s in scores], axis=-1
-    )
+    blocks = sites(chosen)  # the addresses of each, whose neurons are one and the same
+    probability = np.stack([np.concatenate([s.mean[a[0]] for a in blocks]).astype(np.float64) for s in scores], axis=-1)
     entropy, ordered, limits = _order(probability)
     specific = probability > limits["bar"]
     if name == "top_rate":
@@ -100,7 +95,7 @@ def lape(
     }
     # A neuron that is active in one language only has entropy 0 and the largest importance.
     importance = np.clip(math.log(len(scores)) - entropy, 0, None).astype(np.float32)
-    return [_neurons(scores, n, rows, of_block, importance, rule) for n, rows in enumerate(found)]
+    return [_neurons(scores, n, rows, blocks, importance, rule) for n, rows in enumerate(found)]
 
 
 def _order(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
@@ -130,7 +125,7 @@ def _check(scores: list[Scores]) -> None:
         if method not in ("lape", "activation"):
             raise PLNDError(
                 f"these scores were detected with method={method}, and entropy is taken of activations: detect with"
-                " --method lape (or activation)"
+                " --method lape (or activation), or compare by contrast (--count or --share instead)"
             )
     if len(set(methods)) > 1:
         raise PLNDError("some of these scores were detected with method=lape and some with method=activation")
@@ -142,23 +137,14 @@ def _neurons(
     scores: list[Scores],
     number: int,
     rows: np.ndarray,
-    of_block: dict[str, list[str]],
+    blocks: list[list[str]],
     importance: np.ndarray,
     rule: dict[str, Any],
 ) -> NeuronSet:
     """The set of one language, from rows that count the neurons of all blocks one after the other."""
     own = scores[number]
-    indices: dict[str, np.ndarray] = {}
-    values: dict[str, np.ndarray] = {}
-    rows, start = np.sort(rows), 0
-    for addresses in of_block.values():
-        stop = start + len(own.mean[addresses[0]])
-        here = rows[(rows >= start) & (rows < stop)]
-        for address in addresses:
-            indices[address] = (here - start).astype(np.int32)
-            values[address] = importance[here]
-        start = stop
+    widths = {address: len(values) for address, values in own.mean.items()}
     others = [s for n, s in enumerate(scores) if n != number]
     against = [{"language": s.metadata.language, "sha256": s.digest} for s in others]
-    said = {"format": NEURONS, "rule": {**rule, "against": against}, "scores_sha256": own.digest}
-    return NeuronSet(indices, values, NeuronsMetadata.of(own.metadata | said))
+    metadata = NeuronsMetadata.selected(own.metadata, {**rule, "against": against}, own.digest)
+    return NeuronSet(*by_address(rows, importance, blocks, widths), metadata)

@@ -14,7 +14,7 @@ from plnd.addresses import PROJECTIONS, address_order, numbered, split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
-from plnd.io.metadata import NEURONS, VERSION, NeuronsMetadata
+from plnd.io.metadata import NEURONS, NeuronsMetadata
 from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
@@ -201,7 +201,7 @@ class NeuronSet:
     def to_bytes(self) -> bytes:
         """The neurons artifact as bytes, the same for equal sets on every machine."""
         tensors = dict(self.indices) | {f"{name}.importance": values for name, values in self.importance.items()}
-        return artifact.encode(tensors, self.metadata | {"format": NEURONS, "version": VERSION})
+        return artifact.encode(tensors, self.metadata | {"format": NEURONS, "version": NeuronsMetadata.newest})
 
     @property
     def digest(self) -> str:

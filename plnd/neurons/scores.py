@@ -1,4 +1,4 @@
-"""What detection leaves behind: three numbers per neuron, from which every rule is a read."""
+"""What detection leaves behind: five numbers per neuron, from which every rule is a read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from plnd.addresses import split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
-from plnd.io.metadata import NEURONS, NeuronsMetadata, ScoresMetadata
+from plnd.io.metadata import NeuronsMetadata, ScoresMetadata
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses
+
+LOGS_SINCE = 2
+"""The format version from which on scores have `mean_log` and `std_log`."""
 
 _EXPECTED = {
     "epsilon": "a number above 0",
@@ -38,22 +41,34 @@ class Scores:
         worst_rank: address to the largest rank in any document, [width] int32; 0 is the most important neuron of its
             projection, equal importances share the larger rank.
         metadata: what the artifact says of model, language, corpus and method, or a mapping that does.
+        mean_log: address to the mean over documents of ln(importance / median of the projection in that document),
+            [width] float32 (`plnd.detection.totals.log_over_median`), which `plnd.contrast` compares between languages;
+            None in artifacts of format version 1.
+        std_log: its sample standard deviation over documents, [width] float32, 0 with one document; None likewise.
 
     Raises:
-        PLNDError: if the metadata lacks a field, or has one of another type.
+        PLNDError: if the metadata lacks a field, or has one of another type, or the logs are not those of its version.
 
     Where detection knew its rule (`method.epsilon` in the metadata), rows of `q_proj` and `k_proj` whose importance was
-    below it in some document have minimum and mean 0, and all of them the last rank: `select` then takes no other rule
-    for them than an epsilon of at least that.
+    below it in some document have minimum and mean 0, and all of them the last rank and logs of 0: `select` then takes
+    no other rule for them than an epsilon of at least that.
     """
 
     minimum: Mapping[str, np.ndarray]
     mean: Mapping[str, np.ndarray]
     worst_rank: Mapping[str, np.ndarray]
     metadata: ScoresMetadata
+    mean_log: Mapping[str, np.ndarray] | None = None
+    std_log: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", ScoresMetadata.of(self.metadata))
+        version, logs = self.metadata.version, (self.mean_log, self.std_log)
+        if any((vectors is None) != (version < LOGS_SINCE) for vectors in logs):
+            raise PLNDError(
+                f"scores of format version {version}: mean_log and std_log are there from version {LOGS_SINCE} on, and"
+                " only then"
+            )
 
     def select(
         self,
@@ -104,8 +119,7 @@ class Scores:
             kept = {a: entry[a] <= rule["share"] for a in chosen}
         indices = {a: np.flatnonzero(mask).astype(np.int32) for a, mask in kept.items()}
         importance = {a: self.minimum[a][rows] for a, rows in indices.items()}
-        metadata = self.metadata | {"format": NEURONS, "rule": rule, "scores_sha256": self.digest}
-        return NeuronSet(indices, importance, NeuronsMetadata.of(metadata))
+        return NeuronSet(indices, importance, NeuronsMetadata.selected(self.metadata, rule, self.digest))
 
     def _check_known(self, name: str, value: float, chosen: Iterable[str]) -> None:
         """Refuses a rule that scores detected for an epsilon do not decide."""
@@ -135,21 +149,28 @@ class Scores:
         addresses = [name for name in widths if split_address(name)[1] in projections]
         if not addresses:
             raise artifact.bad(path, "metadata says that no projection was scored")
-        parts = ("min", "mean", "worst_rank")
+        logs = ("mean_log", "std_log") if metadata.version >= LOGS_SINCE else ()
+        parts = ("min", "mean", "worst_rank", *logs)
         artifact.check_names(path, tensors, {f"{name}.{part}" for name in addresses for part in parts})
         for name in addresses:
             for part in ("min", "mean"):
                 artifact.check_importance(path, f"{name}.{part}", tensors[f"{name}.{part}"], widths[name])
+            if logs:
+                artifact.check_logs(path, f"{name}.mean_log", tensors[f"{name}.mean_log"], widths[name])
+                artifact.check_importance(path, f"{name}.std_log", tensors[f"{name}.std_log"], widths[name])
             ranks = tensors[f"{name}.worst_rank"]
             artifact.check_indices(path, f"{name}.worst_rank", ranks, widths[name])
             if len(ranks) != widths[name]:
                 raise artifact.bad(path, f"{name}.worst_rank has {len(ranks)} entries, expected {widths[name]}")
-        minimum, mean, worst_rank = ({name: tensors[f"{name}.{part}"] for name in addresses} for part in parts)
-        return cls(minimum, mean, worst_rank, metadata)
+        vectors = ({name: tensors[f"{name}.{part}"] for name in addresses} for part in parts)
+        minimum, mean, worst_rank, *of_logs = vectors
+        return cls(minimum, mean, worst_rank, metadata, *of_logs)
 
     def to_bytes(self) -> bytes:
         """The scores artifact as bytes, the same for equal scores on every machine."""
         parts = {"min": self.minimum, "mean": self.mean, "worst_rank": self.worst_rank}
+        if self.mean_log is not None and self.std_log is not None:
+            parts |= {"mean_log": self.mean_log, "std_log": self.std_log}
         tensors = {f"{name}.{part}": values for part, vectors in parts.items() for name, values in vectors.items()}
         return artifact.encode(tensors, self.metadata)
 

@@ -1,12 +1,17 @@
-"""Which projections and regions a rule chooses from."""
+"""Which projections and regions a rule chooses from, and which of their rows and columns are one neuron."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from plnd.addresses import PROJECTIONS, address_order, numbered, split_address
 from plnd.errors import PLNDError
 from plnd.neurons.regions import Regions
+
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+"""Projections of which rows and columns of one number are one neuron: they share their importance."""
 
 
 def chosen_addresses(
@@ -30,3 +35,36 @@ def chosen_addresses(
         if regions is None or regions.contains(*numbered(address), blocks):
             chosen.append(address)
     return chosen
+
+
+def sites(addresses: Iterable[str]) -> list[list[str]]:
+    """Addresses in groups whose neurons are one and the same, in order."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for address in addresses:
+        block, projection = split_address(address)
+        found.setdefault((block, "ffn" if projection in FEED_FORWARD else projection), []).append(address)
+    return list(found.values())
+
+
+def by_address(
+    neurons: np.ndarray, importance: np.ndarray, sites: Iterable[Sequence[str]], widths: Mapping[str, int]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Indices (ascending int32) and importances by address, from neurons that are counted through all sites.
+
+    Args:
+        neurons: the numbers of some, in any order.
+        importance: of all, [neurons].
+        sites: groups of addresses whose neurons are the same.
+        widths: how many an address has.
+    """
+    indices: dict[str, np.ndarray] = {}
+    values: dict[str, np.ndarray] = {}
+    neurons, start = np.sort(neurons), 0
+    for addresses in sites:
+        stop = start + widths[addresses[0]]
+        here = neurons[(neurons >= start) & (neurons < stop)]
+        for address in addresses:
+            indices[address] = (here - start).astype(np.int32)
+            values[address] = importance[here]
+        start = stop
+    return indices, values

@@ -19,7 +19,7 @@ import numpy as np
 
 from plnd.errors import PLNDError
 from plnd.io.metadata import ROLES as FORMAT
-from plnd.io.metadata import VERSION, RolesMetadata
+from plnd.io.metadata import RolesMetadata
 from plnd.model_description import ModelDescription
 from plnd.roles.roles_file import packed_width, read_roles, role_widths, write_roles
 from plnd.version import __version__
@@ -296,7 +296,7 @@ def find_roles(
     languages = len(parallel.languages)
     said = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": RolesMetadata.newest,
         "plnd": __version__,
         "model": layout.description(),
         "languages": list(parallel.languages),

@@ -26,7 +26,7 @@ def scores_metadata(**changes: Any) -> dict[str, Any]:
     """Valid metadata of a scores artifact."""
     return {
         "format": "plnd.scores",
-        "version": 1,
+        "version": 2,
         "plnd": "0.1.0",
         "model": copy.deepcopy(MODEL),
         "language": "zh",
@@ -47,7 +47,8 @@ def scores_metadata(**changes: Any) -> dict[str, Any]:
 def neurons_metadata(**changes: Any) -> dict[str, Any]:
     """Valid metadata of a neurons artifact."""
     rule = {"name": "top_k", "value": 2, "projections": None, "regions": None}
-    return {**scores_metadata(), "format": "plnd.neurons", "rule": rule, "scores_sha256": "1" * 64, **changes}
+    said = {"format": "plnd.neurons", "version": 1, "rule": rule, "scores_sha256": "1" * 64}
+    return {**scores_metadata(), **said, **changes}
 
 
 def make_neurons(
@@ -66,8 +67,26 @@ def make_scores(importance: Mapping[str, np.ndarray], **changes: Any) -> Scores:
     mean = {name: values.mean(0).astype(np.float32) for name, values in importance.items()}
     worst = {name: np.max([ranks(row) for row in values], axis=0) for name, values in importance.items()}
     projections = sorted({name.split(".")[1] for name in importance}, key=PROJECTIONS.index)
-    method = {"name": "plnd", "projections": projections, "qk": "exact"}
-    return Scores(minimum, mean, worst, scores_metadata(**{"method": method, **changes}))
+    method = {"name": "plnd", "projections": projections, "qk": "exact", "log_floor": 1e-3}
+    metadata = scores_metadata(**{"method": method, **changes})
+    if metadata["version"] == 1:
+        return Scores(minimum, mean, worst, metadata)
+    logs = {name: np.array([logs_over_median(row) for row in values]) for name, values in importance.items()}
+    mean_log = {name: values.mean(0).astype(np.float32) for name, values in logs.items()}
+    std_log = {
+        name: (values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]).astype(np.float32)
+        for name, values in logs.items()
+    }
+    return Scores(minimum, mean, worst, metadata, mean_log, std_log)
+
+
+def logs_over_median(values: Iterable[float]) -> np.ndarray:
+    """ln(value / median of the positive ones), each value at least a thousandth of that median; 0 where none is."""
+    values = np.array(list(values), dtype=np.float64)
+    if not (values > 0).any():
+        return np.zeros(len(values))
+    median = np.median(values[values > 0])
+    return np.log(np.maximum(values, median * 1e-3) / median)
 
 
 def ranks(values: Iterable[float]) -> np.ndarray:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from handmade import make_scores
+from handmade import make_scores, scores_metadata
 from lm_eval_plnd.experiments.conditions import BEST, REGIONS, Setting, neuron_sets, plan, region_of, switched_off
 from lm_eval_plnd.experiments.settings import NEURONS as NEURON_KINDS
+from plnd.neurons.contrast import contrast
 
 
 def names(settings) -> list[str]:
@@ -137,6 +138,38 @@ def test_kinds_of_sets(tiny):
     assert switched_off(Setting(()), settings, sets) is None
     drawn = switched_off(Setting((), "all", "zh", seed=3), settings, sets)
     assert len(drawn) == 4 and drawn == sets["zh", "all"].random_like(3)
+
+
+def some_languages() -> dict:
+    """Scores of three languages that differ in one neuron each, which is nine times as important there."""
+    scores = {}
+    for number, language in enumerate(("en", "de", "zh")):
+        values = np.ones((2, 8))
+        values[:, number] = 9
+        corpus = {**scores_metadata()["corpus"], "sha256": str(number) * 64, "documents": 2}
+        scores[language] = make_scores({"0.down_proj": values}, language=language, corpus=corpus)
+    return scores
+
+
+def test_specific_by_contrast(tiny):
+    """With contrast as the rule there are specific neurons alone; beside another rule it makes them in its place."""
+    settings, scores = tiny(rule={"contrast": {"count": 3}}), some_languages()
+    sets = neuron_sets(scores, settings)
+    assert {kind: neurons.indices["0.down_proj"].tolist() for kind, neurons in sets.items()} == {
+        ("en", "specific"): [0],
+        ("de", "specific"): [1],
+        ("zh", "specific"): [2],
+    }
+    assert sets["zh", "specific"].digest == contrast(scores["zh"], [scores["en"], scores["de"]], count=3).digest
+    both = neuron_sets(scores, tiny(rule={"contrast": {"count": 3}, "top_k": 8}))
+    assert [len(both["zh", kind]) for kind in NEURON_KINDS] == [8, 1, 0, 0]
+    assert both["zh", "specific"] == sets["zh", "specific"] and both["zh", "all"] == scores["zh"].select(top_k=8)
+
+
+def test_what_contrast_leaves_out_of_a_plan(tiny):
+    """Table 1 compares the sets that there are."""
+    alone = names(tiny(rule={"contrast": {}}, experiments=["table1"], tasks={"generation": "plnd_text_{language}"}))
+    assert [n for n in alone if n.startswith("zh.")] == ["zh.specific", "zh.specific.random0"]
 
 
 def test_a_setting_in_a_region(tiny):

@@ -93,10 +93,31 @@ SEARCH = {"under": [1, 2], "gen": [1]}
         ({"languages": ["zh", "de"]}, "languages: zh, de; expected en and at least one other"),
         ({"corpus": "corpus.jsonl"}, "corpus: 'corpus.jsonl' is one for all languages, expected {language} in it"),
         ({"corpus": {"en": "a"}}, "corpus.zh: missing"),
-        ({"rule": {}}, "rule: expected exactly one of epsilon, top_k, fraction, found none"),
+        ({"rule": {}}, "rule: expected exactly one of epsilon, top_k, fraction, or contrast, found none"),
         (
             {"rule": {"fraction": 0.1, "top_k": 3}},
-            "rule: expected exactly one of epsilon, top_k, fraction, found top_k, ",
+            "rule: expected exactly one of epsilon, top_k, fraction, or contrast, found top_k, ",
+        ),
+        (
+            {"rule": {"contrast": None}},
+            "rule: expected exactly one of epsilon, top_k, fraction, or contrast, found none",
+        ),
+        ({"rule": {"contrast": {"count": 0}}}, "rule.contrast: count=0: expected a whole number above 0"),
+        ({"rule": {"contrast": {"count": 2.5}}}, "rule.contrast.count: found 2.5, expected a whole number"),
+        (
+            {"rule": {"contrast": {"count": 2, "share": 0.1}}},
+            "rule.contrast: expected one of count and share, found both",
+        ),
+        ({"rule": {"contrast": {"share": 2}}}, "rule.contrast: share=2.0: expected a number above 0 and at most 1"),
+        ({"rule": {"contrast": {"rate": 1}}}, "rule.contrast.rate: unknown, expected some of count, share, error_rate"),
+        ({"rule": {"contrast": 0.1}}, "rule.contrast: found 0.1, expected fields with values"),
+        (
+            {"rule": {"contrast": {}}, "neurons": ["specific", "all"]},
+            "neurons: 'all' is made from what is important for a language, and rule.contrast finds what is specific to",
+        ),
+        (
+            {"rule": {"contrast": {}}, "experiments": {"table9": ["text"]}},
+            "experiments.table9: 'without_shared' is made from what is important for a language, and rule.contrast",
         ),
         ({"rule": {"fraction": "1%"}}, "rule.fraction: found '1%', expected a number"),
         ({"rule": {"fraction": 2}}, "rule.fraction: found 2.0, expected more than 0 and at most 1"),

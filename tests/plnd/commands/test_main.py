@@ -27,9 +27,9 @@ from transformers import (
     ViTConfig,
 )
 
-from handmade import MODEL, make_neurons, make_scores, neurons_metadata
+from handmade import MODEL, make_neurons, make_scores, neurons_metadata, scores_metadata
 from pictures import curves, drawn, ticks
-from plnd import NeuronSet, Regions, Scores, detect, lens, load_model, read_documents
+from plnd import NeuronSet, PLNDError, Regions, Scores, contrast, detect, lens, load_model, read_documents
 from plnd.commands.main import COMMANDS, find_commands, main, make_parser
 from plnd.detection.config import DetectConfig
 from plnd.logit_lens.config import LensConfig
@@ -270,6 +270,13 @@ def sets(tmp_path, monkeypatch) -> Path:
         neurons.save(f"{name}.safetensors")
     widths = MODEL["widths"].items()
     make_scores({name: np.arange(width, 0, -1.0)[None] for name, width in widths}).save("zh.scores")
+    rising = {name: np.arange(1.0, width + 1) for name, width in widths}
+    for number, language in enumerate(("en", "ja", "de")):
+        corpus = {**scores_metadata()["corpus"], "sha256": str(number + 2) * 64}
+        documents = np.array([1, 1.25, 1.5])[:, None] ** (number + 1)
+        importance = {name: values**documents for name, values in rising.items()}
+        make_scores(importance, language=language, corpus=corpus).save(f"{language}.scores")
+    make_scores({name: values[None] for name, values in rising.items()}, language="ru", version=1).save("old.scores")
     return tmp_path
 
 
@@ -316,6 +323,66 @@ def test_select_is_the_rule(sets, arguments, keywords):
     assert NeuronSet.load("out").digest == Scores.load("zh.scores").select(**keywords).digest
 
 
+@pytest.mark.parametrize(
+    "command, own, others, keywords",
+    [
+        ("de.scores --against en.scores", ["de"], ["en"], {"share": 0.2}),
+        ("zh.scores --against en.scores --count 3", ["zh"], ["en"], {"count": 3}),
+        ("de.scores ja.scores --against en.scores zh.scores --count 9", ["de", "ja"], ["en", "zh"], {"count": 9}),
+        ("de.scores --against en.scores --error-rate 0.8", ["de"], ["en"], {"error_rate": 0.8}),
+        (
+            "de.scores --against en.scores --share 0.1 --error-rate 0.4 --projections q_proj,down_proj"
+            " --regions under,solve_ffn --under 1 --gen 0",
+            ["de"],
+            ["en"],
+            {
+                "share": 0.1,
+                "error_rate": 0.4,
+                "projections": ["q_proj", "down_proj"],
+                "regions": Regions(("under", "solve_ffn"), 1, 0),
+            },
+        ),
+    ],
+)
+def test_select_against_is_the_contrast(sets, capsys, command, own, others, keywords):
+    """Each flag is the argument of `plnd.contrast`; the output says what was written, and `show` whom it is against."""
+    flags = "" if command.count("--") > 1 else " --share 0.2"
+    assert plnd(f"select {command}{flags} --output out") == 0
+    assert capsys.readouterr().out.startswith("out: ")
+    own, others = ([Scores.load(f"{x}.scores") for x in languages] for languages in (own, others))
+    found = NeuronSet.load("out")
+    assert found.digest == contrast(own, others, **keywords).digest and len(found)
+    assert plnd("show out") == plnd("show out --json") == 0
+    shown = capsys.readouterr().out
+    rule = found.metadata.rule
+    assert f"rule      name=contrast, asked={rule['asked']}, chosen_from=" in shown or rule["asked"] is None
+    for language in others:
+        assert f"          against: language={language.metadata.language}, sha256={language.digest}\n" in shown
+    for language in own[1:]:
+        assert f"          with: language={language.metadata.language}, sha256={language.digest}\n" in shown
+
+
+def test_select_against_by_default(sets, capsys):
+    """With --against alone it is the default of `plnd.contrast`: here a share that is less than a neuron."""
+    assert plnd("select de.scores --against en.scores --output out") == 2
+    with pytest.raises(PLNDError) as caught:
+        contrast(Scores.load("de.scores"), Scores.load("en.scores"))
+    assert capsys.readouterr().err == f"plnd select: {caught.value}\n" and str(caught.value).startswith("share=0.002: ")
+
+
+def test_fewer_than_asked_for_is_said(sets, capsys):
+    """A set that is smaller than what was asked for is a result, with a line that says so."""
+    assert plnd("select zh.scores --against en.scores --count 50 --output out") == 0
+    kept = len(NeuronSet.load("out"))
+    assert capsys.readouterr().err == (
+        f"note: {kept} neurons instead of 50: no others are more important here than in every other language\n"
+    )
+    assert plnd("select de.scores --against en.scores --count 50 --error-rate 0.4 --output out") == 0
+    assert capsys.readouterr().err.endswith(" every other language and pass at an error rate of 0.4\n")
+    assert plnd("select zh.scores --against en.scores --count 2 --output out") == 0
+    assert not capsys.readouterr().err
+
+
 def test_empty_results_are_written_with_a_warning(sets, capsys):
     """A set without neurons is a result, and one that is worth a word."""
     assert plnd("combine zh.safetensors --minus zh.safetensors --output out") == 0
@@ -348,7 +415,13 @@ def test_show_in_words(sets, capsys):
     ):
         assert part in out
     assert plnd("show zh.scores") == 0
-    assert "plnd.scores version 1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "plnd.scores version 2" in out
+    assert "numbers   of 88 neurons: min, mean, worst_rank, mean_log, std_log\n" in out
+    assert plnd("show old.scores") == 0
+    out = capsys.readouterr().out
+    assert "plnd.scores version 1" in out
+    assert "numbers   of 88 neurons: min, mean, worst_rank; no logs, which select --against reads\n" in out
 
 
 LENS = "lens --model {model} --corpus zh.jsonl en.jsonl --language zh en --max-length 9 --max-documents 4 --device cpu"
@@ -491,6 +564,41 @@ BAD_INPUT = [
     ("select zh.scores --top-k 0 --output out", "top_k=0: expected a whole number above 0"),
     ("select zh.scores --fraction 2 --output out", "fraction=2.0: expected a number above 0 and at most 1"),
     ("select zh.scores --epsilon nan --output out", "epsilon=nan: expected a number above 0"),
+    ("select zh.scores --output out", "no rule: name the scores of other languages with --against for what is special"),
+    ("select zh.scores en.scores --top-k 1 --output out", "2 scores files: several are a group of languages, which is"),
+    ("select zh.scores --count 3 --output out", "--count is a rule over languages: name the scores of the others with"),
+    ("select zh.scores --top-k 1 --error-rate 0.1 --output out", "--error-rate is a rule over languages: name the"),
+    (
+        "select zh.scores --epsilon 1 --output out --against en.scores",
+        "--against compares languages: its rules are",
+    ),
+    (
+        "select zh.scores --top-rate 0.1 --count 3 --output out --against en.scores",
+        "--top-rate is LAPE's rule and --count that of contrast: give one of them",
+    ),
+    (
+        "select zh.scores en.scores --fraction 0.1 --output out --against ru.scores",
+        "--fraction is LAPE's rule, which has no groups of languages: give one scores file first",
+    ),
+    (
+        "select zh.scores --fraction 0.1 --output out --against en.scores",
+        "these scores were detected with method=plnd, and entropy is taken of activations: detect with --method lape"
+        " (or activation), or compare by contrast (--count or --share instead)",
+    ),
+    ("select zh.scores --count 0 --output out --against en.scores", "count=0: expected a whole number above 0"),
+    ("select zh.scores --share 2 --output out --against en.scores", "share=2.0: expected a number above 0 and at most"),
+    (
+        "select zh.scores --error-rate 5 --output out --against en.scores",
+        "error_rate=5.0: expected a number above 0",
+    ),
+    ("select zh.scores --count 1 --output out --against zh.scores", "zh is among the others too: compare a language"),
+    (
+        "select zh.scores --count 1 --output out --against old.scores",
+        "the scores of ru are of format version 1,",
+    ),
+    ("select zh.scores --count 1 --output out --against nothing", "nothing: no such file, expected a plnd artifact"),
+    ("select zh.scores --count 1 --output out --against zh.safetensors", "zh.safetensors: holds 'plnd.neurons', expec"),
+    ("select zh.scores --count 1 --projections q --output out --against en.scores", "unknown projection 'q': expected"),
     ("combine zh.safetensors --top 0 --output out", "--top 0: expected 1 or more"),
     ("overlap zh.safetensors ./zh.safetensors", "two of the files have the same name"),
     # lens
@@ -554,8 +662,8 @@ USAGE = [
     ("nonsense", "plnd: argument COMMAND: invalid choice: 'nonsense'"),
     ("show", "plnd show: the following arguments are required: file (see plnd show --help)"),
     (
-        "select zh.scores --output out",
-        "plnd select: one of the arguments --epsilon --top-k --fraction --top-rate is required",
+        "select zh.scores --against en.scores --count 1 --share 0.1 --output out",
+        "plnd select: argument --share: not allowed with argument --count",
     ),
     (
         "select zh.scores --top-k 1 --fraction 1 --output out",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from handmade import logs_over_median
 from plnd.commands.main import main
 from plnd.demo_data import demo_model
 from plnd.detection.config import DetectConfig
@@ -56,7 +57,7 @@ VALUES = {"activation": torch.abs, "lape": lambda x: (x > 0).double()}
 
 @pytest.mark.parametrize("method", ["activation", "lape"])
 def test_scores_are_means_over_tokens(family, method):
-    """Minimum and rank are over documents' own means, the mean over all tokens of the corpus."""
+    """Minimum, rank and logs are over documents' own means, the mean over all tokens of the corpus."""
     model = tiny_model(family)
     if Layout(model).blocks[0].stack.experts:
         return  # by hand below
@@ -72,6 +73,9 @@ def test_scores_are_means_over_tokens(family, method):
                 continue
             assert np.allclose(scores.minimum[address], means.min(0), rtol=1e-5, atol=1e-7)
             assert np.allclose(scores.mean[address], whole, rtol=1e-5, atol=1e-7)
+            logs = np.array([logs_over_median(row) for row in means])
+            assert np.allclose(scores.mean_log[address], logs.mean(0), atol=1e-4)
+            assert np.allclose(scores.std_log[address], logs.std(0, ddof=1), atol=1e-4)
             if method == "activation":  # shares of a few tokens tie, and rounding decides between them
                 assert np.array_equal(scores.worst_rank[address], ranks.max(0))
     assert {address.rpartition(".")[2] for address in scores.mean} <= {"gate_proj", "up_proj", "down_proj"}
@@ -123,6 +127,7 @@ def test_probabilities_are_probabilities():
         "epsilon": None,
         "min_length": 1,
         "batch_size": 2,
+        "log_floor": 1e-3,
     }
 
 

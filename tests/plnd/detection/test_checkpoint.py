@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from detecting import BAD, MANY, SMALL, interrupted, leave_a_checkpoint, some_documents
@@ -173,6 +174,21 @@ def test_fingerprint_sees_a_neuron():
             part.copy_(before)
     assert fingerprint(model) == original
     assert fingerprint(model.bfloat16()) != original
+
+
+def test_a_checkpoint_of_before_is_one_line(tmp_path, eager_checkpoints):
+    """A checkpoint without the sums of logs says that it is one of an earlier plnd's, and what to do."""
+    model, path = tiny_model("llama"), tmp_path / "checkpoint"
+    leave_a_checkpoint(model, path)
+    with safe_open(path, framework="np") as stream:
+        values, header = stream.get_tensor("values"), stream.metadata()
+    path.write_bytes(save({"values": values[:3].copy()}, metadata=header))
+    with pytest.raises(PLNDError) as caught:
+        detect(model, MANY, SMALL, checkpoint=path, resume=True)
+    assert str(caught.value) == (
+        f"{path}: a checkpoint of an earlier plnd, with 3 numbers of every neuron where 5 are expected; delete it to"
+        " start again"
+    )
 
 
 def _without(field: str):

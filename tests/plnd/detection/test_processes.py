@@ -71,8 +71,9 @@ def both(folder: Path, name: str) -> set[bytes]:
 
 
 def test_two_processes_write_what_one_writes(folder, tmp_path):
-    """The artifact is the same bit for bit, skipped documents and all."""
+    """The artifact is the same bit for bit, logs, skipped documents and all."""
     scores = alone()
+    assert any(values.any() for values in scores.mean_log.values()) and scores.std_log.keys() == scores.mean.keys()
     assert scores.metadata["corpus"]["skipped_counts"] == {"shorter than 4 tokens": 1, "non-finite importance": 1}
     scores.save(tmp_path / "one")
     assert both(folder, "plain") == {(tmp_path / "one").read_bytes()}

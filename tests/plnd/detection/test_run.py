@@ -11,7 +11,7 @@ import torch
 
 import plnd
 from detecting import CONFIG, LENGTHS, MANY, SMALL, leave_a_checkpoint, selected, some_documents
-from handmade import ranks
+from handmade import logs_over_median, ranks
 from plnd.deactivation import deactivated
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.run import detect
@@ -38,12 +38,12 @@ def one_at_a_time(model, documents, qk: str) -> dict[str, np.ndarray]:
     return {name: np.stack(values) for name, values in rows.items()}
 
 
-# three numbers
+# five numbers
 
 
 @pytest.mark.parametrize("qk", ["exact", "first_order", "off"])
-def test_three_numbers_are_those_of_one_document_at_a_time(family, qk):
-    """min, mean and worst rank equal those of a loop over documents, for every projection of every family."""
+def test_five_numbers_are_those_of_one_document_at_a_time(family, qk):
+    """Minimum, mean, worst rank and both logs equal those of a loop over documents, for every projection and family."""
     model, documents = tiny_model(family), some_documents()
     with KeepFloat64():
         scores = detect(model, documents, replace(CONFIG, qk=qk))
@@ -54,6 +54,9 @@ def test_three_numbers_are_those_of_one_document_at_a_time(family, qk):
         np.testing.assert_allclose(scores.minimum[name], matrix.min(0), rtol=1e-4, atol=1e-5 * matrix.max())
         np.testing.assert_allclose(scores.mean[name], matrix.mean(0), rtol=1e-4, atol=1e-5 * matrix.max())
         assert np.array_equal(scores.worst_rank[name], np.max([ranks(row) for row in matrix], axis=0)), name
+        logs = np.array([logs_over_median(row) for row in matrix])
+        np.testing.assert_allclose(scores.mean_log[name], logs.mean(0), atol=2e-3)
+        np.testing.assert_allclose(scores.std_log[name], logs.std(0, ddof=1), atol=2e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 16])
@@ -115,7 +118,7 @@ def test_metadata_says_what_was_done(tmp_path):
         digest.update(np.array([len(document), *document], "<i8").tobytes())
     assert scores.metadata == {
         "format": "plnd.scores",
-        "version": 1,
+        "version": 2,
         "plnd": plnd.__version__,
         "model": {
             "name": str(tmp_path / "model"),
@@ -142,6 +145,7 @@ def test_metadata_says_what_was_done(tmp_path):
             "epsilon": None,
             "min_length": 4,
             "batch_size": 3,
+            "log_floor": 1e-3,
         },
         "dtype": "float32",
         "quantisation": None,
@@ -218,11 +222,14 @@ def test_known_rule_saves_work(monkeypatch, eager_checkpoints):
 
 
 def test_known_rule_leaves_no_ranks_of_queries_and_keys():
-    """A rank among neurons that were not all measured means nothing: all have the last."""
+    """A rank or a median among neurons that were not all measured means nothing: all have the last, and logs of 0."""
     _, known, epsilon = with_known_rule("llama", "exact")
     assert known.metadata["method"]["epsilon"] == epsilon
     for name, ranks_of in known.worst_rank.items():
         assert (ranks_of == len(ranks_of) - 1).all() == name.endswith(("q_proj", "k_proj"))
+    for logs in (known.mean_log, known.std_log):
+        for name, values in logs.items():
+            assert (values == 0).all() == name.endswith(("q_proj", "k_proj"))
 
 
 @pytest.mark.parametrize("after", [4, 7, 9])

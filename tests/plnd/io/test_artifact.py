@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from handmade import MODEL, make_neurons, make_scores, neurons_metadata, scores_metadata
+from plnd.addresses import PROJECTIONS
 from plnd.any_artifact import load
 from plnd.commands.main import main
 from plnd.errors import ArtifactError, PLNDError
@@ -26,7 +27,10 @@ from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
 
 NEURONS = make_neurons({"0.q_proj": [0, 3], "1.down_proj": [2, 5, 7]})
-SCORES = make_scores({name: np.arange(3 * width).reshape(3, width) * 7 % 12 for name, width in MODEL["widths"].items()})
+IMPORTANCE = {name: np.arange(3 * w).reshape(3, w) * 7 % 12 for name, w in MODEL["widths"].items()}
+SCORES = make_scores(IMPORTANCE)
+BEFORE = make_scores(IMPORTANCE, version=1, method={"name": "plnd", "projections": list(PROJECTIONS), "qk": "exact"})
+"""The same in format version 1, as plnd wrote it before the logs."""
 
 
 def tensors_of(neurons: NeuronSet) -> dict[str, np.ndarray]:
@@ -37,6 +41,7 @@ def tensors_of(neurons: NeuronSet) -> dict[str, np.ndarray]:
 def scores_tensors(scores: Scores) -> dict[str, np.ndarray]:
     """The tensors of a scores artifact."""
     parts = {"min": scores.minimum, "mean": scores.mean, "worst_rank": scores.worst_rank}
+    parts |= {} if scores.mean_log is None else {"mean_log": scores.mean_log, "std_log": scores.std_log}
     return {f"{name}.{part}": values for part, vectors in parts.items() for name, values in vectors.items()}
 
 
@@ -70,15 +75,48 @@ def test_neurons_round_trip(tmp_path):
 
 
 def test_scores_round_trip(tmp_path):
-    """All three vectors of every projection survive, and so does the metadata."""
+    """All five vectors of every projection survive, and so does the metadata."""
     digest = SCORES.save(tmp_path / "zh.scores.safetensors")
     again = Scores.load(tmp_path / "zh.scores.safetensors")
-    for part in ("minimum", "mean", "worst_rank"):
+    for part in ("minimum", "mean", "worst_rank", "mean_log", "std_log"):
         before, after = getattr(SCORES, part), getattr(again, part)
         assert before.keys() == after.keys()
         assert all(np.array_equal(v, after[n]) and v.dtype == after[n].dtype for n, v in before.items())
     assert again.metadata == SCORES.metadata
     assert digest == file_digest(tmp_path / "zh.scores.safetensors") == SCORES.digest == again.digest
+
+
+def test_scores_of_version_1_are_read(tmp_path):
+    """Byte for byte what was read is written again: a file of before stays what it is, under the digest that names it.
+
+    Sets that are selected from it are those of the newer scores.
+    """
+    digest = BEFORE.save(tmp_path / "old")
+    again = Scores.load(tmp_path / "old")
+    assert (again.metadata.version, again.mean_log, again.std_log) == (1, None, None)
+    assert again.save(tmp_path / "again") == digest == file_digest(tmp_path / "old")
+    for rule in ({"top_k": 2}, {"epsilon": 3}, {"fraction": 0.3}):
+        old, new = again.select(**rule), SCORES.select(**rule)
+        assert old == new and old.metadata.version == new.metadata.version == 1
+        assert NeuronSet.load(saved(old, tmp_path / "set")).metadata.scores_sha256 == digest
+
+
+def saved(artifact: NeuronSet | Scores, path: Path) -> Path:
+    """The file of an artifact."""
+    artifact.save(path)
+    return path
+
+
+@pytest.mark.parametrize("version, logs", [(1, True), (2, False)])
+def test_logs_are_those_of_the_version(version, logs):
+    """Scores that a file of their version could not hold are refused where they are made."""
+    more = (SCORES.mean_log, SCORES.std_log) if logs else ()
+    vectors = (SCORES.minimum, SCORES.mean, SCORES.worst_rank)
+    with pytest.raises(PLNDError) as caught:
+        Scores(*vectors, scores_metadata(version=version), *more)
+    assert str(caught.value) == (
+        f"scores of format version {version}: mean_log and std_log are there from version 2 on, and only then"
+    )
 
 
 def test_load_takes_either_artifact(tmp_path):
@@ -125,12 +163,13 @@ def test_other_content_gives_other_bytes():
     "artifact, digest",
     [
         (NEURONS, "c7cb5d1e9195d715acc164421bd803871670e35399a57e37d41c2f2ad2fa7677"),
-        (SCORES, "05ac643c96cfa480b75ccd605a0b3272607f909b95e6ec726a7f877d505407c6"),
+        (SCORES, "8c0d6f27cbde724936d5d35e4b890b281dfb5ec31149b8db869382bb78b85e3d"),
+        (BEFORE, "05ac643c96cfa480b75ccd605a0b3272607f909b95e6ec726a7f877d505407c6"),
     ],
-    ids=["neurons", "scores"],
+    ids=["neurons", "scores", "scores of version 1"],
 )
 def test_golden_bytes(artifact, digest):
-    """The format has not changed; whoever changes it must raise `VERSION`, and say so in the changelog."""
+    """The format has not changed; whoever changes it must raise `newest`, and say so in the changelog."""
     assert artifact.digest == digest
 
 
@@ -365,6 +404,21 @@ def test_impossible_widths(tmp_path, metadata, wording):
     assert refusal(write(tmp_path / "file", tensors_of(NEURONS), metadata)).startswith(wording)
 
 
+def test_versions_of_scores(tmp_path):
+    """Scores of the next version, or of none, are refused; so are those of 2 without logs, or of 1 with."""
+    tensors, old = scores_tensors(SCORES), scores_tensors(BEFORE)
+    said = [
+        refusal(write(tmp_path / "file", vectors, scores_metadata(version=version)))
+        for vectors, version in ((tensors, 3), (tensors, 0), (old, 2), (tensors, 1))
+    ]
+    assert said == [
+        "format version 3, but this plnd reads up to 2: upgrade plnd",
+        "format version 0, expected 1 to 2",
+        "tensor '0.down_proj.mean_log' is missing",
+        "tensor '0.down_proj.mean_log' is not expected",
+    ]
+
+
 def test_unknown_scored_projection(tmp_path):
     """A method that scored what plnd does not know, or nothing, is refused."""
     changed = scores_metadata(method={"name": "plnd", "projections": ["q_proj", "x_proj"]})
@@ -432,6 +486,12 @@ def test_dtype_that_numpy_does_not_have(tmp_path):
         ({f"{Q}.min": np.ones(5, np.float32)}, "0.q_proj.min is float32 of shape [5], expected float32 of shape [6]"),
         ({f"{Q}.mean": np.full(6, np.nan, np.float32)}, "0.q_proj.mean holds values that are negative or not finite"),
         ({f"{Q}.mean": np.full(6, -1, np.float32)}, "0.q_proj.mean holds values that are negative or not finite"),
+        ({f"{Q}.mean_log": None}, "tensor '0.q_proj.mean_log' is missing"),
+        ({f"{Q}.mean_log": np.ones(5, np.float32)}, "0.q_proj.mean_log is float32 of shape [5], expected float32 of"),
+        ({f"{Q}.mean_log": np.ones(6, np.int32)}, "0.q_proj.mean_log is int32 of shape [6], expected float32 of shape"),
+        ({f"{Q}.mean_log": np.full(6, -np.inf, np.float32)}, "0.q_proj.mean_log holds values that are not finite"),
+        ({f"{Q}.std_log": np.full(6, np.nan, np.float32)}, "0.q_proj.std_log holds values that are negative or not"),
+        ({f"{Q}.std_log": np.full(6, -1, np.float32)}, "0.q_proj.std_log holds values that are negative or not finite"),
         ({f"{Q}.worst_rank": np.full(6, 6, np.int32)}, "0.q_proj.worst_rank holds 6, out of range for 6 neurons"),
         ({f"{Q}.worst_rank": np.zeros(5, np.int32)}, "0.q_proj.worst_rank has 5 entries, expected 6"),
         ({f"{Q}.worst_rank": np.zeros(6, np.float32)}, "0.q_proj.worst_rank is float32 of 1 dimensions, expected a"),
@@ -504,7 +564,7 @@ def damaged(draw, data: bytes) -> bytes:
     return bytes(damaged)
 
 
-@pytest.mark.parametrize("artifact", [NEURONS, SCORES], ids=["neurons", "scores"])
+@pytest.mark.parametrize("artifact", [NEURONS, SCORES, BEFORE], ids=["neurons", "scores", "scores of version 1"])
 @FUZZ
 @given(data=st.data())
 def test_fuzz_damaged_bytes(artifact, tmp_path, capsys, data):

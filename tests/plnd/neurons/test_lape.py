@@ -165,7 +165,8 @@ def test_what_is_refused(description):
     assert refusal(plnd.lape, scores, fraction=0) == "fraction=0: expected a number above 0 and at most 1"
     assert refusal(plnd.lape, scores, top_rate=2) == "top_rate=2: expected a number above 0 and at most 1"
     other = made_up(description, np.ones((BLOCKS, WIDTH)), "en", "plnd")
-    assert "detected with method=plnd, and entropy is taken of activations" in refusal(plnd.lape, [scores[0], other])
+    said = refusal(plnd.lape, [scores[0], other])
+    assert "detected with method=plnd, and entropy is taken of activations" in said and "--share instead" in said
     other = made_up(description, np.ones((BLOCKS, WIDTH)), "en", "activation")
     assert "some with method=activation" in refusal(plnd.lape, [scores[0], other])
     assert "these scores cover gate_proj, up_proj, down_proj" in refusal(plnd.lape, scores, projections=["q_proj"])
@@ -208,7 +209,10 @@ def test_select_against(description, files, tmp_path, capsys):
     ("rest", "wording"),
     [
         (["--top-rate", "0.1"], "plnd select: --top-rate is a rule over languages: name the scores of the others with"),
-        (["--top-k", "5", "--against"], "plnd select: --against selects by entropy over languages: its rules are"),
+        (
+            ["--top-k", "5", "--against"],
+            "plnd select: --against compares languages: its rules are --count, --share",
+        ),
     ],
 )
 def test_rules_that_do_not_go_together(files, tmp_path, capsys, rest, wording):

@@ -1,0 +1,315 @@
+"""Neurons that serve one language, or a group of languages, more than the others: the contrast of their importance.
+
+The statistic is `contrast_of`; all else here checks that scores can be compared, and keeps the neurons of highest
+contrast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plnd.addresses import PROJECTIONS
+from plnd.errors import ModelMismatchError, PLNDError
+from plnd.io.metadata import NeuronsMetadata
+from plnd.model_description import ModelDescription, check_model
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.regions import Regions
+from plnd.neurons.scores import LOGS_SINCE, Scores
+from plnd.neurons.selection import by_address, chosen_addresses, sites
+
+DEFAULT_SHARE = 0.002
+"""Of all neurons, where the caller says neither how many nor how sure."""
+DEFAULT_ERROR_RATE = 0.05
+"""The error rate that comes with it."""
+ONCE = tuple(name for name in PROJECTIONS if name not in ("gate_proj", "up_proj"))
+"""The projections chosen from by default: each feed-forward neuron once, at its column of `down_proj`."""
+
+
+def contrast(
+    own: Scores | Sequence[Scores],
+    others: Scores | Sequence[Scores],
+    *,
+    count: int | None = None,
+    share: float | None = None,
+    error_rate: float | None = None,
+    projections: Iterable[str] | None = None,
+    regions: Regions | None = None,
+) -> NeuronSet:
+    """The neurons that matter more for one language than for any of the others, those of highest contrast first.
+
+    With m the mean over a language's documents of ln(importance / median importance of the projection in that document)
+    (`Scores.mean_log`), a neuron's contrast is m of the own language minus the largest m of the others: ln 2 where it
+    is twice as important here as in the next language. Only neurons with a contrast above 0, and with m above 0 (more
+    important than the median neuron), are kept. Of several own languages, a group, each must show this: the contrast is
+    that of the weakest.
+
+    Without `count`, `share` and `error_rate`, the share is `DEFAULT_SHARE` and the error rate `DEFAULT_ERROR_RATE`.
+
+    Args:
+        own: scores of the language, or of each language of a group (a family, a script, all but one), from `detect`.
+        others: of the languages that it is compared with, of the same model and detected with the same settings.
+        count: so many neurons, over the whole model.
+        share: instead, this share of all neurons chosen from.
+        error_rate: only neurons whose contrast is no accident of the documents: of all that pass, at most this share is
+            expected to pass by chance. One-sided Welch tests of m over documents, own above each other language; of
+            a neuron's tests the largest p-value counts (an intersection-union test), and those are corrected for the
+            number of neurons chosen from (Benjamini and Hochberg 1995). Alone it keeps all that pass.
+        projections: choose only from these; by default from all, each feed-forward neuron once, as a column of
+            `down_proj`: its rows of `gate_proj` and `up_proj` share its importance, and any one of the three switches
+            it off. Where several of the three are named, a neuron counts once and is listed in each.
+        regions: choose only from these.
+    Returns:
+        The neurons, the contrast (float32) as their importance. There may be fewer than asked for, if no more have a
+        contrast above 0 (and pass): `rule.asked` and `rule.kept` in the metadata are both numbers.
+
+    Raises:
+        PLNDError: if a number makes no sense, the scores cannot be compared (made by other methods or settings, of one
+            language or one corpus, of format version 1, or of too few documents for an error rate), or no neuron is
+            kept.
+        ModelMismatchError: if the scores are of different models.
+    """
+    own, others = _listed(own), _listed(others)
+    if count is None and share is None and error_rate is None:
+        share, error_rate = DEFAULT_SHARE, DEFAULT_ERROR_RATE
+    check_numbers(count, share, error_rate)
+    projections = list(ONCE if projections is None else projections)
+    _check_comparable(own, others)
+    first = own[0]
+    widths = {address: len(values) for address, values in first.minimum.items()}
+    chosen = chosen_addresses(widths, first.metadata.model.blocks, projections, regions)
+    if not chosen:
+        scored = ", ".join(first.metadata.method.projections)
+        raise PLNDError(f"no neuron to select from: these scores cover {scored}")
+    _check_measured([*own, *others], chosen)
+    if error_rate is not None:
+        _check_documents([*own, *others])
+    places = sites(chosen)
+    neurons = sum(widths[addresses[0]] for addresses in places)
+    asked = None if count is None else int(count)
+    if share is not None:
+        asked = round(share * neurons)
+        if not asked:
+            advice = "give a larger share, or a count"
+            raise PLNDError(f"share={share:g}: less than one of the {neurons:,} neurons chosen from; {advice}")
+    here, elsewhere = ([_Statistic.of(scores, places) for scores in side] for side in (own, others))
+    means = np.stack([statistic.mean for statistic in here])
+    value = contrast_of(means, np.stack([statistic.mean for statistic in elsewhere]))
+    above = (means > 0).all(0)
+    kept = above & (value > 0)
+    counts = {"chosen from": neurons, "above the median": int(above.sum()), "more so than elsewhere": int(kept.sum())}
+    if error_rate is not None:
+        kept &= _significant(here, elsewhere, error_rate)
+        counts["significant"] = int(kept.sum())
+    ordered = np.flatnonzero(kept)
+    ordered = ordered[np.argsort(-value[ordered], kind="stable")][:asked]  # ties: by address and index
+    if not len(ordered):
+        raise PLNDError(_why_none(own, others, counts, error_rate))
+    rule = {
+        "name": "contrast",
+        "count": asked if share is None else None,
+        "share": None if share is None else float(share),
+        "error_rate": None if error_rate is None else float(error_rate),
+        "asked": asked,
+        "kept": len(ordered),
+        "chosen_from": neurons,
+        "log_floor": first.metadata.method.log_floor,
+        "projections": projections,
+        "regions": regions.description() if regions else None,
+        "with": _named(own[1:]),
+        "against": _named(others),
+    }
+    metadata = NeuronsMetadata.selected(first.metadata, rule, first.digest)
+    return NeuronSet(*by_address(ordered, value.astype(np.float32), places, widths), metadata)
+
+
+def contrast_of(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Smallest mean log of the own languages minus the largest of the others, [neurons] float64.
+
+    Args:
+        own: mean logs of each own language, [languages, neurons].
+        others: of each of the others, [languages, neurons].
+    """
+    return own.min(0) - others.max(0)
+
+
+class _Statistic(NamedTuple):
+    """Mean and standard deviation over documents of every neuron's log, [neurons] float64, and how many documents."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    documents: int
+
+    @classmethod
+    def of(cls, scores: Scores, places: Sequence[Sequence[str]]) -> _Statistic:
+        """Those of the neurons of some places (`plnd.neurons.selection.sites`), one after the other."""
+        assert scores.mean_log is not None and scores.std_log is not None, "the version was checked"
+        mean, deviation = (
+            np.concatenate([vectors[addresses[0]] for addresses in places]).astype(np.float64)
+            for vectors in (scores.mean_log, scores.std_log)
+        )
+        return cls(mean, deviation, scores.metadata.corpus.documents)
+
+
+def _significant(own: Sequence[_Statistic], others: Sequence[_Statistic], error_rate: float) -> np.ndarray:
+    """Which neurons are more important in every own language than in every other one, [neurons] boolean.
+
+    At most a share `error_rate` of them is expected not to be.
+    """
+    from scipy.stats import false_discovery_control, ttest_ind_from_stats
+
+    largest = np.zeros(len(own[0].mean))
+    with np.errstate(divide="ignore", invalid="ignore"):  # neurons whose documents all agree
+        for one in own:
+            for other in others:
+                test = ttest_ind_from_stats(*one, *other, equal_var=False, alternative="greater")
+                largest = np.maximum(largest, np.nan_to_num(test.pvalue, nan=1.0))
+    return false_discovery_control(largest) <= error_rate
+
+
+def _listed(scores: Scores | Sequence[Scores]) -> list[Scores]:
+    return [scores] if isinstance(scores, Scores) else list(scores)
+
+
+def check_numbers(count: int | None = None, share: float | None = None, error_rate: float | None = None) -> None:
+    """Refuses numbers that `contrast` cannot take.
+
+    Raises:
+        PLNDError: saying which, and what is expected.
+    """
+    if count is not None and share is not None:
+        raise PLNDError("expected one of count and share, found both")
+    if count is not None and not (0 < count < math.inf and count == int(count)):
+        raise PLNDError(f"count={count}: expected a whole number above 0")
+    if share is not None and not 0 < share <= 1:
+        raise PLNDError(f"share={share}: expected a number above 0 and at most 1")
+    if error_rate is not None and not 0 < error_rate < 1:
+        raise PLNDError(f"error_rate={error_rate}: expected a number above 0 and below 1, such as {DEFAULT_ERROR_RATE}")
+
+
+# what can be compared
+
+
+def _check_comparable(own: list[Scores], others: list[Scores]) -> None:
+    """Refuses scores between which a difference of importance would not be one of languages."""
+    for side, name in ((own, "own"), (others, "others")):
+        if not side:
+            raise PLNDError(f"{name}: no scores, expected those of at least one language")
+    first = own[0]
+    for scores in (*own, *others):
+        if scores.metadata.version < LOGS_SINCE:
+            raise PLNDError(
+                f"the scores of {_name(scores)} are of format version {scores.metadata.version}, without the logs that"
+                " contrast compares: detect again with this plnd"
+            )
+    for scores in (*own, *others):
+        check_model(scores.metadata.model, first.metadata.model, f"the scores of {_name(scores)}")
+        _check_weights(scores, first)
+        for setting, value in _settings(scores).items():
+            expected = _settings(first)[setting]
+            if value != expected:
+                raise PLNDError(
+                    f"{setting} is {expected} in the scores of {_name(first)} and {value} in those of {_name(scores)}:"
+                    " their importances cannot be compared; detect again with the same settings"
+                )
+    _check_distinct(own, others)
+
+
+def _check_weights(scores: Scores, first: Scores) -> None:
+    """Refuses two models of the hub, or two revisions of one, which `check_model` takes for one by their shape."""
+    found, expected = (each.metadata.model for each in (scores, first))
+    if found.hub and expected.hub and (found.name, found.revision) != (expected.name, expected.revision):
+        raise ModelMismatchError(
+            f"the scores of {_name(scores)} are of {_weights(found)}, and those of {_name(first)} of"
+            f" {_weights(expected)}: detect all languages on one model"
+        )
+
+
+def _weights(model: ModelDescription) -> str:
+    return f"{model.name} at {model.revision or 'an unknown revision'}"
+
+
+def _settings(scores: Scores) -> dict[str, Any]:
+    """What importance depends on beside the model and the documents."""
+    metadata = scores.metadata
+    method = {name: metadata.method.get(name) for name in ("name", "scoring", "qk", "log_floor")}
+    return {
+        "method": method.pop("name"),
+        **method,
+        "max_length": metadata.corpus.max_length,
+        "projections": ", ".join(metadata.method.projections),
+        "dtype": metadata.dtype,
+        "quantisation": metadata.get("quantisation"),
+    }
+
+
+def _check_distinct(own: list[Scores], others: list[Scores]) -> None:
+    """Refuses a language that is compared with itself, and one corpus in the place of two."""
+    for scores in own:
+        for other in others:
+            if scores.metadata.language is not None and scores.metadata.language == other.metadata.language:
+                raise PLNDError(
+                    f"{scores.metadata.language} is among the others too: compare a language with other languages"
+                )
+    seen: dict[str, Scores] = {}
+    for scores in (*own, *others):
+        sha256 = scores.metadata.corpus.sha256
+        if sha256 and sha256 in seen:
+            raise PLNDError(
+                f"the scores of {_name(seen[sha256])} and {_name(scores)} are of one corpus, the same documents: give"
+                " each language's scores once"
+            )
+        seen[sha256] = scores
+
+
+def _check_measured(scores: Iterable[Scores], chosen: Iterable[str]) -> None:
+    """Refuses rows of queries and keys that were not all measured."""
+    if not any(address.endswith((".q_proj", ".k_proj")) for address in chosen):
+        return
+    for each in scores:
+        epsilon = each.metadata.method.epsilon
+        if epsilon is not None:
+            raise PLNDError(
+                f"the scores of {_name(each)} were detected with epsilon={epsilon:g}, which leaves no logs in q_proj"
+                " and k_proj: choose other projections, or detect again without epsilon"
+            )
+
+
+def _check_documents(scores: Iterable[Scores]) -> None:
+    """Refuses an error rate that there are too few documents for."""
+    for each in scores:
+        if each.metadata.corpus.documents < 2:
+            raise PLNDError(
+                f"the scores of {_name(each)} are of {each.metadata.corpus.documents} document, and an error rate takes"
+                " two or more: detect on more documents, or give a count or a share alone"
+            )
+
+
+def _name(scores: Scores) -> str:
+    return scores.metadata.language or f"{scores.metadata.corpus.source or 'a language without a name'}"
+
+
+# what is kept
+
+
+def _why_none(own: list[Scores], others: list[Scores], counts: dict[str, int], error_rate: float | None) -> str:
+    """Where the last neuron was lost, and what to do."""
+    language, rest = "+".join(map(_name, own)), ", ".join(map(_name, others))
+    found = f"no neuron serves {language} more than {rest}: of {counts['chosen from']:,} neurons"
+    found += f" {counts['above the median']:,} are above the median in {language}"
+    if not counts["above the median"]:
+        return f"{found}; choose from more projections or regions"
+    found += f", {counts['more so than elsewhere']:,} of them more so than in every other language"
+    if not counts["more so than elsewhere"]:
+        return f"{found}; compare with fewer languages, or choose from more projections or regions"
+    return (
+        f"{found}, and none at an error rate of {error_rate:g}; detect on more documents, allow a higher error rate, or"
+        " give a count or a share alone"
+    )
+
+
+def _named(scores: Iterable[Scores]) -> list[dict[str, Any]]:
+    return [{"language": each.metadata.language, "sha256": each.digest} for each in scores]
