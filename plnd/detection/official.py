@@ -54,7 +54,7 @@ class OfficialImportance:
     def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
         """See `Measure`."""
         for block in blocks:
-            yield block.after("o_proj", partial(self._outputs_and_values, block))
+            yield block.before("o_proj", partial(self._outputs_and_values, block))
             if self.qk != "off":
                 yield from AttentionTraces(block, partial(self._queries_and_keys, block)).hooks()
             if block.stack.experts:
@@ -62,7 +62,7 @@ class OfficialImportance:
             elif block.stack.activation:
                 yield block.after("up_proj", partial(self._up, block))
 
-    def _outputs_and_values(self, block: ObservedBlock, context: Tensor, _: Tensor) -> None:
+    def _outputs_and_values(self, block: ObservedBlock, context: Tensor) -> None:
         sums = [absolute_sum(c) for (c,) in block.documents(context)]
         block.emit_both(("output", "value"), [(x, largest(x, block)) for x in sums])
 
