@@ -18,6 +18,7 @@ import torch
 from plnd.addresses import ATTENTION_PROJECTIONS, PROJECTIONS, split_address
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.oracle import sequential
+from plnd.detection.paper import PaperImportance
 from plnd.models.layout import Layout
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
@@ -34,7 +35,7 @@ def errors(name: str, ids: torch.Tensor) -> dict[str, float]:
         found.update({f"{block}.{projection}": importance[0] for projection in SITES[site]})
 
     with KeepFloat64():
-        with torch.no_grad(), Observer(layout, "exact", sink, [(0, len(ids))]).attached():
+        with torch.no_grad(), Observer(layout, PaperImportance("exact"), sink, [(0, len(ids))]).attached():
             layout.forward(ids[None], torch.ones_like(ids[None]))
         worst: dict[str, float] = {}
         for address in layout.targets:

@@ -8,63 +8,65 @@ activate its neurons. Attention is not measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from plnd.detection.observer import BlockWatch
+from plnd.detection.observer import Handle, ObservedBlock
 from plnd.importance.memory import accumulation_dtype
 
 
-class ActivationWatch(BlockWatch):
-    """The hook of one block that measures activations: the mean of a `value` of them over each document's tokens."""
+def size(activation: Tensor) -> Tensor:
+    """|act|; Wang et al. weigh neurons by its mean («Sharing Matters»)."""
+    return activation.abs()
+
+
+def active(activation: Tensor) -> Tensor:
+    """1 where act > 0, else 0; its mean is the activation probability of Tang et al. (arXiv:2402.16438)."""
+    return (activation > 0).to(accumulation_dtype(activation.dtype))
+
+
+@dataclass(frozen=True)
+class MeanActivation:
+    """The mean of a value of the activation over each document's tokens (site `ffn`).
+
+    Attributes:
+        value: of every activation, [..., width] to the same shape: `size` or `active`.
+    """
 
     value: Callable[[Tensor], Tensor]
 
-    def _prepare(self) -> None:
-        if self.stack.activation:
-            self.activation = self.at(self.stack.activation)
-
-    @property
-    def _watched(self) -> str:
-        gated = any(projection.name == "gate_proj" for projection in self.stack.projections)
-        return "gate_proj" if gated else "up_proj"
-
-    def _attention_hooks(self) -> Any:
-        return ()
-
-    def _proof_hooks(self) -> Any:
-        return ()
-
-    def _feed_forward(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        values = self.value(self.activation(self._target(self._watched).select(output)))
-        self._emit("ffn", [x.mean(0, dtype=accumulation_dtype(output.dtype)) for (x,) in self._documents(values)])
-
-    def _experts(self, tokens: int) -> Any:
-        lengths = [[stop - start] for start, stop in self.observer.spans]
-
-        def term(fused: Tensor, *_: Tensor) -> Tensor:
-            return self.value(self.activation(self._target("gate_proj").select(fused))).to(
-                accumulation_dtype(fused.dtype)
-            )
-
-        return self._sum_routed("ffn", tokens, term, lambda total: total / total.new_tensor(lengths))
+    def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
+        """See `Measure`."""
+        for block in blocks:
+            if block.stack.activation:
+                yield BlockActivations(block, self.value).hook()
 
 
-class MeanActivation(ActivationWatch):
-    """Mean size of the activation, |act| (as Wang et al. weigh neurons in «Sharing Matters»)."""
+class BlockActivations:
+    """The same of one block."""
 
-    @staticmethod
-    def value(activation: Tensor) -> Tensor:
-        """|act|."""
-        return activation.abs()
+    def __init__(self, block: ObservedBlock, value: Callable[[Tensor], Tensor]) -> None:
+        self.block, self.value, self.activation = block, value, block.activation
+        self.gate = block.target("gate_proj" if "gate_proj" in block.projections else "up_proj")
 
+    def hook(self) -> Handle:
+        """Puts it in place."""
+        if self.block.stack.experts:
+            return self.block.sum_over_experts("ffn", self._of_expert, self._mean)
+        return self.block.after(self.gate.projection.name, self._measure)
 
-class ActivationProbability(ActivationWatch):
-    """Share of tokens with act > 0: the activation probability of Tang et al. (arXiv:2402.16438)."""
+    def _measure(self, _: Tensor, output: Tensor) -> None:
+        dtype = accumulation_dtype(output.dtype)
+        documents = self.block.documents(self._values(output))
+        self.block.emit("ffn", [values.mean(0, dtype=dtype) for (values,) in documents])
 
-    @staticmethod
-    def value(activation: Tensor) -> Tensor:
-        """1 where act > 0, else 0."""
-        return (activation > 0).to(accumulation_dtype(activation.dtype))
+    def _of_expert(self, fused: Tensor, *_: Tensor) -> Tensor:
+        return self._values(fused).to(accumulation_dtype(fused.dtype))
+
+    def _mean(self, sums: Tensor) -> Tensor:
+        return sums / sums.new_tensor([[stop - start] for start, stop in self.block.spans])
+
+    def _values(self, output: Tensor) -> Tensor:
+        return self.value(self.activation(self.gate.select(output)))

@@ -21,14 +21,16 @@ which the file replaces by a function that knows none. So it is here, see `sees_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from plnd.detection.observer import BlockWatch
+from plnd.detection.config import QK
+from plnd.detection.observer import Handle, ObservedBlock
+from plnd.detection.traces import AttentionTraces
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance import memory
 from plnd.importance.attention import Attention, attention_importance
@@ -39,43 +41,47 @@ SEES_ALL = ("mistral",)
 """Families whose published file attends without a causal mask."""
 
 
-class OfficialWatch(BlockWatch):
-    """The hooks of one block that measure as the published code does."""
+class OfficialImportance:
+    """Measures as the published code does.
 
-    def _prepare(self) -> None:
-        self.groups = self._target("v_proj").width // self.head_dim
+    Args:
+        qk: `off` leaves rows of `q_proj` and `k_proj` out; they have one form here.
+    """
 
-    @property
-    def _watched(self) -> str:
-        return "up_proj"
+    def __init__(self, qk: QK) -> None:
+        self.qk = qk
 
-    def _feed_forward(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        up = self._target("up_proj").select(output)
-        self._emit("up", [absolute_sum(x) for (x,) in self._documents(up)])
+    def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
+        """See `Measure`."""
+        for block in blocks:
+            yield block.before("o_proj", partial(self._outputs_and_values, block))
+            if self.qk != "off":
+                yield from AttentionTraces(block, partial(self._queries_and_keys, block)).hooks()
+            if block.stack.experts:
+                yield block.sum_over_experts("up", partial(self._up_of_expert, block))
+            elif block.stack.activation:
+                yield block.after("up_proj", partial(self._up, block))
 
-    def _experts(self, tokens: int) -> Any:
-        def term(fused: Tensor, *_: Tensor) -> Tensor:
-            return self._target("up_proj").select(fused).abs().to(accumulation_dtype(fused.dtype))
+    def _outputs_and_values(self, block: ObservedBlock, context: Tensor) -> None:
+        sums = [absolute_sum(c) for (c,) in block.documents(context)]
+        block.emit_both(("output", "value"), [(x, largest(x, block)) for x in sums])
 
-        return self._sum_routed("up", tokens, term, lambda total: total)
+    def _queries_and_keys(self, block: ObservedBlock, trace: Attention) -> tuple[Tensor, Tensor]:
+        change = squared_change(trace)
+        return change, largest(change, block)
 
-    def _proof_hooks(self) -> Any:
-        return ()  # no form of eq. 1 is used
+    def _up(self, block: ObservedBlock, _: Tensor, output: Tensor) -> None:
+        up = block.target("up_proj").select(output)
+        block.emit("up", [absolute_sum(x) for (x,) in block.documents(up)])
 
-    def _prove_output(self, context: Tensor, output: Tensor) -> None:
-        pass
+    def _up_of_expert(self, block: ObservedBlock, fused: Tensor, *_: Tensor) -> Tensor:
+        return block.target("up_proj").select(fused).abs().to(accumulation_dtype(fused.dtype))
 
-    def _outputs_and_values(self, context: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        importance = absolute_sum(context)
-        return importance, self._largest(importance)
 
-    def _queries_and_keys_of(self, trace: Attention) -> tuple[Tensor, Tensor]:
-        importance = squared_change(trace)
-        return importance, self._largest(importance)
-
-    def _largest(self, importance: Tensor) -> Tensor:
-        """From query rows, [heads * head_dim], to the key or value rows that serve them, [groups * head_dim]."""
-        return importance.view(self.groups, -1, self.head_dim).amax(1).flatten()
+def largest(importance: Tensor, block: ObservedBlock) -> Tensor:
+    """From query rows, [heads * head_dim], to the key or value rows that serve them, [groups * head_dim]."""
+    groups = block.target("v_proj").width // block.head_dim
+    return importance.view(groups, -1, block.head_dim).amax(1).flatten()
 
 
 def absolute_sum(x: Tensor) -> Tensor:

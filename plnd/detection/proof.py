@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from plnd.detection.observer import Handle, ObservedBlock
 from plnd.errors import FamilyError
+from plnd.importance.attention import Attention, as_assumed
 from plnd.importance.memory import accumulation_dtype
 from plnd.importance.sublayers import Readout
-from plnd.models.layout import Block, missing
+from plnd.models.layout import missing
+from plnd.models.quantised import dequantised
 
 
 def finite(*tensors: Tensor) -> bool:
@@ -51,42 +54,41 @@ def read_out(inner: Tensor, output: Tensor, readout: Readout, bias: Tensor | Non
     return _near(found, expected, size, 4 * _rounding(inner, output))
 
 
-class Residual:
+class ResidualProof:
     """What a block adds to the residual stream, against what its sub-layers gave.
 
     Args:
         block: the block, or one of its parts.
-        first: the first document's tokens of a batch, [batch, seq, hidden] to [seq, hidden].
     """
 
-    def __init__(self, block: Block, first: Callable[[Tensor], Tensor]) -> None:
-        self.block, self.first = block, first
+    def __init__(self, block: ObservedBlock) -> None:
+        self.block = block
+        self.proven = False
         self.before: Tensor | None = None
         self.parts: list[Tensor] = []
-        self.unproven = True
 
-    def hooks(self) -> Iterator[Any]:
-        """Handles, each with `remove`."""
+    def hooks(self) -> Iterator[Handle]:
+        """Puts it in place; what the block's sub-layers give is told to `add`."""
         yield self.block.module.register_forward_pre_hook(self._enter, with_kwargs=True)
         yield self.block.module.register_forward_hook(self._leave)
 
     def add(self, output: Tensor, readout: Readout) -> None:
         """A sub-layer's output [batch, seq, hidden], which goes through the readout's norm, if any."""
-        if self.unproven:
-            self.parts.append(readout.joins(self.first(output)))
+        if not self.proven:
+            self.parts.append(readout.joins(self.block.first(output)))
 
-    def _enter(self, module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        if not self.unproven:
+    def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self.proven:
             return
         hidden = args[0] if args else kwargs.get("hidden_states")
         if hidden is None:
             raise missing(self.block.family, f"block {self.block.name}'s input", "hidden_states")
-        self.before, self.parts = self.first(hidden).clone(), []  # some blocks add to it in place
+        self.before, self.parts = self.block.first(hidden).clone(), []  # some blocks add to it in place
 
-    def _leave(self, module: Any, args: tuple, output: Any) -> None:
-        if not self.unproven or self.before is None:
+    def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self.proven or self.before is None:
             return
-        after = self.first(output[0] if isinstance(output, tuple) else output)
+        after = self.block.first(output[0] if isinstance(output, tuple) else output)
         before, parts, self.before, self.parts = self.before, self.parts, None, []
         if not finite(before, after, *parts):
             return  # this document says nothing; the first one of the next batch may
@@ -96,7 +98,159 @@ class Residual:
                 f" which the families table says of {self.block.family} (a factor, a norm or an order of its own), so"
                 " eq. 1 has another form there: give the family a row that says so (docs/families.md)"
             )
-        self.unproven = False
+        self.proven = True
+
+
+class ReadoutProof:
+    """Whether the weights of `o_proj` or `down_proj` are all that makes its output.
+
+    Args:
+        block: the block.
+        projection: which of the two.
+        readout: what is measured of it.
+    """
+
+    def __init__(self, block: ObservedBlock, projection: str, readout: Readout) -> None:
+        self.block, self.projection, self.readout = block, projection, readout
+        self.proven = False
+
+    def hooks(self) -> Iterator[Handle]:
+        """Puts it in place."""
+        yield self.block.after(self.projection, self._see)
+
+    def _see(self, inner: Tensor, output: Tensor) -> None:
+        if self.proven:
+            return
+        inner, output = self.block.first(inner), self.block.first(output)
+        if not finite(inner, output):
+            return
+        target = self.block.target(self.projection)
+        plain: Any = target.plain
+        dense = type(target.stored) in (Tensor, nn.Parameter) and target.stored.is_floating_point()
+        if dense:  # a layer of packed weights rounds its input too
+            bias = None if getattr(plain, "bias", None) is None else dequantised(plain, "bias")
+            if not read_out(inner, output, self.readout, bias):
+                raise FamilyError(
+                    f"block {self.block.name}: the output of {self.projection} is not its weights times its input, so"
+                    " the weights are not all that would have to be measured: merge adapters first, or load the model"
+                    " without them"
+                )
+        self.proven = True
+
+
+class GateProof:
+    """Whether the feed-forward's inner activations are what its non-linearity makes of gate and up.
+
+    Args:
+        block: the block, which has a feed-forward.
+
+    Raises:
+        FamilyError: if the non-linearity does not map 0 to 0, so that no closed form holds.
+    """
+
+    def __init__(self, block: ObservedBlock) -> None:
+        self.block = block
+        self.gates = [name for name in block.projections if name in ("gate_proj", "up_proj")]
+        self.activation = block.activation
+        if float(self.activation(torch.zeros(1))) != 0:
+            raise FamilyError(
+                f"block {block.name}: the activation {self.activation} does not map 0 to 0, which eq. 5 needs"
+            )
+        self.proven = False
+        self.outputs: dict[str, Tensor] = {}  # of gate and up in the pass at hand, [seq, width]
+        self.inner: Tensor | None = None
+
+    def hooks(self) -> Iterator[Handle]:
+        """Puts it in place; of fused experts, which have no modules to hook, `add` is told instead."""
+        for name in self.gates:
+            yield self.block.after(name, self._keeper(name))
+        yield self.block.before("down_proj", self._arrive)
+        yield self.block.after("down_proj", self._see)
+
+    def add(self, fused: Tensor, inner: Tensor) -> None:
+        """One expert's output of `gate_up_proj` [tokens, 2·width] and inner activations [tokens, width]."""
+        if not self.proven and finite(fused):
+            self._hold(inner, {name: self.block.target(name).select(fused) for name in self.gates})
+
+    def _keeper(self, name: str) -> Callable[[Tensor, Tensor], None]:
+        target = self.block.target(name)
+
+        def keep(_: Tensor, output: Tensor) -> None:
+            if not self.proven:  # copied: some activations work in place
+                self.outputs[name] = self.block.first(target.select(output)).clone()
+
+        return keep
+
+    def _arrive(self, inner: Tensor) -> None:
+        if not self.proven:
+            self.inner = inner
+
+    def _see(self, inner: Tensor, output: Tensor) -> None:
+        if self.proven or self.inner is None:
+            return
+        arrived, outputs, self.inner, self.outputs = self.block.first(self.inner), self.outputs, None, {}
+        if finite(arrived, self.block.first(output)):
+            self._hold(arrived, outputs)
+
+    def _hold(self, inner: Tensor, outputs: dict[str, Tensor]) -> None:
+        if not gated(inner, outputs.get("gate_proj"), outputs["up_proj"], self.activation):
+            raise FamilyError(
+                f"block {self.block.name}: between {' and '.join(self.gates)} and down_proj the feed-forward computes"
+                f" something else than the families table says of {self.block.family}, so eq. 5 has another form there:"
+                " plnd cannot measure this model"
+            )
+        self.proven = True
+
+
+class AttentionProof:
+    """Whether attention is what its trace says, for the first document that is finite.
+
+    Args:
+        block: the block.
+    """
+
+    def __init__(self, block: ObservedBlock) -> None:
+        self.block = block
+        self.proven = False
+        self.trace: Attention | None = None
+        self.value: Tensor | None = None  # of the pass at hand, [groups, seq, head_dim]
+        self.context: Tensor | None = None  # [seq, heads * head_dim]
+
+    def hooks(self) -> Iterator[Handle]:
+        """Puts it in place; the document's queries, keys and mask are told to `add`."""
+        yield self.block.after("v_proj", self._keep_value)
+        yield self.block.before("o_proj", self._keep_context)
+
+    def add(self, trace: Attention) -> None:
+        """The first document's queries, keys and mask in the pass at hand."""
+        if not self.proven:
+            self.trace = trace
+            self._hold()
+
+    def _keep_value(self, _: Tensor, output: Tensor) -> None:
+        if not self.proven:
+            value = next(self.block.documents(self.block.target("v_proj").select(output)))[0]
+            self.value = value.unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1)
+
+    def _keep_context(self, context: Tensor) -> None:
+        if not self.proven:
+            self.context = next(self.block.documents(context))[0]
+            self._hold()
+
+    def _hold(self) -> None:
+        """As soon as all are there; outside the interface the trace comes last."""
+        if self.trace is None or self.context is None or self.value is None:
+            return
+        trace, value, context = self.trace, self.value, self.context
+        self.trace = self.value = self.context = None
+        if not torch.isfinite(context).all():
+            return  # this document says nothing; the first one of the next batch may
+        if not as_assumed(trace, value, context):
+            raise FamilyError(
+                f"block {self.block.name}: attention is not what the families table says of {self.block.family}, so"
+                " eq. 10 cannot be evaluated: detect with --qk off"
+            )
+        self.proven = True
 
 
 def _rounding(*tensors: Tensor) -> float:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from plnd.addresses import PROJECTIONS
-from plnd.detection.activations import ActivationProbability, MeanActivation
 from plnd.detection.checkpoint import Checkpoint, run_settings
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Document, SavedTokenizer, Skipped, TokenizedCorpus, batched
-from plnd.detection.observer import SITES, BlockWatch, Observer
-from plnd.detection.official import OfficialWatch, check_official, mask_of_all, sees_all
+from plnd.detection.measures import measure_of
+from plnd.detection.observer import SITES, Observer
+from plnd.detection.official import check_official, mask_of_all, sees_all
 from plnd.detection.processes import Processes
 from plnd.detection.totals import LOG_FLOOR, Totals, at_least, mean_and_deviation, summarized
 from plnd.errors import CorpusError, PLNDError
@@ -34,13 +34,6 @@ WINDOW = 16
 """Batches whose documents are sorted by length together; a checkpoint is taken between windows."""
 CHECKPOINT_SECONDS = 60.0
 """Age at which a checkpoint is replaced."""
-
-_WATCHES: dict[tuple[str, str], type[BlockWatch]] = {
-    ("plnd", "paper"): BlockWatch,
-    ("plnd", "official"): OfficialWatch,
-    ("activation", "paper"): MeanActivation,
-    ("lape", "paper"): ActivationProbability,
-}
 
 
 @torch.no_grad()
@@ -124,8 +117,7 @@ class _Run:
         self.non_finite = Skipped()
         self.totals: Totals | None = None  # from the first batch on
         self.measured: dict[str, Tensor] = {}  # site to [documents, width], of the batch at hand
-        watch = _WATCHES[config.method, config.scoring]
-        self.observer = Observer(layout, config.measured_qk, self._receive, watch=watch)
+        self.observer = Observer(layout, measure_of(config), self._receive)
         self.all_seen = config.scoring == "official" and sees_all(layout)
         self.settings = None if path is None else run_settings(layout, config, WINDOW)
         self.saved = time.monotonic()
@@ -215,7 +207,7 @@ class _Run:
 
     def _tell_alive(self) -> None:
         """Tells the observer which rows of queries and keys the rule may still keep."""
-        if self.config.epsilon is not None and self.observer.qk != "off" and self.totals is not None:
+        if self.config.epsilon is not None and self.config.measured_qk != "off" and self.totals is not None:
             self.observer.alive = self.totals.alive(self.config.epsilon)
 
     # checkpoint
@@ -318,7 +310,7 @@ class _Run:
                 "name": config.method,
                 "scoring": config.scoring,
                 "projections": projections,
-                "qk": self.observer.qk,
+                "qk": config.measured_qk,
                 "epsilon": None if config.epsilon is None else float(config.epsilon),
                 "min_length": config.min_length,
                 "batch_size": config.batch_size,

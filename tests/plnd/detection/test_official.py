@@ -15,7 +15,7 @@ from torch import nn
 
 from plnd.detection.config import DetectConfig
 from plnd.detection.observer import SITES, Observer
-from plnd.detection.official import OfficialWatch, mask_of_all, squared_change
+from plnd.detection.official import OfficialImportance, mask_of_all, squared_change
 from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import Attention
@@ -34,7 +34,7 @@ def observe(model, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         seen.update({f"{block}.{projection}": importance[0] for projection in SITES[site]})
 
     layout = Layout(model)
-    observer = Observer(layout, "exact", sink, [(0, LENGTH)], watch=OfficialWatch)
+    observer = Observer(layout, OfficialImportance("exact"), sink, [(0, LENGTH)])
     with observer.attached(), KeepFloat64():
         layout.forward(IDS[None], mask)
     return seen

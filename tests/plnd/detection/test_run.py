@@ -14,6 +14,7 @@ from detecting import CONFIG, LENGTHS, MANY, SMALL, leave_a_checkpoint, selected
 from handmade import logs_over_median, ranks
 from plnd.deactivation import deactivated
 from plnd.detection.observer import SITES, Observer
+from plnd.detection.paper import PaperImportance
 from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import attention_importance
@@ -33,7 +34,7 @@ def one_at_a_time(model, documents, qk: str) -> dict[str, np.ndarray]:
 
     for document in documents:
         ids = torch.tensor([document])
-        with torch.no_grad(), Observer(layout, qk, sink, [(0, len(document))]).attached():
+        with torch.no_grad(), Observer(layout, PaperImportance(qk), sink, [(0, len(document))]).attached():
             layout.forward(ids, torch.ones_like(ids))
     return {name: np.stack(values) for name, values in rows.items()}
 
@@ -211,7 +212,7 @@ def test_known_rule_saves_work(monkeypatch, eager_checkpoints):
     model = tiny_model("llama")
     rows = sum(Layout(model).widths[f"0.{name}"] for name in ("q_proj", "k_proj"))
     full = detect(model, MANY, replace(CONFIG, batch_size=1))
-    monkeypatch.setattr("plnd.detection.observer.attention_importance", spy)
+    monkeypatch.setattr("plnd.detection.paper.attention_importance", spy)
     epsilon = float(np.quantile(full.minimum["0.q_proj"], 0.5))
     known = detect(model, MANY, replace(CONFIG, batch_size=1, epsilon=epsilon))
     of_first_block = asked[::2]
@@ -335,18 +336,19 @@ def test_an_adapter_that_does_more_is_refused():
         detect(get_peft_model(tiny_model("llama"), config), some_documents(), CONFIG)
 
 
+@pytest.mark.parametrize("scoring", ["paper", "official"])
 @pytest.mark.parametrize("mode", ["weights", "activations"])
-def test_a_model_with_neurons_off_is_measured(mode):
+def test_a_model_with_neurons_off_is_measured(mode, scoring):
     """Inside `deactivated` the scores are those of a model whose neurons' weights are zero, queries and keys too."""
-    model, twin = tiny_model("llama"), tiny_model("llama")
+    model, twin, config = tiny_model("llama"), tiny_model("llama"), replace(CONFIG, scoring=scoring)
     neurons = detect(model, some_documents(), CONFIG).select(fraction=0.2)
     for name, rows in neurons.items():
         target = Layout(twin).targets[name]
         for tensor in target.parameters():
             tensor[target.position(torch.from_numpy(rows).long())] = 0
     with deactivated(model, neurons, mode=mode):
-        found = detect(model, some_documents(), CONFIG)
-    for name, values in detect(twin, some_documents(), CONFIG).mean.items():
+        found = detect(model, some_documents(), config)
+    for name, values in detect(twin, some_documents(), config).mean.items():
         np.testing.assert_allclose(found.mean[name], values, rtol=1e-5, atol=1e-6 * values.max())
 
 

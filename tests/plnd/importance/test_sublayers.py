@@ -8,6 +8,7 @@ import torch
 from plnd.addresses import split_address
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.oracle import sequential
+from plnd.detection.paper import PaperImportance
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout
 from tiny import TINY, KeepFloat64, tiny_model
@@ -25,7 +26,7 @@ def observe(model, ids, spans, qk, attention_mask=None, position_ids=None) -> di
             if f"{block}.{projection}" in layout.targets:
                 seen[f"{block}.{projection}"] = importance
 
-    observer = Observer(layout, qk, sink, spans)
+    observer = Observer(layout, PaperImportance(qk), sink, spans)
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     with torch.no_grad(), KeepFloat64(), observer.attached():
         layout.forward(ids, mask, **({} if position_ids is None else {"position_ids": position_ids}))
@@ -140,7 +141,7 @@ def test_observing_leaves_the_model_as_it_was(family):
     before = model(**inputs).logits
     attributes = [set(vars(module)) for module in model.modules()]
     with pytest.raises(ZeroDivisionError):
-        with Observer(Layout(model), "exact", lambda *a: 1 / 0, [(0, LENGTH)]).attached():
+        with Observer(Layout(model), PaperImportance("exact"), lambda *a: 1 / 0, [(0, LENGTH)]).attached():
             Layout(model).forward(ids[None], torch.ones_like(ids[None]))
     assert model.config._attn_implementation == implementation
     assert [set(vars(module)) for module in model.modules()] == attributes

@@ -1,0 +1,119 @@
+"""The importance of the PLND paper (arXiv:2402.18815, eq. 1), by the closed forms of `plnd.importance`.
+
+They take a block to compute what its row of the families table says, so each block is held to that on the first
+document (`plnd.detection.proof`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from torch import Tensor, nn
+
+from plnd.detection.config import QK
+from plnd.detection.observer import Handle, ObservedBlock
+from plnd.detection.proof import GateProof, ReadoutProof, ResidualProof
+from plnd.detection.traces import AttentionTraces
+from plnd.importance.attention import Attention, attention_importance
+from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
+from plnd.models.families import Norm
+
+
+class PaperImportance:
+    """Importance of every neuron of every projection.
+
+    Args:
+        qk: how rows of `q_proj` and `k_proj` are measured; `off` leaves both out.
+    """
+
+    def __init__(self, qk: QK) -> None:
+        self.qk = qk
+
+    def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
+        """See `Measure`."""
+        residuals: dict[nn.Module, ResidualProof] = {}  # a block and its cross-attention are one module
+        for block in blocks:
+            if block.module not in residuals:
+                residuals[block.module] = ResidualProof(block)
+                yield from residuals[block.module].hooks()
+            residual = residuals[block.module]
+            yield from AttentionOutputs(block, residual).hooks()
+            if self.qk != "off":
+                yield from AttentionTraces(block, partial(self._queries_and_keys, block)).hooks()
+            if block.stack.activation:
+                yield from FeedForward(block, residual).hooks()
+
+    def _queries_and_keys(self, block: ObservedBlock, trace: Attention) -> tuple[Tensor, Tensor]:
+        return attention_importance(trace, self.qk, block.alive)  # type: ignore[arg-type]
+
+
+class AttentionOutputs:
+    """Importance of the columns of a block's `o_proj` and of the rows of its `v_proj` (sites `output` and `value`)."""
+
+    def __init__(self, block: ObservedBlock, residual: ResidualProof) -> None:
+        self.block, self.residual = block, residual
+        self.readout = readout_of(block, "o_proj", block.stack.attention_norm)
+        self.proof = ReadoutProof(block, "o_proj", self.readout)
+        groups = block.target("v_proj").width // block.head_dim
+        self.gram = self.readout.gram(groups, block.head_dim)
+        gained = self.readout.gain is not None
+        self.gained_gram = self.readout.gram(groups, block.head_dim, gained=True) if gained else None
+
+    def hooks(self) -> Iterator[Handle]:
+        """Puts it in place."""
+        yield self.block.after("o_proj", self._measure)
+        yield from self.proof.hooks()
+
+    def _measure(self, context: Tensor, output: Tensor) -> None:
+        """From input [batch, seq, heads * head_dim] and output [batch, seq, hidden] of `o_proj`."""
+        importance = [
+            attention_output_importance(c, f, self.readout, self.gram, self.gained_gram)
+            for c, f in self.block.documents(context, output)
+        ]
+        self.block.emit_both(("output", "value"), importance)
+        self.residual.add(output, self.readout)
+
+
+class FeedForward:
+    """Importance of a block's feed-forward neurons (site `ffn`), fused experts too."""
+
+    def __init__(self, block: ObservedBlock, residual: ResidualProof) -> None:
+        self.block, self.residual = block, residual
+        self.gates = GateProof(block)
+        self.readout = readout_of(block, "down_proj", block.stack.feed_forward_norm)
+
+    def hooks(self) -> Iterator[Handle]:
+        """Puts it in place."""
+        if self.block.stack.experts:
+            yield self.block.sum_over_experts("ffn", self._of_expert, self._norms)
+            yield self.block.at(self.block.stack.experts).register_forward_hook(self._add_experts)
+            return
+        yield self.block.after("down_proj", self._measure)
+        yield from ReadoutProof(self.block, "down_proj", self.readout).hooks()
+        yield from self.gates.hooks()
+
+    def _measure(self, inner: Tensor, output: Tensor) -> None:
+        """From input [batch, seq, width] and output [batch, seq, hidden] of `down_proj`."""
+        importance = [column_importance(h, f, self.readout) for h, f in self.block.documents(inner, output)]
+        self.block.emit("ffn", importance)
+        self.residual.add(output, self.readout)
+
+    def _of_expert(self, fused: Tensor, inner: Tensor, share: Tensor) -> Tensor:
+        """Neuron k of an expert adds share·inner[k]·W_down[:, k] to a token that is routed to it."""
+        self.gates.add(fused, inner)
+        return (inner * share).to(self.readout.column_norm.dtype).square()
+
+    def _norms(self, squares: Tensor) -> Tensor:
+        return squares.sqrt() * self.readout.column_norm
+
+    def _add_experts(self, module: object, args: tuple, output: Tensor) -> None:
+        self.residual.add(output, self.readout)
+
+
+def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Readout:
+    """How a sub-layer's output projection, and the norm behind it, if any, reach the residual stream."""
+    weight = block.target(projection).weight
+    if norm is None:
+        return Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
+    return Readout(weight, block.gain(norm), block.at(f"{norm.module}.{norm.eps}"))

@@ -1,0 +1,165 @@
+"""Puts together what entered a block's attention, document by document, and hands each such trace to a measure.
+
+Queries and keys come from the outputs of their projections and from an attention function registered with transformers'
+own `AttentionInterface`, which calls PyTorch's SDPA and so leaves the pass as it is; in families whose attention does
+not go through that interface, from the arguments of the attention module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plnd.detection.observer import Handle, ObservedBlock
+from plnd.detection.proof import AttentionProof
+from plnd.importance.attention import Attention, HeadNorm, Rotary, rotated
+from plnd.models.families import Norm
+from plnd.models.layout import missing
+
+Pair = tuple[Tensor, Tensor]
+
+
+class AttentionTraces:
+    """Measures a block's queries and keys in every pass, and emits the sites `query` and `key`.
+
+    The first document's attention is held to what the model computed.
+
+    Args:
+        block: the block.
+        measure: from one document's trace to the importance of its rows of `q_proj` and of `k_proj`, each [width].
+    """
+
+    def __init__(self, block: ObservedBlock, measure: Callable[[Attention], Pair]) -> None:
+        self.block, self.stack, self.measure = block, block.stack, measure
+        self.proof = AttentionProof(block)
+        self.rows: dict[str, Tensor] = {}  # of q_proj and k_proj in the pass at hand, [batch, seq, width]
+        self.rotary: Pair | None = None  # cos and sin of the pass at hand, [batch or 1, seq, rotated channels]
+
+    def hooks(self) -> Iterator[Handle]:
+        """Puts them in place."""
+        for name in ("q_proj", "k_proj"):
+            yield self.block.after(name, self._keeper(name))
+        yield from self.proof.hooks()
+        yield self.block.attention.register_forward_pre_hook(self._keep_rotary, with_kwargs=True)
+        if self.block.observer.layout.interface:
+            yield self.block.watch_attention(self._entered)
+        else:
+            yield self.block.attention.register_forward_hook(self._entered_by_arguments, with_kwargs=True)
+
+    def _keeper(self, name: str) -> Callable[[Tensor, Tensor], None]:
+        target = self.block.target(name)
+
+        def keep(_: Tensor, output: Tensor) -> None:
+            self.rows[name] = target.select(output)
+
+        return keep
+
+    def _keep_rotary(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        rotation = self.stack.rotation
+        self.rotary = None
+        if rotation is None or not (rotation.when is None or self.block.at(rotation.when)):
+            return
+        if rotation.table is None:
+            self.rotary = self._argument(kwargs, "position_embeddings")
+            return
+        if "position_embeddings" in kwargs:
+            lines = kwargs["position_embeddings"]
+        else:
+            table = self.block.at(rotation.table)
+            lines = table[self._argument(kwargs, "position_ids").to(table.device)].chunk(2, dim=-1)
+        sin, cos = (x.repeat_interleave(2, dim=-1) for x in lines)
+        self.rotary = (cos, sin)
+
+    def _argument(self, kwargs: dict, name: str) -> Any:
+        """What the attention module receives by keyword."""
+        if name not in kwargs:
+            raise missing(self.block.family, f"block {self.block.name}: the call of {self.stack.attention}", name)
+        return kwargs[name]
+
+    # attention outside the interface
+
+    def _entered_by_arguments(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """Its queries, keys and mask, put together from its arguments."""
+        if self.stack.relative_bias:
+            self._entered(None, None, self._relative_bias(kwargs, output), 1.0, None)
+            return
+        mask = self._argument(kwargs, "attention_mask")
+        if self.stack.alibi:
+            bias = self._argument(kwargs, "alibi").unflatten(0, (len(self.block.spans), -1))
+            mask = bias if mask is None else bias + mask
+        self._entered(None, None, mask, self.block.head_dim**-0.5, None)
+
+    def _relative_bias(self, kwargs: dict, output: Any) -> Tensor:
+        """T5's bias of relative positions and mask, [batch or 1, heads or 1, queries, keys]."""
+        if "mask" in kwargs:  # T5 makes them in one block, and every attention module hands them on
+            return output[1]
+        attention: Any = self.block.attention
+        queries, keys = (self.rows[name].shape[1] for name in ("q_proj", "k_proj"))
+        if attention.has_relative_attention_bias:
+            bias = attention.compute_bias(queries, keys)
+        else:
+            bias = self.rows["q_proj"].new_zeros(1, 1, queries, keys)
+        mask = self._argument(kwargs, "attention_mask")
+        return bias if mask is None else bias + mask
+
+    # traces
+
+    def _entered(
+        self, query: Tensor | None, key: Tensor | None, mask: Tensor | None, scaling: float, softcap: float | None
+    ) -> None:
+        """Measures the queries and keys of a pass.
+
+        Args:
+            query, key: as they enter the scalar product, [batch, heads, seq, head_dim]; None: computed from the
+                projections' outputs.
+            mask: boolean (may be seen) or additive, [batch or 1, heads or 1, seq, seq]; None: causal.
+            scaling: factor of the scalar product.
+            softcap: soft-cap of the logits.
+        """
+        if self.stack.scaled_queries and query is not None:
+            scaling = self.block.head_dim**-0.5
+            query = query / scaling
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
+        query_norm, key_norm = (self._head_norm(norm) for norm in (self.stack.query_norm, self.stack.key_norm))
+        importance = []
+        for index, (start, stop) in enumerate(self.block.spans):
+            span = slice(start, stop)
+            q, k = (self._heads(name, index, span) for name in ("q_proj", "k_proj"))
+            rotary = self._rotary(index, span)
+            trace = Attention(
+                query=q,
+                key=k,
+                query_rotated=rotated(q, query_norm, rotary) if query is None else query[index, :, span],
+                key_rotated=rotated(k, key_norm, rotary) if key is None else key[index, :, span],
+                scaling=scaling,
+                rotary=rotary,
+                query_norm=query_norm,
+                key_norm=key_norm,
+                mask=None if mask is None else mask[index % len(mask), :, span, span],
+                softcap=softcap,
+            )
+            if index == 0:
+                self.proof.add(trace)
+            importance.append(self.measure(trace))
+        self.rotary = None
+        self.rows.clear()
+        self.block.emit_both(("query", "key"), importance)
+
+    def _heads(self, name: str, index: int, span: slice) -> Tensor:
+        """A document's rows, [heads, seq, head_dim]."""
+        return self.rows[name][index, span].unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1)
+
+    def _rotary(self, index: int, span: slice) -> Rotary | None:
+        if self.rotary is None or self.stack.rotation is None:
+            return None
+        cos, sin = (x[index % len(x), span] for x in self.rotary)
+        return Rotary.of(cos, sin, self.block.head_dim, self.stack.rotation.pairs)
+
+    def _head_norm(self, norm: Norm | None) -> HeadNorm | None:
+        if norm is None:
+            return None
+        return HeadNorm(self.block.gain(norm), self.block.at(f"{norm.module}.{norm.eps}"), norm.whole)
