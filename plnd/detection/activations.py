@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from plnd.detection.observer import Handle, ObservedBlock
+from plnd.detection.observer import Handle, ObservedBlock, forward_pass
 from plnd.importance.memory import accumulation_dtype
 
 
@@ -36,6 +36,8 @@ class MeanActivation:
     """
 
     value: Callable[[Tensor], Tensor]
+
+    run = staticmethod(forward_pass)
 
     def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
         """See `Measure`."""

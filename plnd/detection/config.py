@@ -9,9 +9,14 @@ from typing import Literal
 from plnd.errors import PLNDError
 
 QK = Literal["exact", "first_order", "off"]
-Method = Literal["plnd", "activation", "lape"]
+Method = Literal["plnd", "relevance", "activation", "lape"]
 Scoring = Literal["paper", "official"]
-SCORINGS: dict[str, tuple[str, ...]] = {"plnd": ("paper", "official"), "activation": ("paper",), "lape": ("paper",)}
+SCORINGS: dict[str, tuple[str, ...]] = {
+    "plnd": ("paper", "official"),
+    "relevance": ("paper",),
+    "activation": ("paper",),
+    "lape": ("paper",),
+}
 """The ways to measure that each method has."""
 
 
@@ -20,9 +25,10 @@ class DetectConfig:
     """How to detect. Each field says what it is, here and in `plnd detect --help`.
 
     Importances are not divided by length, and a rule over *every* document would follow the shortest: hence
-    `min_length`. The two methods for comparison are in `plnd.detection.activations`; from the scores of `lape` selects
-    `plnd.lape`. The official scoring is in `plnd.detection.official`; Q and K have one form there, so that `qk` says no
-    more than whether they are scored. With `epsilon`, rows that failed it score 0 and the others have no ranks (see
+    `min_length`. Relevance is in `plnd.detection.relevance`, the two methods for comparison are in
+    `plnd.detection.activations`; from the scores of `lape` selects `plnd.lape`. The official scoring is in
+    `plnd.detection.official`; Q and K have one form there, and in relevance, so that `qk` says no more than whether
+    they are scored. With `epsilon`, rows that failed it score 0 and the others have no ranks (see
     `Scores`).
     """
 
@@ -44,8 +50,9 @@ class DetectConfig:
     method: Method = field(
         default="plnd",
         metadata={
-            "help": "what is measured: plnd, importance; or of feed-forward neurons activation, the mean |activation|,"
-            " or lape, how often they are active (for plnd select --against)"
+            "help": "what is measured: plnd, importance (eq. 1); relevance, how much the loss hangs on it (a backward"
+            " pass); or of feed-forward neurons activation, the mean |activation|, or lape, how often they are"
+            " active (for plnd select --against)"
         },
     )
     scoring: Scoring = field(
@@ -62,7 +69,7 @@ class DetectConfig:
 
     def __post_init__(self) -> None:
         if self.method not in SCORINGS:
-            raise PLNDError(f"unknown method {self.method!r}: expected plnd, activation or lape")
+            raise PLNDError(f"unknown method {self.method!r}: expected {', '.join(SCORINGS)}")
         if self.scoring not in SCORINGS["plnd"]:
             raise PLNDError(f"unknown scoring {self.scoring!r}: expected paper or official")
         if self.scoring not in SCORINGS[self.method]:
@@ -73,6 +80,8 @@ class DetectConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PLNDError(f"{name}={value}: expected 1 or more")
+        if self.epsilon is not None and self.method == "relevance":
+            raise PLNDError("epsilon= says ahead which importances eq. 2 will keep, for method=plnd; leave it out")
         if self.epsilon is not None and not 0 < self.epsilon < math.inf:
             raise PLNDError(f"epsilon={self.epsilon}: expected a number above 0")
         if self.min_length > self.max_length:
@@ -82,9 +91,11 @@ class DetectConfig:
 
     @property
     def measured_qk(self) -> QK:
-        """How rows of `q_proj` and `k_proj` are measured: `off` with other methods; the one official form is exact."""
-        if self.method != "plnd" or self.qk == "off":
+        """How rows of `q_proj` and `k_proj` are measured: `off` with activations; the one official form is exact."""
+        if self.method not in ("plnd", "relevance") or self.qk == "off":
             return "off"
+        if self.method == "relevance":
+            return "first_order"
         return "exact" if self.scoring == "official" else self.qk
 
     @property

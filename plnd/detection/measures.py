@@ -1,8 +1,9 @@
 """Which measure belongs to which method and scoring, and how to add one.
 
-A measure is an object with one method, `hooks(blocks)` (`plnd.detection.observer.Measure`): for each block it hooks
-what it needs to see, and hands out one number per neuron and document with `block.emit(site, …)`. An `ObservedBlock`
-offers
+A measure is an object with a method `hooks(blocks)` (`plnd.detection.observer.Measure`): for each block it hooks
+what it needs to see, and hands out one number per neuron and document with `block.emit(site, …)`. Its
+other method, `run`, is one pass over a batch: `forward_pass` unless it needs more, as relevance does. An
+`ObservedBlock` offers
 
 - `after(projection, see)`: what a projection received and gave, [batch, seq, …], and `before`, which comes first;
 - `documents(…)`: such tensors as each document's own tokens, [seq, …], without padding;
@@ -13,6 +14,8 @@ offers
 This one measures the largest value that enters each column of `down_proj`:
 
     class LargestInput:
+        run = staticmethod(forward_pass)
+
         def hooks(self, blocks):
             for block in blocks:
                 if "down_proj" in block.projections and not block.stack.experts:
@@ -23,7 +26,8 @@ This one measures the largest value that enters each column of `down_proj`:
 
 To try it: `Observer(layout, LargestInput(), sink, spans)`. To make it a method: a name in `plnd.detection.config`, its
 line in `measure_of` and, if it measures other neurons together than those of `plnd.detection.observer.SITES`, an entry
-there. Every pass has to emit the same sites. Passes run without gradients.
+there. Every pass has to emit the same sites. Passes run without gradients
+unless `run` wants them.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from plnd.detection.config import DetectConfig
 from plnd.detection.observer import Measure
 from plnd.detection.official import OfficialImportance
 from plnd.detection.paper import PaperImportance
+from plnd.detection.relevance import Relevance
 
 
 def measure_of(config: DetectConfig) -> Measure:
@@ -41,5 +46,7 @@ def measure_of(config: DetectConfig) -> Measure:
         return MeanActivation(size)
     if config.method == "lape":
         return MeanActivation(active)
+    if config.method == "relevance":
+        return Relevance(config.measured_qk)
     measure = OfficialImportance if config.scoring == "official" else PaperImportance
     return measure(config.measured_qk)

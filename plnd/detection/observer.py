@@ -54,6 +54,20 @@ class Measure(Protocol):
             FamilyError: if a block lacks what the measure needs, or computes something else than it assumes.
         """
 
+    def run(self, layout: Layout, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """One pass over a batch: `forward_pass`, or what the measure needs beside it.
+
+        Args:
+            layout: the model.
+            input_ids: [batch, seq].
+            attention_mask: [batch, seq], 1 for tokens and 0 for padding, or what the measure lets them see instead.
+        """
+
+
+def forward_pass(layout: Layout, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """The `run` of a measure for which the body's forward pass, without the head, is enough."""
+    layout.forward(input_ids, attention_mask)
+
 
 @dataclass
 class Observer:
@@ -96,6 +110,10 @@ class Observer:
             if any(block.experts_watched for block in blocks):
                 stack.enter_context(observed_experts(self.layout))
             yield
+
+    def run(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """One pass over a batch of documents, whose `spans` are set; see `Measure.run`."""
+        self.measure.run(self.layout, input_ids, attention_mask)
 
 
 class ObservedBlock:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from plnd.detection.config import QK
-from plnd.detection.observer import Handle, ObservedBlock
+from plnd.detection.observer import Handle, ObservedBlock, forward_pass
 from plnd.detection.traces import AttentionTraces
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance import memory
@@ -50,6 +50,8 @@ class OfficialImportance:
 
     def __init__(self, qk: QK) -> None:
         self.qk = qk
+
+    run = staticmethod(forward_pass)
 
     def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
         """See `Measure`."""

@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from plnd.detection.config import QK
-from plnd.detection.observer import Handle, ObservedBlock
+from plnd.detection.observer import Handle, ObservedBlock, forward_pass
 from plnd.detection.proof import GateProof, ReadoutProof, ResidualProof
 from plnd.detection.traces import AttentionTraces
 from plnd.importance.attention import Attention, attention_importance
@@ -29,6 +29,8 @@ class PaperImportance:
 
     def __init__(self, qk: QK) -> None:
         self.qk = qk
+
+    run = staticmethod(forward_pass)
 
     def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
         """See `Measure`."""

@@ -185,12 +185,11 @@ class _Run:
         return non_finite
 
     def _measure(self, batch: list[Document]) -> Tensor:
-        """One forward pass of the model's body, without its head; which documents gave finite numbers only."""
+        """One pass over a batch; which documents gave finite numbers only."""
         ids, mask = padded([document.ids for document in batch])
         self.observer.spans = [(0, len(d.ids)) for d in batch]
         mask = mask_of_all(mask) if self.all_seen else mask
-        inputs = {"input_ids": ids.to(self.input_device), "attention_mask": mask.to(self.input_device)}
-        self.layout.forward(**inputs)
+        self.observer.run(ids.to(self.input_device), mask.to(self.input_device))
         return torch.stack([torch.isfinite(x).all(-1).cpu() for x in self.measured.values()]).all(0)
 
     def _agree(self, corpus: TokenizedCorpus, value: Any = None) -> list[Any]:

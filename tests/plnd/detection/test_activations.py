@@ -141,7 +141,7 @@ def test_importance_and_activation_differ():
 @pytest.mark.parametrize(
     ("settings", "wording"),
     [
-        ({"method": "lapse"}, "unknown method 'lapse': expected plnd, activation or lape"),
+        ({"method": "lapse"}, "unknown method 'lapse': expected plnd, relevance, activation, lape"),
         ({"scoring": "code"}, "unknown scoring 'code': expected paper or official"),
         (
             {"method": "lape", "scoring": "official"},

@@ -15,9 +15,10 @@ from plnd.detection import measures
 from plnd.detection.activations import MeanActivation, active, size
 from plnd.detection.config import SCORINGS, DetectConfig
 from plnd.detection.measures import measure_of
-from plnd.detection.observer import SITES, Observer
+from plnd.detection.observer import SITES, Observer, forward_pass
 from plnd.detection.official import OfficialImportance
 from plnd.detection.paper import PaperImportance
+from plnd.detection.relevance import Relevance
 from plnd.detection.traces import AttentionTraces
 from plnd.errors import FamilyError
 from plnd.importance.attention import rotated
@@ -35,13 +36,14 @@ def emitted(model, measure) -> dict[str, torch.Tensor]:
     observer = Observer(layout, measure, lambda block, site, x: seen.update({f"{block}.{site}": x}))
     observer.spans = [(0, len(document)) for document in DOCUMENTS]
     with observer.attached():
-        layout.forward(*padded(DOCUMENTS))
+        observer.run(*padded(DOCUMENTS))
     return seen
 
 
 MEASURES = {
     ("plnd", "paper"): PaperImportance,
     ("plnd", "official"): OfficialImportance,
+    ("relevance", "paper"): Relevance,
     ("activation", "paper"): MeanActivation,
     ("lape", "paper"): MeanActivation,
 }
@@ -57,13 +59,14 @@ def test_every_setting_has_its_measure():
     assert measure_of(DetectConfig(method="lape")) == MeanActivation(active)
     for qk in ("exact", "first_order", "off"):
         assert measure_of(DetectConfig(qk=qk)).qk == qk
+    assert measure_of(DetectConfig(method="relevance", qk="off")).rows == ("v_proj",)
 
 
 def test_the_measure_of_the_docstring_measures():
     """The example that tells how to add a measure runs as it is printed, without padding in what it counts."""
     example = re.search(r"\n    class LargestInput:\n(?:    .*\n|\n(?=    ))+", measures.__doc__)
     assert example is not None
-    names = {"functools": functools}
+    names = {"functools": functools, "forward_pass": forward_pass}
     exec(textwrap.dedent(example[0]), names)
     model, inputs = tiny_model("llama", torch.float32), {}
     model.model.layers[1].mlp.down_proj.register_forward_pre_hook(lambda module, args: inputs.update(inner=args[0]))
@@ -80,12 +83,15 @@ def test_the_measure_of_the_docstring_measures():
         (PaperImportance("off"), ("value", "output", "ffn")),
         (OfficialImportance("exact"), ("query", "key", "value", "output", "up")),
         (MeanActivation(size), ("ffn",)),
+        (Relevance("first_order"), ("query", "key", "value", "output", "ffn")),
     ],
-    ids=["paper", "paper off", "official", "activation"],
+    ids=["paper", "paper off", "official", "activation", "relevance"],
 )
 @pytest.mark.parametrize("name", ["phi3", "mixtral"])
 def test_a_measure_emits_its_sites(name, measure, sites):
     """Once for each block, as wide as the projections that share the site; a measure can be attached again."""
+    if name == "mixtral" and isinstance(measure, Relevance):
+        pytest.skip("relevance is not measured of experts")
     model = tiny_model(name, torch.float32)
     widths = Layout(model).widths
     for _ in range(2):
@@ -99,6 +105,8 @@ def test_a_measure_emits_its_sites(name, measure, sites):
 class Nothing:
     """A measure that looks at nothing."""
 
+    run = staticmethod(forward_pass)
+
     def hooks(self, blocks):
         """No hook."""
         return iter(())
@@ -106,6 +114,8 @@ class Nothing:
 
 class Queries:
     """A measure that keeps the traces of all documents."""
+
+    run = staticmethod(forward_pass)
 
     def __init__(self):
         self.traces = []
