@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from plnd.addresses import PROJECTIONS
 from plnd.demo_data import expand as expand
 from plnd.errors import PLNDError
+from plnd.neurons.contrast import TIMES
 from plnd.neurons.regions import Regions
 
 TABLES = {
@@ -93,6 +94,7 @@ class Contrast(Fields):
     count: int | None = None
     share: float | None = None
     error_rate: float | None = None
+    times: float = TIMES
 
 
 class Rule(Fields):

@@ -35,20 +35,25 @@ class Select(Command):
         parser.add_argument("--output", required=True, help="neurons artifact to write")
         special = parser.add_argument_group(
             "what is special to the language",
-            "Neurons that are more important for it than for every other language (contrast). With --against alone:\n"
-            "the 0.2 % of highest contrast, among those that pass at an error rate of 5 %.",
+            "Neurons that are at least twice as important for it as for any other language (contrast). With --against\n"
+            "alone: the 0.15 % that matter most, among those that pass at an error rate of 5 %.",
         )
         special.add_argument(
             "--against", nargs="+", metavar="SCORES",
             help="scores artifacts of the other languages, of the same model and made with the same settings",
         )  # fmt: skip
         number = special.add_mutually_exclusive_group()
-        number.add_argument("--count", type=int, metavar="N", help="the N neurons of highest contrast")
-        number.add_argument("--share", type=float, metavar="S", help="this share of all neurons, 0.002 for 0.2 %%")
+        number.add_argument("--count", type=int, metavar="N", help="the N neurons that matter most")
+        number.add_argument("--share", type=float, metavar="S", help="this share of all neurons, 0.001 for 0.1 %%")
         special.add_argument(
             "--error-rate", type=float, metavar="Q",
             help="only neurons whose contrast is no accident of the documents; of these at most this share is expected"
             " to be wrong (alone: all of them)",
+        )  # fmt: skip
+        special.add_argument(
+            "--times", type=float, metavar="T",
+            help="at least so many times as important as in any other language (default: 2); less finds more neurons,"
+            " which serve the others more",
         )  # fmt: skip
         special.add_argument(
             "--top-rate", type=float, metavar="R",
@@ -79,7 +84,8 @@ class Select(Command):
         if compared == "contrast":
             from plnd.neurons.contrast import contrast
 
-            numbers = {"count": args.count, "share": args.share, "error_rate": args.error_rate}
+            names = ("count", "share", "error_rate", "times")
+            numbers = {name: value for name in names if (value := getattr(args, name)) is not None}
             neurons = contrast(own, others, **numbers, **restriction(args))
             save_neurons(neurons, args.output)
             _say_if_fewer(neurons)
@@ -107,7 +113,7 @@ def _compared(args: argparse.Namespace) -> str | None:
         return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
 
     of_contrast, of_lape, of_one = (
-        given("count", "share", "error_rate"),
+        given("count", "share", "error_rate", "times"),
         given("top_rate", "fraction"),
         given("epsilon", "top_k"),
     )
@@ -127,8 +133,8 @@ def _compared(args: argparse.Namespace) -> str | None:
         return None
     if of_one:
         raise PLNDError(
-            f"--against compares languages: its rules are --count, --share and --error-rate (contrast), or --top-rate"
-            f" and --fraction (LAPE); {of_one[0]} is one without --against"
+            f"--against compares languages: its rules are --count, --share, --error-rate and --times (contrast), or"
+            f" --top-rate and --fraction (LAPE); {of_one[0]} is one without --against"
         )
     if not of_lape:
         return "contrast"
@@ -145,8 +151,8 @@ def _say_if_fewer(neurons: NeuronSet) -> None:
     if rule["asked"] is not None and rule["kept"] < rule["asked"]:
         passing = "" if rule["error_rate"] is None else f" and pass at an error rate of {rule['error_rate']:g}"
         print(
-            f"note: {rule['kept']:,} neurons instead of {rule['asked']:,}: no others are more important here than in"
-            f" every other language{passing}",
+            f"note: {rule['kept']:,} neurons instead of {rule['asked']:,}: no others are {rule['times']:g} times as"
+            f" important here as in any other language{passing}",
             file=sys.stderr,
         )
 

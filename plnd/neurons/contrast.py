@@ -1,7 +1,7 @@
 """Neurons that serve one language, or a group of languages, more than the others: the contrast of their importance.
 
-The statistic is `contrast_of`; all else here checks that scores can be compared, and keeps the neurons of highest
-contrast.
+The statistics are `contrast_of`, how many times as important a neuron is, and `excess_of`, by how much; all else here
+checks that scores can be compared, and keeps the neurons of sufficient contrast and largest excess.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from plnd.neurons.regions import Regions
 from plnd.neurons.scores import LOGS_SINCE, Scores
 from plnd.neurons.selection import by_address, chosen_addresses, sites
 
-DEFAULT_SHARE = 0.002
+TIMES = 2.0
+"""How many times as important as in any other language a neuron has to be (docs/arena.md says why)."""
+DEFAULT_SHARE = 0.0015
 """Of all neurons, where the caller says neither how many nor how sure."""
 DEFAULT_ERROR_RATE = 0.05
 """The error rate that comes with it."""
@@ -36,35 +38,39 @@ def contrast(
     count: int | None = None,
     share: float | None = None,
     error_rate: float | None = None,
+    times: float = TIMES,
     projections: Iterable[str] | None = None,
     regions: Regions | None = None,
 ) -> NeuronSet:
-    """The neurons that matter more for one language than for any of the others, those of highest contrast first.
+    """The neurons that matter much more for one language than for any of the others, those that matter most first.
 
     With m the mean over a language's documents of ln(importance / median importance of the projection in that document)
     (`Scores.mean_log`), a neuron's contrast is m of the own language minus the largest m of the others: ln 2 where it
-    is twice as important here as in the next language. Only neurons with a contrast above 0, and with m above 0 (more
-    important than the median neuron), are kept. Of several own languages, a group, each must show this: the contrast is
-    that of the weakest.
+    is twice as important here as in the next language. Only neurons with a contrast of at least ln(`times`), and with m
+    above 0 (more important than the median neuron), are kept. They are ordered by their excess, exp(m) of the own
+    language minus `times` the largest exp(m) of the others, in units of the median neuron of their projection; of
+    relevance, which has one unit over the whole model, that is times this neuron's relevance in the own language. Of
+    several own languages, a group, each must show this: contrast and excess are those of the weakest.
 
     Without `count`, `share` and `error_rate`, the share is `DEFAULT_SHARE` and the error rate `DEFAULT_ERROR_RATE`.
 
     Args:
         own: scores of the language, or of each language of a group (a family, a script, all but one), from `detect`.
         others: of the languages that it is compared with, of the same model and detected with the same settings.
-        count: so many neurons, over the whole model.
+        count: so many neurons, over the whole model, of largest excess.
         share: instead, this share of all neurons chosen from.
         error_rate: only neurons whose contrast is no accident of the documents: of all that pass, at most this share is
             expected to pass by chance. One-sided Welch tests of m over documents, own above each other language; of
             a neuron's tests the largest p-value counts (an intersection-union test), and those are corrected for the
             number of neurons chosen from (Benjamini and Hochberg 1995). Alone it keeps all that pass.
+        times: how many times as important as in any of the others, at least 1.
         projections: choose only from these; by default from all, each feed-forward neuron once, as a column of
             `down_proj`: its rows of `gate_proj` and `up_proj` share its importance, and any one of the three switches
             it off. Where several of the three are named, a neuron counts once and is listed in each.
         regions: choose only from these.
     Returns:
-        The neurons, the contrast (float32) as their importance. There may be fewer than asked for, if no more have a
-        contrast above 0 (and pass): `rule.asked` and `rule.kept` in the metadata are both numbers.
+        The neurons, the excess (float32) as their importance. There may be fewer than asked for, if no more have the
+        contrast (and pass): `rule.asked` and `rule.kept` in the metadata are both numbers.
 
     Raises:
         PLNDError: if a number makes no sense, the scores cannot be compared (made by other methods or settings, of one
@@ -75,7 +81,7 @@ def contrast(
     own, others = _listed(own), _listed(others)
     if count is None and share is None and error_rate is None:
         share, error_rate = DEFAULT_SHARE, DEFAULT_ERROR_RATE
-    check_numbers(count, share, error_rate)
+    check_numbers(count, share, error_rate, times)
     projections = list(ONCE if projections is None else projections)
     _check_comparable(own, others)
     first = own[0]
@@ -96,23 +102,26 @@ def contrast(
             advice = "give a larger share, or a count"
             raise PLNDError(f"share={share:g}: less than one of the {neurons:,} neurons chosen from; {advice}")
     here, elsewhere = ([_Statistic.of(scores, places) for scores in side] for side in (own, others))
-    means = np.stack([statistic.mean for statistic in here])
-    value = contrast_of(means, np.stack([statistic.mean for statistic in elsewhere]))
+    means, theirs = (np.stack([statistic.mean for statistic in side]) for side in (here, elsewhere))
     above = (means > 0).all(0)
-    kept = above & (value > 0)
-    counts = {"chosen from": neurons, "above the median": int(above.sum()), "more so than elsewhere": int(kept.sum())}
+    more = above & (contrast_of(means, theirs) >= math.log(times)) & (contrast_of(means, theirs) > 0)
+    units = np.stack([_units(scores, places) for scores in own])
+    excess = excess_of(means, theirs, times, units)
+    kept = more
+    counts = {"chosen from": neurons, "above the median": int(above.sum()), "more so than elsewhere": int(more.sum())}
     if error_rate is not None:
-        kept &= _significant(here, elsewhere, error_rate)
+        kept = more & _significant(here, elsewhere, error_rate)
         counts["significant"] = int(kept.sum())
     ordered = np.flatnonzero(kept)
-    ordered = ordered[np.argsort(-value[ordered], kind="stable")][:asked]  # ties: by address and index
+    ordered = ordered[np.argsort(-excess[ordered], kind="stable")][:asked]  # ties: by address and index
     if not len(ordered):
-        raise PLNDError(_why_none(own, others, counts, error_rate))
+        raise PLNDError(_why_none(own, others, counts, error_rate, times))
     rule = {
         "name": "contrast",
         "count": asked if share is None else None,
         "share": None if share is None else float(share),
         "error_rate": None if error_rate is None else float(error_rate),
+        "times": float(times),
         "asked": asked,
         "kept": len(ordered),
         "chosen_from": neurons,
@@ -123,7 +132,7 @@ def contrast(
         "against": _named(others),
     }
     metadata = NeuronsMetadata.selected(first.metadata, rule, first.digest)
-    return NeuronSet(*by_address(ordered, value.astype(np.float32), places, widths), metadata)
+    return NeuronSet(*by_address(ordered, excess.astype(np.float32), places, widths), metadata)
 
 
 def contrast_of(own: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -134,6 +143,27 @@ def contrast_of(own: np.ndarray, others: np.ndarray) -> np.ndarray:
         others: of each of the others, [languages, neurons].
     """
     return own.min(0) - others.max(0)
+
+
+def excess_of(own: np.ndarray, others: np.ndarray, times: float, units: np.ndarray) -> np.ndarray:
+    """By how much the own language's importance is above `times` the largest of the others, [neurons] float64.
+
+    Args:
+        own: mean logs of each own language, [languages, neurons].
+        others: of each of the others, [languages, neurons].
+        times: how many times as important a neuron has to be.
+        units: importance of the median neuron in each own language, [languages, neurons].
+    """
+    return (units * (np.exp(own) - times * np.exp(others.max(0)))).min(0)
+
+
+def _units(scores: Scores, places: Sequence[Sequence[str]]) -> np.ndarray:
+    """What a neuron's excess is counted in, [neurons]: of relevance the projection's median; of others 1, that median."""
+    widths = [len(scores.mean[addresses[0]]) for addresses in places]
+    if scores.metadata.method.name != "relevance":
+        return np.ones(sum(widths))
+    medians = [float(np.median(scores.mean[addresses[0]])) for addresses in places]
+    return np.repeat(medians, widths)
 
 
 class _Statistic(NamedTuple):
@@ -174,7 +204,9 @@ def _listed(scores: Scores | Sequence[Scores]) -> list[Scores]:
     return [scores] if isinstance(scores, Scores) else list(scores)
 
 
-def check_numbers(count: int | None = None, share: float | None = None, error_rate: float | None = None) -> None:
+def check_numbers(
+    count: int | None = None, share: float | None = None, error_rate: float | None = None, times: float = TIMES
+) -> None:
     """Refuses numbers that `contrast` cannot take.
 
     Raises:
@@ -188,6 +220,8 @@ def check_numbers(count: int | None = None, share: float | None = None, error_ra
         raise PLNDError(f"share={share}: expected a number above 0 and at most 1")
     if error_rate is not None and not 0 < error_rate < 1:
         raise PLNDError(f"error_rate={error_rate}: expected a number above 0 and below 1, such as {DEFAULT_ERROR_RATE}")
+    if not 1 <= times < math.inf:
+        raise PLNDError(f"times={times}: expected a number of at least 1, such as {TIMES:g}")
 
 
 # what can be compared
@@ -295,16 +329,18 @@ def _name(scores: Scores) -> str:
 # what is kept
 
 
-def _why_none(own: list[Scores], others: list[Scores], counts: dict[str, int], error_rate: float | None) -> str:
+def _why_none(
+    own: list[Scores], others: list[Scores], counts: dict[str, int], error_rate: float | None, times: float
+) -> str:
     """Where the last neuron was lost, and what to do."""
     language, rest = "+".join(map(_name, own)), ", ".join(map(_name, others))
     found = f"no neuron serves {language} more than {rest}: of {counts['chosen from']:,} neurons"
     found += f" {counts['above the median']:,} are above the median in {language}"
     if not counts["above the median"]:
         return f"{found}; choose from more projections or regions"
-    found += f", {counts['more so than elsewhere']:,} of them more so than in every other language"
+    found += f", {counts['more so than elsewhere']:,} of them at least {times:g} times as important as elsewhere"
     if not counts["more so than elsewhere"]:
-        return f"{found}; compare with fewer languages, or choose from more projections or regions"
+        return f"{found}; ask for fewer times, compare with fewer languages, or choose from more projections or regions"
     return (
         f"{found}, and none at an error rate of {error_rate:g}; detect on more documents, allow a higher error rate, or"
         " give a count or a share alone"

@@ -13,7 +13,7 @@ import plnd
 from handmade import MODEL, importance_matrix, logs_over_median, make_scores, scores_metadata
 from plnd.addresses import split_address
 from plnd.errors import ModelMismatchError, PLNDError
-from plnd.neurons.contrast import DEFAULT_ERROR_RATE, DEFAULT_SHARE, ONCE, contrast_of
+from plnd.neurons.contrast import DEFAULT_ERROR_RATE, DEFAULT_SHARE, ONCE, TIMES, contrast_of, excess_of
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.scores import Scores
@@ -53,6 +53,14 @@ def chosen(neurons: NeuronSet) -> dict[str, list[int]]:
     return {name: values.tolist() for name, values in neurons.items()}
 
 
+def changed(scores: Scores, **changes: Any) -> Scores:
+    """The same scores with other metadata; a dictionary changes some fields of one."""
+    metadata = copy.deepcopy({**scores.metadata})
+    for name, value in changes.items():
+        metadata[name] = {**metadata[name], **value} if isinstance(value, dict) else value
+    return Scores(scores.minimum, scores.mean, scores.worst_rank, metadata, scores.mean_log, scores.std_log)
+
+
 def refusal(*args: Any, **kwargs: Any) -> str:
     """The one line with which a contrast is refused."""
     with pytest.raises(PLNDError) as caught:
@@ -69,43 +77,80 @@ RU = from_logs("ru", {Q: [0, 0, 2, -5, 0, 0.25], DOWN: [3.5, 0, 0, 0, 0, -6, 0.2
 
 
 def test_contrast_by_hand():
-    """Own minus the largest of the others, where that and own are above 0; what falls below the median does not count.
+    """More important than in any of the others, and above the median; what falls below the median does not count.
 
     Neuron 3 of q and 5 of down are four times as important as elsewhere, and of no importance; they are left out.
     """
-    neurons = plnd.contrast(ZH, [EN, RU], count=99)
+    neurons = plnd.contrast(ZH, [EN, RU], count=99, times=1)
     assert chosen(neurons) == {Q: [0, 2, 5], DOWN: [0, 2, 3]}
-    assert {a: v.tolist() for a, v in neurons.importance.items()} == {Q: [1, 1, 0.25], DOWN: [0.5, 1, 1]}
-    assert neurons.importance[Q].dtype == np.float32
-    assert chosen(plnd.contrast(ZH, EN, count=99)) == {Q: [0, 2, 5], DOWN: [0, 2, 3]}
-    assert chosen(plnd.contrast(ZH, RU, count=99)) == {Q: [0, 1, 2, 5], DOWN: [0, 2, 3, 4]}
+    e = np.exp
+    expected = {Q: [e(2) - e(1), e(3) - e(2), e(0.5) - e(0.25)], DOWN: [e(4) - e(3.5), e(1) - 1, e(1) - 1]}
+    for address, values in neurons.importance.items():
+        assert values.dtype == np.float32 and np.allclose(values, expected[address])
+    assert chosen(plnd.contrast(ZH, EN, count=99, times=1)) == {Q: [0, 2, 5], DOWN: [0, 2, 3]}
+    assert chosen(plnd.contrast(ZH, RU, count=99, times=1)) == {Q: [0, 1, 2, 5], DOWN: [0, 2, 3, 4]}
+
+
+def test_how_many_times_as_important():
+    """By default twice; importance is what is left above that. Exactly so many times is enough."""
+    assert TIMES == 2
+    neurons = plnd.contrast(ZH, [EN, RU], count=99)
+    assert chosen(neurons) == {Q: [0, 2], DOWN: [2, 3]}
+    e = np.exp
+    assert np.allclose(neurons.importance[Q], [e(2) - 2 * e(1), e(3) - 2 * e(2)])
+    assert chosen(plnd.contrast(ZH, [EN, RU], count=99, times=e(1) - 1e-9)) == {Q: [0, 2], DOWN: [2, 3]}
+    assert "0 of them at least 2.8 times as important" in refusal(ZH, [EN, RU], count=99, times=2.8)
+    twice = [from_logs(x, {Q: [m] + [1] * 5, DOWN: [1] * 8}) for x, m in (("zh", np.log(4)), ("en", np.log(2)))]
+    assert np.float32(np.log(4)) - np.float32(np.log(2)) >= np.log(2)
+    assert chosen(plnd.contrast(*twice, count=99)) == {Q: [0]}
 
 
 @pytest.mark.parametrize(
     "count, expected",
     [
-        (1, {Q: [0]}),
-        (2, {Q: [0, 2]}),
-        (3, {Q: [0, 2], DOWN: [2]}),
-        (4, {Q: [0, 2], DOWN: [2, 3]}),
+        (1, {DOWN: [0]}),
+        (2, {Q: [2], DOWN: [0]}),
+        (3, {Q: [0, 2], DOWN: [0]}),
+        (4, {Q: [0, 2], DOWN: [0, 2]}),
         (5, {Q: [0, 2], DOWN: [0, 2, 3]}),
         (6, {Q: [0, 2, 5], DOWN: [0, 2, 3]}),
     ],
 )
 def test_count_is_over_the_whole_model(count, expected):
-    """Highest contrast first, wherever it is; four neurons are equal, and come by address and index."""
-    neurons = plnd.contrast(ZH, [EN, RU], count=count)
+    """Largest excess first, wherever it is; two neurons are equal, and come by address and index."""
+    neurons = plnd.contrast(ZH, [EN, RU], count=count, times=1)
     assert chosen(neurons) == expected
-    assert neurons == plnd.contrast(ZH, [EN, RU], count=6).top(count)
+    assert neurons == plnd.contrast(ZH, [EN, RU], count=6, times=1).top(count)
     rule = neurons.metadata.rule
     assert (rule["asked"], rule["kept"], rule["chosen_from"], rule["count"]) == (count, count, 14, count)
+
+
+def test_relevance_is_counted_in_one_unit():
+    """A projection whose median neuron has a hundredth of the relevance comes last; of importance it comes first."""
+    logs = ({Q: [m] + [1] * 5, DOWN: [2 * m - 1] + [1] * 7} for m in (3, 1))
+    zh, en = (from_logs(x, of) for x, of in zip(("zh", "en"), logs, strict=True))
+    assert chosen(plnd.contrast(zh, en, count=1)) == {DOWN: [0]}
+    relevance = [
+        Scores(
+            x.minimum,
+            {Q: np.ones(6, "f4"), DOWN: np.full(8, 0.01, "f4")},
+            x.worst_rank,
+            x.metadata,
+            x.mean_log,
+            x.std_log,
+        )
+        for x in (changed(y, method={"name": "relevance"}) for y in (zh, en))
+    ]
+    neurons = plnd.contrast(*relevance, count=2)
+    assert neurons.top(1).indices.keys() == {Q}
+    assert np.allclose(neurons.importance[DOWN], 0.01 * (np.exp(5) - 2 * np.exp(1)))
 
 
 def test_share_is_of_all_neurons_chosen_from():
     """Of 14, or of those of the projections and regions that are named."""
     assert len(plnd.contrast(ZH, [EN, RU], share=3 / 14)) == 3
     assert chosen(plnd.contrast(ZH, [EN, RU], share=1 / 4, projections=["down_proj"])) == {DOWN: [2, 3]}
-    assert chosen(plnd.contrast(ZH, [EN, RU], share=1 / 6, regions=Regions(("under",), 1, 0))) == {Q: [0]}
+    assert chosen(plnd.contrast(ZH, [EN, RU], share=1 / 6, regions=Regions(("under",), 1, 0))) == {Q: [2]}
     assert refusal(ZH, EN, share=0.01) == (
         "share=0.01: less than one of the 14 neurons chosen from; give a larger share, or a count"
     )
@@ -114,18 +159,23 @@ def test_share_is_of_all_neurons_chosen_from():
 def test_a_group_is_as_specific_as_its_weakest():
     """Of several own languages the smallest counts, and each must be above its own median."""
     ja = from_logs("ja", {Q: [1.5, 9, -1, 9, 9, 9], DOWN: [9, 9, 9, 0.125, 9, 9, 9, 9]})
-    neurons = plnd.contrast([ZH, ja], [EN, RU], count=99)
+    neurons = plnd.contrast([ZH, ja], [EN, RU], count=99, times=1)
     assert chosen(neurons) == {Q: [0, 5], DOWN: [0, 2, 3]}
-    assert {a: v.tolist() for a, v in neurons.importance.items()} == {Q: [0.5, 0.25], DOWN: [0.5, 1, 0.125]}
-    assert plnd.contrast([ja, ZH], [EN, RU], count=99) == neurons  # the order of a group does not matter
+    e = np.exp
+    expected = {Q: [e(1.5) - e(1), e(0.5) - e(0.25)], DOWN: [e(4) - e(3.5), e(1) - 1, e(0.125) - 1]}
+    assert all(np.allclose(values, expected[address]) for address, values in neurons.importance.items())
+    assert plnd.contrast([ja, ZH], [EN, RU], count=99, times=1) == neurons  # the order of a group does not matter
     assert neurons.metadata.language == "zh" and neurons.metadata.rule["with"] == [
         {"language": "ja", "sha256": ja.digest}
     ]
 
 
-def test_the_statistic():
-    """Smallest of the own minus largest of the others."""
-    assert contrast_of(np.array([[3.0, 1], [2, 5]]), np.array([[1.0, 0], [-1, 2]])).tolist() == [1, -1]
+def test_the_statistics():
+    """Smallest of the own minus largest of the others; of importances, in units, times as many."""
+    own, others = np.array([[3.0, 1], [2, 5]]), np.array([[1.0, 0], [-1, 2]])
+    assert contrast_of(own, others).tolist() == [1, -1]
+    excess = excess_of(np.log(own), np.log([[1.0, 0.5], [0.5, 2]]), 1.5, np.array([[1.0, 1], [10, 1]]))
+    assert np.allclose(excess, [min(3 - 1.5, 10 * (2 - 1.5)), min(1 - 3, 5 - 3)])
 
 
 def test_from_importances_document_by_document():
@@ -138,8 +188,9 @@ def test_from_importances_document_by_document():
     expected = {}
     for address in SMALL["widths"]:
         difference = logs["zh"][address] - np.maximum(logs["en"][address], logs["ru"][address])
-        expected[address] = np.flatnonzero((difference > 0) & (logs["zh"][address] > 0)).tolist()
-    found = plnd.contrast(*[scores("zh", importance["zh"]), [scores(x, importance[x]) for x in ("en", "ru")]], count=99)
+        expected[address] = np.flatnonzero((difference >= np.log(1.2)) & (logs["zh"][address] > 0)).tolist()
+    others = [scores(x, importance[x]) for x in ("en", "ru")]
+    found = plnd.contrast(scores("zh", importance["zh"]), others, count=99, times=1.2)
     assert chosen(found) == {address: rows for address, rows in expected.items() if rows}
     assert 1 < len(found) < 12
 
@@ -197,21 +248,21 @@ def test_error_rate_by_scipy_neuron_by_neuron(seed, error_rate):
     ordered = sorted(p, key=p.get)
     passing = max((n for n, key in enumerate(ordered, 1) if p[key] <= error_rate * n / len(p)), default=0)
     above = {(a, k) for a, k in ordered[:passing] if documents["zh"][a].mean(0)[k] > 0}
-    neurons = plnd.contrast(zh, [en, ru], error_rate=error_rate)
+    neurons = plnd.contrast(zh, [en, ru], error_rate=error_rate, times=1)
     assert {(a, k) for a, rows in chosen(neurons).items() for k in rows} == above and above
     rule = neurons.metadata.rule
     assert (rule["error_rate"], rule["asked"], rule["kept"]) == (error_rate, None, len(above))
 
 
 def test_error_rate_and_number_go_together():
-    """Of those that pass, the ones of highest contrast; more are not made up."""
+    """Of those that pass, the ones of largest excess; more are not made up."""
     zh, en, ru = (scores(x, i) for x, i in some_languages(0, (6, 9, 4), effect=1.5).items())
-    passing = plnd.contrast(zh, [en, ru], error_rate=0.2)
+    passing = plnd.contrast(zh, [en, ru], error_rate=0.2, times=1)
     assert len(passing) == 4
-    assert plnd.contrast(zh, [en, ru], error_rate=0.2, count=2) == passing.top(2)
-    most = plnd.contrast(zh, [en, ru], error_rate=0.2, share=0.5)
+    assert plnd.contrast(zh, [en, ru], error_rate=0.2, times=1, count=2) == passing.top(2)
+    most = plnd.contrast(zh, [en, ru], error_rate=0.2, times=1, share=0.5)
     assert most == passing and (most.metadata.rule["asked"], most.metadata.rule["kept"]) == (7, 4)
-    assert len(plnd.contrast(zh, [en, ru], count=7)) > 4
+    assert len(plnd.contrast(zh, [en, ru], count=7, times=1)) > 4
 
 
 def drawn(language: str, seed: int, effect: float) -> Scores:
@@ -233,7 +284,7 @@ def test_shuffled_languages_pass_no_more_often_than_the_rate(effect, least, most
     draws, found = 60, 0
     for seed in range(draws):
         try:
-            found += len(plnd.contrast(drawn("zh", seed, effect), drawn("en", seed, 0), error_rate=0.2)) > 0
+            found += len(plnd.contrast(drawn("zh", seed, effect), drawn("en", seed, 0), error_rate=0.2, times=1)) > 0
         except PLNDError as error:
             assert "none at an error rate of 0.2" in str(error)
     assert least <= found / draws <= most
@@ -251,7 +302,7 @@ def test_the_default():
     neurons = plnd.contrast(zh, en)
     assert len(neurons) == round(DEFAULT_SHARE * 1200) == 2
     assert neurons == plnd.contrast(zh, en, share=DEFAULT_SHARE, error_rate=DEFAULT_ERROR_RATE)
-    assert (neurons.metadata.rule["share"], neurons.metadata.rule["error_rate"]) == (0.002, 0.05)
+    assert (neurons.metadata.rule["share"], neurons.metadata.rule["error_rate"]) == (0.0015, 0.05)
     assert plnd.contrast(zh, en, share=0.01).metadata.rule["error_rate"] is None
 
 
@@ -270,6 +321,7 @@ def test_metadata_names_all_languages(tmp_path):
         "count": 2,
         "share": None,
         "error_rate": None,
+        "times": 2,
         "asked": 2,
         "kept": 2,
         "chosen_from": 14,
@@ -297,6 +349,8 @@ def test_metadata_names_all_languages(tmp_path):
         ({"share": float("nan")}, "share=nan: expected a number above 0 and at most 1"),
         ({"error_rate": 0}, "error_rate=0: expected a number above 0 and below 1, such as 0.05"),
         ({"error_rate": 1}, "error_rate=1: expected a number above 0 and below 1, such as 0.05"),
+        ({"count": 1, "times": 0.5}, "times=0.5: expected a number of at least 1, such as 2"),
+        ({"count": 1, "times": float("nan")}, "times=nan: expected a number of at least 1, such as 2"),
         ({"count": 1, "projections": ["x_proj"]}, "unknown projection 'x_proj': expected one of q_proj, k_proj,"),
         ({"count": 1, "projections": ["k_proj"]}, "no neuron to select from: these scores cover q_proj, down_proj"),
         ({"count": 1, "projections": []}, "no neuron to select from: these scores cover q_proj, down_proj"),
@@ -305,14 +359,6 @@ def test_metadata_names_all_languages(tmp_path):
 def test_numbers_that_make_no_sense(arguments, line):
     """Two numbers, or one out of range, and nothing to choose from."""
     assert refusal(ZH, EN, **arguments).startswith(line)
-
-
-def changed(scores: Scores, **changes: Any) -> Scores:
-    """The same scores with other metadata; a dictionary changes some fields of one."""
-    metadata = copy.deepcopy({**scores.metadata})
-    for name, value in changes.items():
-        metadata[name] = {**metadata[name], **value} if isinstance(value, dict) else value
-    return Scores(scores.minimum, scores.mean, scores.worst_rank, metadata, scores.mean_log, scores.std_log)
 
 
 @pytest.mark.parametrize(
@@ -399,11 +445,13 @@ def test_no_neuron_says_why():
     start = "no neuron serves {} more than en: of 14 neurons {} are above the median in {}"
     assert refusal(low, high, count=2) == (start.format("zh", 0, "zh") + "; choose from more projections or regions")
     assert refusal(changed(high, **said("de")), high, count=2) == (
-        start.format("de", 14, "de") + ", 0 of them more so than in every other language; compare with fewer languages,"
+        start.format("de", 14, "de")
+        + ", 0 of them at least 2 times as important as elsewhere; ask for fewer times, compare with fewer languages,"
         " or choose from more projections or regions"
     )
-    assert refusal(some, high, count=2, error_rate=0.05) == (
-        start.format("ru", 14, "ru") + ", 1 of them more so than in every other language, and none at an error rate of"
+    assert refusal(some, high, count=2, error_rate=0.05, times=1) == (
+        start.format("ru", 14, "ru")
+        + ", 1 of them at least 1 times as important as elsewhere, and none at an error rate of"
         " 0.05; detect on more documents, allow a higher error rate, or give a count or a share alone"
     )
 
