@@ -326,18 +326,24 @@ def test_select_is_the_rule(sets, arguments, keywords):
 @pytest.mark.parametrize(
     "command, own, others, keywords",
     [
-        ("de.scores --against en.scores", ["de"], ["en"], {"share": 0.2}),
-        ("zh.scores --against en.scores --count 3", ["zh"], ["en"], {"count": 3}),
-        ("de.scores ja.scores --against en.scores zh.scores --count 9", ["de", "ja"], ["en", "zh"], {"count": 9}),
-        ("de.scores --against en.scores --error-rate 0.8", ["de"], ["en"], {"error_rate": 0.8}),
+        ("de.scores --against en.scores", ["de"], ["en"], {"share": 0.2, "times": 1}),
+        ("zh.scores --against en.scores --count 3 --times 1", ["zh"], ["en"], {"count": 3, "times": 1}),
         (
-            "de.scores --against en.scores --share 0.1 --error-rate 0.4 --projections q_proj,down_proj"
+            "de.scores ja.scores --against en.scores zh.scores --count 9 --times 1",
+            ["de", "ja"],
+            ["en", "zh"],
+            {"count": 9, "times": 1},
+        ),
+        ("de.scores --against en.scores --error-rate 0.8 --times 1", ["de"], ["en"], {"error_rate": 0.8, "times": 1}),
+        (
+            "de.scores --against en.scores --share 0.1 --error-rate 0.4 --times 1.05 --projections q_proj,down_proj"
             " --regions under,solve_ffn --under 1 --gen 0",
             ["de"],
             ["en"],
             {
                 "share": 0.1,
                 "error_rate": 0.4,
+                "times": 1.05,
                 "projections": ["q_proj", "down_proj"],
                 "regions": Regions(("under", "solve_ffn"), 1, 0),
             },
@@ -346,7 +352,7 @@ def test_select_is_the_rule(sets, arguments, keywords):
 )
 def test_select_against_is_the_contrast(sets, capsys, command, own, others, keywords):
     """Each flag is the argument of `plnd.contrast`; the output says what was written, and `show` whom it is against."""
-    flags = "" if command.count("--") > 1 else " --share 0.2"
+    flags = "" if command.count("--") > 1 else " --share 0.2 --times 1"
     assert plnd(f"select {command}{flags} --output out") == 0
     assert capsys.readouterr().out.startswith("out: ")
     own, others = ([Scores.load(f"{x}.scores") for x in languages] for languages in (own, others))
@@ -367,19 +373,21 @@ def test_select_against_by_default(sets, capsys):
     assert plnd("select de.scores --against en.scores --output out") == 2
     with pytest.raises(PLNDError) as caught:
         contrast(Scores.load("de.scores"), Scores.load("en.scores"))
-    assert capsys.readouterr().err == f"plnd select: {caught.value}\n" and str(caught.value).startswith("share=0.002: ")
+    assert capsys.readouterr().err == f"plnd select: {caught.value}\n" and str(caught.value).startswith(
+        "share=0.0015: "
+    )
 
 
 def test_fewer_than_asked_for_is_said(sets, capsys):
     """A set that is smaller than what was asked for is a result, with a line that says so."""
-    assert plnd("select zh.scores --against en.scores --count 50 --output out") == 0
+    assert plnd("select zh.scores --against en.scores --count 50 --times 1 --output out") == 0
     kept = len(NeuronSet.load("out"))
     assert capsys.readouterr().err == (
-        f"note: {kept} neurons instead of 50: no others are more important here than in every other language\n"
+        f"note: {kept} neurons instead of 50: no others are 1 times as important here as in any other language\n"
     )
-    assert plnd("select de.scores --against en.scores --count 50 --error-rate 0.4 --output out") == 0
-    assert capsys.readouterr().err.endswith(" every other language and pass at an error rate of 0.4\n")
-    assert plnd("select zh.scores --against en.scores --count 2 --output out") == 0
+    assert plnd("select de.scores --against en.scores --count 50 --error-rate 0.4 --times 1 --output out") == 0
+    assert capsys.readouterr().err.endswith(" any other language and pass at an error rate of 0.4\n")
+    assert plnd("select zh.scores --against en.scores --count 2 --times 1 --output out") == 0
     assert not capsys.readouterr().err
 
 
