@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from plnd.addresses import address_order, split_address
 from plnd.errors import PLNDError
 from plnd.neurons.neuron_set import NeuronSet
@@ -68,13 +66,6 @@ def choose(neurons: NeuronSet | Sequence[str], top: int, widths: Mapping[str, in
         named.setdefault((one.site, one.index), []).append(one)
     groups = list(named.values())[:top]
     return [Chosen(one.address, one.index, one.importance, tuple(o.address for o in more)) for one, *more in groups]
-
-
-def importance_in(neurons: NeuronSet, one: Chosen) -> float | None:
-    """What a named neuron has in a set; None if it is not there."""
-    indices = neurons.indices.get(one.address, np.empty(0, dtype=np.int32))
-    found = np.flatnonzero(indices == one.index)
-    return float(neurons.importance[one.address][found[0]]) if len(found) else None
 
 
 def parse_name(name: str, widths: Mapping[str, int]) -> tuple[str, int]:

@@ -6,8 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 _BITS = 21
 """Of a float32, what is left below its exponent and the first two bits of its fraction."""
@@ -26,7 +25,7 @@ class Tokens:
 
     document: int
     ids: Sequence[int]
-    counted: Tensor
+    counted: np.ndarray
 
 
 @dataclass(frozen=True, order=True)
@@ -60,26 +59,27 @@ class Firings:
 
     def __init__(self, neurons: int, contexts: int) -> None:
         self.contexts, self.tokens = contexts, 0
-        self.total, self.total_size = (torch.zeros(neurons, dtype=torch.float64) for _ in range(2))
-        self.sizes = torch.zeros(neurons, _BINS, dtype=torch.int64)
+        self.total, self.total_size = np.zeros(neurons), np.zeros(neurons)
+        self.sizes = np.zeros((neurons, _BINS), dtype=np.int64)
         self._best: list[list[Peak]] = [[] for _ in range(neurons)]
         self._best_of_documents: list[list[Peak]] = [[] for _ in range(neurons)]
 
-    def add(self, values: Tensor, tokens: Tokens) -> None:
+    def add(self, values: np.ndarray, tokens: Tokens) -> None:
         """Takes in a document.
 
         Args:
-            values: [tokens, neurons], at least float32.
+            values: [tokens, neurons], float32 or float64.
             tokens: the document.
         """
-        positions = tokens.counted.nonzero().flatten()
+        positions = np.flatnonzero(tokens.counted)
         values = values[positions]
+        sizes = np.abs(values)
         self.tokens += len(positions)
-        self.total += values.sum(0, dtype=torch.float64)
-        self.total_size += values.abs().sum(0, dtype=torch.float64)
-        bins = size_bin(values) + torch.arange(values.shape[1]) * _BINS
-        self.sizes += torch.bincount(bins.flatten(), minlength=self.sizes.numel()).view_as(self.sizes)
-        order = values.abs().argsort(dim=0, descending=True, stable=True)[: self.contexts]
+        self.total += values.sum(0, dtype=np.float64)
+        self.total_size += sizes.sum(0, dtype=np.float64)
+        bins = size_bin(values) + np.arange(values.shape[1]) * _BINS
+        self.sizes += np.bincount(bins.ravel(), minlength=self.sizes.size).reshape(self.sizes.shape)
+        order = (-sizes).argsort(axis=0, kind="stable")[: self.contexts]
         for neuron, places in enumerate(order.T.tolist()):
             for rank, place in enumerate(places):
                 value = float(values[place, neuron])
@@ -104,7 +104,7 @@ class Firings:
 
     def share_from(self, neuron: int, edge: float) -> float:
         """The share of tokens with a |value| of at least `edge`, which is one that `large_from` gave."""
-        first = int(size_bin(torch.tensor(edge)))
+        first = int(size_bin(np.float32(edge)))
         return float(self.sizes[neuron, first:].sum()) / max(self.tokens, 1)
 
     def _push(self, heap: list[Peak], peak: Peak) -> None:
@@ -114,9 +114,9 @@ class Firings:
             heapq.heapreplace(heap, peak)
 
 
-def size_bin(values: Tensor) -> Tensor:
-    """The quarter of an octave in which |value| lies, int64 from 0 to 1023: the first bits of the float32."""
-    return (values.abs().float().view(torch.int32) >> _BITS).long()
+def size_bin(values: np.ndarray | np.float32) -> np.ndarray:
+    """The quarter of an octave in which |value| lies, int32 from 0 to 1023: the first bits of the float32."""
+    return np.abs(values).astype(np.float32).view(np.int32) >> _BITS
 
 
 def large_from(largest: float) -> float:
@@ -124,5 +124,4 @@ def large_from(largest: float) -> float:
 
     Between 0.4 and 0.5 of the largest, so that counts by quarter octaves are exact.
     """
-    found = size_bin(torch.tensor(largest / 2, dtype=torch.float32)) << _BITS
-    return float(found.int().view(torch.float32))
+    return float((size_bin(np.float32(largest / 2)) << _BITS).view(np.float32))

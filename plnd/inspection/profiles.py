@@ -153,4 +153,3 @@ class Inspection:
         facts = {"format": FORMAT, "version": VERSION, **asdict(self)}
         text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8", "backslashreplace").decode() + "\n"  # half a surrogate pair is no UTF-8
-

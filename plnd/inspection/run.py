@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -219,11 +220,11 @@ def _seen_by(layout: Layout, site: str, number: int, ids: list[int], counted: li
     """A document as the neurons of a site see it."""
     if reads_shifted(layout, site):
         ids, counted = [layout.model.config.decoder_start_token_id or 0, *ids[:-1]], [False, *counted[:-1]]
-    return Tokens(number, ids, torch.tensor(counted))
+    return Tokens(number, ids, np.array(counted))
 
 
-def _check_finite(values: torch.Tensor, site: str) -> None:
-    if not torch.isfinite(values).all():
+def _check_finite(values: np.ndarray, site: str) -> None:
+    if not np.isfinite(values).all():
         raise PLNDError(f"{site}: a value is not finite; try another --dtype")
 
 

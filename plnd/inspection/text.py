@@ -8,6 +8,8 @@ from typing import Any
 
 BROKEN = "\ufffd"
 """What decoders put for bytes that are no whole character."""
+_LONGEST = 3
+"""Bytes that a character can have after its first one."""
 _SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 _JOINERS = "\u200c\u200d"
 """Which Persian, Hindi and emoji need, and which move nothing."""
@@ -43,7 +45,7 @@ def token_text(tokenizer: Any, token: int) -> str:
 def in_context(tokenizer: Any, ids: Sequence[int], position: int, around: int) -> tuple[str, str, str]:
     """What stands before a token, the token, and what stands after it.
 
-    A token that is a part of a character is shown as the whole character.
+    A token that is a part of a character is shown as the whole character, and so are parts where the context ends.
 
     Args:
         tokenizer: of the model.
@@ -51,7 +53,7 @@ def in_context(tokenizer: Any, ids: Sequence[int], position: int, around: int) -
         position: of the token.
         around: tokens shown before and after.
     """
-    start, stop = max(0, position - around), min(len(ids), position + 1 + around)
+    start, stop = _whole_characters(tokenizer, ids, max(0, position - around), min(len(ids), position + 1 + around))
     before = _decoded(tokenizer, ids[start:position]).rstrip(BROKEN)
     end = position + 1
     through = _decoded(tokenizer, ids[start:end])
@@ -61,6 +63,16 @@ def in_context(tokenizer: Any, ids: Sequence[int], position: int, around: int) -
     whole = _decoded(tokenizer, ids[start:stop])
     token, after = _rest(before, through), _rest(through, whole).rstrip(BROKEN)
     return before.lstrip(BROKEN) if start else before, token or token_text(tokenizer, ids[position]), after
+
+
+def _whole_characters(tokenizer: Any, ids: Sequence[int], start: int, stop: int) -> tuple[int, int]:
+    """A piece of a document that is made longer where it begins or ends within a character, by three tokens at most."""
+    first, last = max(0, start - _LONGEST), min(len(ids), stop + _LONGEST)
+    while start > first and _decoded(tokenizer, ids[start:stop]).startswith(BROKEN):
+        start -= 1
+    while stop < last and _decoded(tokenizer, ids[start:stop]).endswith(BROKEN):
+        stop += 1
+    return start, stop
 
 
 def _rest(beginning: str, text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,14 +56,14 @@ class ValueWatch:
                 stack.enter_context(observed_experts(self.layout))
             yield
 
-    def read(self, batch: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def read(self, batch: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
         """One forward pass over some documents.
 
         Args:
             batch: token ids of each, at least one each.
 
         Returns:
-            Address to values, [documents, longest, neurons] on the CPU, at least float32; behind a document's last
+            Address to values, [documents, longest, neurons], float32 or float64; behind a document's last
             token they mean nothing.
 
         Raises:
@@ -77,10 +78,10 @@ class ValueWatch:
         return {address: self._by_token(values, ids) for address, values in self._seen.items()}
 
     @staticmethod
-    def _by_token(values: Tensor, ids: Tensor) -> Tensor:
+    def _by_token(values: Tensor, ids: Tensor) -> np.ndarray:
         """[documents, seq, neurons] of what some models flatten."""
         values = values.cpu().reshape(*ids.shape, values.shape[-1])
-        return values.to(torch.promote_types(values.dtype, torch.float32))
+        return values.to(torch.promote_types(values.dtype, torch.float32)).numpy()
 
     def _hook(self, address: str, target: Target, indices: Tensor) -> Any:
         if target.projection.axis == "row":
@@ -112,8 +113,12 @@ class ValueWatch:
         assert target.experts is not None
         each = target.width // target.experts
 
+        def emit(values: Tensor) -> None:
+            if address in self.neurons:
+                self._seen[address] = values
+
         def start(tokens: int) -> _Routed:
-            return _Routed(indices // each, indices % each, tokens, lambda values: self._seen.update({address: values}))
+            return _Routed(indices // each, indices % each, tokens, emit)
 
         return start
 
