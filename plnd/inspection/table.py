@@ -74,5 +74,6 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Three digits, with a true minus sign."""
-    return f"{value:{'+' if signed else ''}.3g}".replace("-", "−")
+    """Three digits, of large numbers the whole ones, with a true minus sign."""
+    form = ",.0f" if 1000 <= abs(value) < 1e6 else ".3g"
+    return f"{value:{'+' if signed else ''}{form}}".replace("-", "−")

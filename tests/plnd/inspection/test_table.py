@@ -74,6 +74,6 @@ def test_a_terminal_is_not_steered(text):
 
 
 def test_numbers_have_three_digits():
-    """And a true minus sign."""
-    assert [number(value) for value in (0.0, 1234.5, -0.012345)] == ["0", "1.23e+03", "−0.0123"]
+    """Or, of large ones, the whole number; and a true minus sign."""
+    assert [number(value) for value in (0.0, 12345.6, -0.012345)] == ["0", "12,346", "−0.0123"]
     assert [number(value, signed=True) for value in (0.5, -0.5)] == ["+0.5", "−0.5"]
