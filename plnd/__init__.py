@@ -27,6 +27,8 @@ _HOMES = {
     "Roles": "roles.roles",
     "deactivated_rows": "roles.deactivation",
     "find_roles": "roles.roles",
+    "inspect_neurons": "inspection.run",
+    "InspectConfig": "inspection.config",
     "read_parallel": "roles.parallel",
     "lape": "neurons.lape",
     "lens": "logit_lens.lens",
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from plnd.errors import PLNDError as PLNDError
     from plnd.exchange.convert import convert as convert
     from plnd.exchange.export import export as export
+    from plnd.inspection.config import InspectConfig as InspectConfig
+    from plnd.inspection.run import inspect_neurons as inspect_neurons
     from plnd.io.corpus import read_documents as read_documents
     from plnd.logit_lens.lens import lens as lens
     from plnd.models.loading import load_model as load_model

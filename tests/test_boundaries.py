@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plnd.exchange": (*GROUND, "io", "models", "neurons"),
     "plnd.deactivation": (*GROUND, "io", "models", "neurons"),
     "plnd.detection": (*GROUND, "importance", "io", "models", "neurons", "deactivation"),
+    "plnd.inspection": (*GROUND, "models", "neurons", "logit_lens", "detection"),
     "plnd.plots": (*GROUND, "io"),
     "plnd.any_artifact": (*GROUND, "io", "neurons", "roles"),
     "plnd.commands": ("*",),

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 RUN = {
-    "plnd": "detect select combine show overlap layers export convert experiment report card tasks",
+    "plnd": "detect select combine show overlap layers neuron export convert experiment report card tasks",
     "lm_eval": "--model",
     "python": "scripts/plnd_paper.py",
 }

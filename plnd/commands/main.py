@@ -13,6 +13,7 @@ from typing import NoReturn
 from plnd.commands.detect import Detect
 from plnd.commands.files import Convert, Export, Families, Show, Verify
 from plnd.commands.lens import Lens
+from plnd.commands.neuron import Neuron
 from plnd.commands.sets import Combine, Layers, Overlap, Select
 from plnd.commands.shared import Command, error_line, print_error, print_warning
 from plnd.errors import PLNDError
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Command] = {
     "overlap": Overlap,
     "layers": Layers,
     "lens": Lens,
+    "neuron": Neuron,
     "export": Export,
     "convert": Convert,
     "families": Families,

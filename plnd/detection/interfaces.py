@@ -19,7 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from plnd.errors import FamilyError
-from plnd.models.layout import Layout
+from plnd.models.layout import Layout, Target
+from plnd.models.quantised import packing
 
 
 class RoutedSums:
@@ -158,6 +159,16 @@ def observed_attention(layout: Layout) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def check_dense(experts: Target) -> None:
+    """Refuses fused experts that are packed: the pass here multiplies by slices of what is stored.
+
+    Raises:
+        FamilyError: saying how.
+    """
+    if reason := packing(experts.plain, experts.projection.parameter):
+        raise FamilyError(f"{experts.name}: {reason}, expected dense experts: load the model unquantised")
 
 
 @contextmanager

@@ -14,13 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from plnd.detection.interfaces import RoutedSums, observed_attention, observed_experts, put_watch
-from plnd.errors import FamilyError
+from plnd.detection.interfaces import RoutedSums, check_dense, observed_attention, observed_experts, put_watch
 from plnd.importance.attention import ROWS
 from plnd.importance.memory import release_memory
-from plnd.models.families import Norm
 from plnd.models.layout import Block, Layout, Target
-from plnd.models.quantised import dequantised, packing
 from plnd.models.running import hooked
 
 SITES = {
@@ -124,7 +121,7 @@ class ObservedBlock:
         block: the block.
 
     Attributes:
-        name, module, stack, family, at: those of the block.
+        name, module, stack, family, at, gain: those of the block.
         attention: its attention module.
         head_dim: channels of one of its heads.
         attention_watched, experts_watched: whether the model must run with the observed attention, or experts.
@@ -135,7 +132,7 @@ class ObservedBlock:
 
     def __init__(self, observer: Observer, block: Block) -> None:
         self.observer, self.name, self.module = observer, block.name, block.module
-        self.stack, self.family, self.at = block.stack, block.family, block.at
+        self.stack, self.family, self.at, self.gain = block.stack, block.family, block.at, block.gain
         self._check_paths()
         self.head_dim = int(self.at(self.stack.head_dim))
         self.attention: nn.Module = self.at(self.stack.attention)
@@ -168,11 +165,6 @@ class ObservedBlock:
     def target(self, projection: str) -> Target:
         """Where a projection's weights lie."""
         return self.observer.layout.targets[f"{self.name}.{projection}"]
-
-    def gain(self, norm: Norm) -> Tensor:
-        """What a norm multiplies by, in its accumulation dtype."""
-        weight = dequantised(self.at(norm.module))
-        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset
 
     # what passes
 
@@ -230,8 +222,7 @@ class ObservedBlock:
         """
         gate, down = self.target("gate_proj"), self.target("down_proj")
         for target in (gate, down):
-            if reason := packing(target.plain, target.projection.parameter):
-                raise FamilyError(f"{target.name}: {reason}, expected dense experts: load the model unquantised")
+            check_dense(target)
 
         def emit(sums: Tensor) -> None:
             self.emit(site, list(finish(sums)))

@@ -248,7 +248,7 @@ def decode_tokens(
     limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and max_length > limit:
         raise PLNDError(f"max_length={max_length}: the model has {limit} positions; use at most that")
-    unembed = _Unembedding(layout)
+    unembed = Unembedding(layout)
     sequences: Iterator[list[int]] = islice(_token_ids(layout, documents, tokenizer, max_length), config.max_documents)
     first = next(sequences, None)
     if first is None:
@@ -349,7 +349,7 @@ def _token_ids(
             yield ids
 
 
-class _Unembedding:
+class Unembedding:
     """From hidden states to logits, as the model itself goes after its last block.
 
     Attributes:
@@ -366,6 +366,7 @@ class _Unembedding:
         self.modules = [*(module for module in modules if module is not None), head]
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits, [..., vocabulary], of hidden states of the last block, [..., hidden]."""
         for module in self.modules:
             hidden = module(hidden)
         return hidden
@@ -421,7 +422,7 @@ class _Watch:
         counts: place to how often each token was decoded there, [vocabulary] int64.
     """
 
-    def __init__(self, layout: Layout, unembed: _Unembedding, vocabulary: int, top_k: int) -> None:
+    def __init__(self, layout: Layout, unembed: Unembedding, vocabulary: int, top_k: int) -> None:
         self.layout, self.unembed, self.vocabulary, self.top_k = layout, unembed, vocabulary, top_k
         self.places = [INPUT, *(block.name for block in unembed.blocks)]
         self.counts: dict[str, Tensor] = {}

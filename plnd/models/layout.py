@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from plnd.addresses import PROJECTIONS, block_order
 from plnd.errors import FamilyError, PLNDError, TokenError
 from plnd.model_description import is_hub_name
-from plnd.models.families import FAMILIES, Family, Projection, Stack, like_llama
+from plnd.models.families import FAMILIES, Family, Norm, Projection, Stack, like_llama
 
 if TYPE_CHECKING:
     import torch
@@ -170,6 +170,15 @@ class Block:
             return attribute(self.module, path)
         except AttributeError:
             raise missing(self.family, f"block {self.name}", path) from None
+
+    def gain(self, norm: Norm) -> torch.Tensor:
+        """What a norm of the block multiplies by, [width of the norm], at least float32."""
+        import torch
+
+        from plnd.models.quantised import dequantised
+
+        weight = dequantised(self.at(norm.module))
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset
 
 
 @dataclass(frozen=True)
