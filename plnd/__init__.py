@@ -18,6 +18,9 @@ _HOMES = {
     "NeuronSet": "neurons.neuron_set",
     "Processes": "detection.processes",
     "Regions": "neurons.regions",
+    "arena": "comparison.run",
+    "ArenaConfig": "comparison.config",
+    "intervened": "interventions",
     "deactivate": "deactivation",
     "deactivated": "deactivation",
     "export": "exchange.export",
@@ -40,6 +43,8 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
+    from plnd.comparison.config import ArenaConfig as ArenaConfig
+    from plnd.comparison.run import arena as arena
     from plnd.deactivation import deactivate as deactivate
     from plnd.deactivation import deactivated as deactivated
     from plnd.detection.config import DetectConfig as DetectConfig
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from plnd.exchange.export import export as export
     from plnd.inspection.config import InspectConfig as InspectConfig
     from plnd.inspection.run import inspect_neurons as inspect_neurons
+    from plnd.interventions import intervened as intervened
     from plnd.io.corpus import read_documents as read_documents
     from plnd.logit_lens.lens import lens as lens
     from plnd.models.loading import load_model as load_model

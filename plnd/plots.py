@@ -19,6 +19,12 @@ from plnd.io.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+"""Those of Okabe and Ito (2008), with grey in place of yellow, which is pale on white."""
+MARKERS = ("o", "^", "s", "x", "D", "v", "P")
+SMALLEST = 1e-4
+"""The smallest value on logarithmic axes."""
+
 
 def plot_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], path: str | Path) -> None:
     """Writes `draw_overlap`."""
@@ -113,12 +119,12 @@ def draw_lines(
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         below: np.ndarray | float = 0
         for name, values in curves.items():
-            colour = f"C{names.index(name)}"
+            colour, style = f"C{names.index(name)}", ("-", "--", ":")[names.index(name) // 10 % 3]
             if stacked:
                 shown[name] = axis.bar(range(len(values)), values, bottom=below, width=1, color=colour)
                 below = below + values
             else:
-                (shown[name],) = axis.plot(values, marker="o", markersize=3, color=colour)
+                (shown[name],) = axis.plot(values, style, marker="o", markersize=3, color=colour)
         axis.set_title(title)
         axis.set_xlabel(along or ("block" if places is None else ""))
         if places is None:
@@ -175,6 +181,54 @@ def draw_bars(
         text.set_horizontalalignment("right" if text.get_rotation() else "center")
     axis.set_ylabel(label)
     figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def plot_scatter(
+    panels: Mapping[str, Mapping[str, tuple[float, float]]], path: str | Path, labels: tuple[str, str]
+) -> None:
+    """Writes `draw_scatter`."""
+    _write(draw_scatter(panels, labels), path)
+
+
+def draw_scatter(panels: Mapping[str, Mapping[str, tuple[float, float]]], labels: tuple[str, str]) -> Figure:
+    """Points on logarithmic axes, side by side in panels of one scale, with lines on which y is 1, 10 and 100 times x.
+
+    Each name has a colour and a marker of its own: colours that colour-blind people can tell apart (Okabe and Ito
+    2008), and where there are more names than those, another row of markers. What is below `SMALLEST` lies on the edge.
+
+    Args:
+        panels: title to name to (x, y).
+        labels: of the two axes.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(2.6 + 4.2 * len(panels), 4.2),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    names = list(dict.fromkeys(name for points in panels.values() for name in points))
+    places = np.array([point for points in panels.values() for point in points.values()]).clip(min=SMALLEST)
+    largest = 2 * float(places.max())
+    shown: dict[str, Any] = {}
+    for axis, (title, points) in zip(axes[0], panels.items(), strict=True):
+        for factor in (1, 10, 100):
+            ends = np.array([SMALLEST / 2, largest])
+            axis.plot(ends, factor * ends, color="0.8", linewidth=0.8, zorder=0)
+            axis.annotate(f"{factor}×", (largest / factor, largest), ha="right", va="top", fontsize=8, color="0.5")
+        for name, (x, y) in points.items():
+            n = names.index(name)
+            shown[name] = axis.scatter(
+                max(x, SMALLEST), max(y, SMALLEST), color=COLOURS[n % len(COLOURS)], marker=MARKERS[n // len(COLOURS)]
+            )
+        axis.set(xscale="log", yscale="log", title=title, xlabel=labels[0])
+        axis.set(xlim=(SMALLEST / 2, largest), ylim=(SMALLEST / 2, largest))
+    axes[0][0].set_ylabel(labels[1])
+    figure.legend(list(shown.values()), list(shown), loc="outside right upper", frameon=False)
     return figure
 
 

@@ -34,6 +34,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plnd.deactivation": (*GROUND, "io", "models", "neurons"),
     "plnd.detection": (*GROUND, "importance", "io", "models", "neurons", "deactivation"),
     "plnd.inspection": (*GROUND, "models", "neurons", "logit_lens", "detection"),
+    "plnd.interventions": (*GROUND, "io", "models", "neurons", "deactivation"),
+    "plnd.comparison": (*GROUND, "io", "models", "neurons", "detection", "interventions", "plots"),
     "plnd.plots": (*GROUND, "io"),
     "plnd.any_artifact": (*GROUND, "io", "neurons", "roles"),
     "plnd.commands": ("*",),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import NoReturn
 
+from plnd.commands.arena import Arena
 from plnd.commands.detect import Detect
 from plnd.commands.files import Convert, Export, Families, Show, Verify
 from plnd.commands.lens import Lens
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "layers": Layers,
     "lens": Lens,
     "neuron": Neuron,
+    "arena": Arena,
     "export": Export,
     "convert": Convert,
     "families": Families,
