@@ -35,7 +35,9 @@ class Arena(Command):
         add_fields(parser, ArenaConfig)
         add_loading(parser)
         parser.add_argument(
-            "--output", default="arena", help="folder of tables, sets and the state of an unfinished run (default: arena)"
+            "--output",
+            default="arena",
+            help="folder of tables, sets and the state of an unfinished run (default: arena)",
         )
         parser.set_defaults(advice=lambda args: f"the same command goes on from {args.output}/")
 

@@ -41,11 +41,11 @@ class ArenaConfig:
     max_length: int = field(default=256, metadata={"help": "tokens kept of each document"})
     min_length: int = field(default=32, metadata={"help": "leave out documents of fewer tokens"})
     batch_size: int = field(default=4, metadata={"help": "documents in one forward pass"})
-    share: float = field(
-        default=0.01, metadata={"help": "neurons in each set, as a share of the feed-forward neurons"}
-    )
+    share: float = field(default=0.01, metadata={"help": "neurons in each set, as a share of the feed-forward neurons"})
     count: int | None = field(default=None, metadata={"help": "neurons in each set, instead of --share"})
-    draws: int = field(default=3, metadata={"help": "random controls of each set, as many of each block and projection"})
+    draws: int = field(
+        default=3, metadata={"help": "random controls of each set, as many of each block and projection"}
+    )
     detectors: str = field(default=",".join(DETECTORS), metadata={"help": "some of them, comma-separated"})
     ablations: str = field(default=",".join(ABLATIONS), metadata={"help": "some of them, comma-separated"})
     curve: str = field(
@@ -63,7 +63,9 @@ class ArenaConfig:
         if not 0 < self.share <= 1:
             raise PLNDError(f"share={self.share}: expected a number above 0 and at most 1")
         if not 2 <= self.min_length <= self.max_length:
-            raise PLNDError(f"min_length={self.min_length}: expected 2 (one to predict) to max_length={self.max_length}")
+            raise PLNDError(
+                f"min_length={self.min_length}: expected 2 (one to predict) to max_length={self.max_length}"
+            )
         for name, known in (("detectors", DETECTORS), ("ablations", ABLATIONS), ("curve", CURVES)):
             for one in self.listed(name):
                 if one not in known:

@@ -17,6 +17,7 @@ import torch
 from plnd.comparison.config import DETECTORS
 from plnd.comparison.measures import overlap_coefficient
 from plnd.detection.totals import descending_rank, log_over_median
+from plnd.neurons.contrast import contrast_of
 from plnd.neurons.lape import lape
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.random_draw import draw
@@ -118,13 +119,13 @@ def difference(entry: np.ndarray, count: int, importance: np.ndarray) -> np.ndar
 
 
 def contrasted(mean_logs: np.ndarray) -> np.ndarray:
-    """The contrast of neurons that are above the median in the own language, and higher than in each of the others.
+    """The contrast (`plnd.contrast`) of neurons above the own median, and higher than in each of the other languages.
 
     Args:
         mean_logs: means over documents of ln(score / median of the block in the document), of the own language and
             each of the others, [languages, neurons].
     """
-    contrast = mean_logs[0] - mean_logs[1:].max(0)
+    contrast = contrast_of(mean_logs[:1], mean_logs[1:])
     return np.where((mean_logs[0] > 0) & (contrast > 0), contrast, -np.inf)
 
 
@@ -137,7 +138,9 @@ def _rank(measure: str) -> Rule:
     def rule(evidence: Evidence) -> np.ndarray:
         entry = []
         for language in evidence.languages:
-            ranks = [descending_rank(block) for block in evidence.by_block(evidence.measured[language][measure])]
+            ranks = [
+                descending_rank(*block.sort(-1)) for block in evidence.by_block(evidence.measured[language][measure])
+            ]
             shares = [(rank.amax(0).double() + 1) / rank.shape[1] for rank in ranks]
             entry.append(torch.cat(shares).numpy())
         own = evidence.measured[evidence.own][measure].min(0).astype(np.float64)
@@ -161,7 +164,7 @@ def _contrast(measure: str) -> Rule:
         logs = []
         for language in evidence.languages:
             blocks = evidence.by_block(np.abs(evidence.measured[language][measure]))
-            logs.append(torch.cat([log_over_median(block).mean(0) for block in blocks]).numpy())
+            logs.append(torch.cat([log_over_median(x, x.sort(-1).values).mean(0) for x in blocks]).numpy())
         return contrasted(np.stack(logs))
 
     return rule

@@ -32,7 +32,9 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from plnd.comparison.documents import Document
+from plnd.detection.config import DetectConfig
 from plnd.detection.documents import batched
+from plnd.detection.measures import measure_of
 from plnd.detection.observer import Observer
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded
@@ -61,7 +63,9 @@ def feed_forward_blocks(layout: Layout) -> list[Block]:
 
 def neuron_widths(layout: Layout) -> dict[str, int]:
     """Address of each block's `down_proj` to its number of neurons: their order in every vector of the comparison."""
-    return {f"{block.name}.down_proj": layout.widths[f"{block.name}.down_proj"] for block in feed_forward_blocks(layout)}
+    return {
+        f"{block.name}.down_proj": layout.widths[f"{block.name}.down_proj"] for block in feed_forward_blocks(layout)
+    }
 
 
 def measure(
@@ -196,7 +200,7 @@ def _importances(layout: Layout, documents: Sequence[Document], batch_size: int)
         if site == "ffn":
             seen[f"{block}.down_proj"] = importance.cpu().float()
 
-    observer = Observer(layout, "off", receive)
+    observer = Observer(layout, measure_of(DetectConfig(qk="off")), receive)
     values = np.empty((len(documents), sum(widths.values())), dtype=np.float32)
     with observer.attached():
         for rows in _batches(documents, batch_size):

@@ -403,7 +403,10 @@ def _changes(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
 
 
 def table(comparison: Comparison) -> str:
-    """The comparison as text: a line for each detector and ablation, the most specific first."""
+    """The comparison as text: a line for each detector and ablation, the one that is most surely specific first.
+
+    That is by the lower end of own / others, which asks for an effect that is sure before it asks for a large ratio.
+    """
     width = max(len(detector) for detector, _ in comparison.outcomes)
     languages = "".join(f"{language:>9}" for language in comparison.languages)
     head = f"{'':{width + 5}}{'neurons':>9}{'own':>9}{'others':>9}{'own/others':>24}{'own/random':>24}{'p':>8}"
@@ -411,7 +414,7 @@ def table(comparison: Comparison) -> str:
     for kind in dict.fromkeys(kind for _, kind in comparison.outcomes):
         parts += [f"{kind} ablation: change in bits per byte, 95 % intervals; own/others by language", head + languages]
         keys = [key for key in comparison.outcomes if key[1] == kind]
-        for key in sorted(keys, key=lambda key: -comparison.lines[key][0].values["own/others"][0]):
+        for key in sorted(keys, key=lambda key: -comparison.lines[key][0].values["own/others"][1]):
             mean, *each = comparison.lines[key]
             p_value = comparison.p_values.get(key)
             parts.append(

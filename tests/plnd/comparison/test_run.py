@@ -1,0 +1,209 @@
+"""The arena from end to end on a model of two blocks: what is in its tables is what the sets do; a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from plnd import NeuronSet, deactivated, intervened, load_model
+from plnd.commands.main import main
+from plnd.comparison.config import ArenaConfig
+from plnd.comparison.run import arena, table
+from plnd.demo_data import demo_corpus
+from plnd.errors import PLNDError
+from plnd.io.corpus import read_documents
+from plnd.models.layout import Layout
+from plnd.models.loading import load_tokenizer
+
+LANGUAGES = ("en", "zh", "ru")
+SIZES = dict(documents=2, samples=2, held_out=2, max_length=34, count=6, draws=2)
+DETECTORS = "plnd-contrast,overlap,weight,random"
+
+
+def texts(half: str) -> dict[str, list[str]]:
+    """The demo's documents."""
+    return {x: list(read_documents(str(demo_corpus(half) / "corpora" / f"{x}.jsonl"))) for x in LANGUAGES}
+
+
+@pytest.fixture(scope="module")
+def loaded(small_model):
+    """Model and tokenizer."""
+    return load_model(small_model, dtype="float32", device="cpu"), load_tokenizer(small_model)
+
+
+@pytest.fixture(scope="module")
+def ran(loaded, tmp_path_factory):
+    """A comparison of four detectors with a curve, and its folder."""
+    folder = tmp_path_factory.mktemp("arena")
+    config = ArenaConfig(**SIZES, detectors=DETECTORS, curve="documents,languages")
+    model, tokenizer = loaded
+    return arena(model, texts("detect"), texts("evaluate"), config, output=folder, tokenizer=tokenizer), folder
+
+
+def rows(path) -> list[dict[str, str]]:
+    """Of a table."""
+    with path.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def bits_per_byte(model, tokenizer, language: str) -> float:
+    """Of the last two documents, one at a time, by the model's own loss."""
+    nats = size = 0.0
+    for text in texts("evaluate")[language][-2:]:
+        ids = tokenizer(text, add_special_tokens=False).input_ids[:33]
+        tokens = torch.tensor([[tokenizer.bos_token_id, *ids]])
+        with torch.no_grad():
+            nats += float(model(tokens, labels=tokens).loss) * len(ids)
+        size += len(tokenizer.decode(ids, skip_special_tokens=True).encode())
+    return nats / math.log(2) / size
+
+
+def test_changes_are_what_the_saved_sets_do(loaded, ran):
+    """Zero ablation and random controls of a saved set, evaluated anew one document at a time."""
+    model, tokenizer = loaded
+    _, folder = ran
+    found = {
+        (r["detector"], r["ablation"], r["sample"], r["set"], r["language"]): r for r in rows(folder / "changes.csv")
+    }
+    assert len(found) == 4 * 2 * 2 * 3 * 3
+    plain = {language: bits_per_byte(model, tokenizer, language) for language in LANGUAGES}
+    for detector in ("plnd-contrast", "weight"):
+        neurons = NeuronSet.load(folder / "sets" / f"1.{detector}.zh.safetensors")
+        assert {name for name, count in neurons.counts().items() if count} == {"down_proj"}
+        with deactivated(model, neurons):
+            for language in ("zh", "ru"):
+                change = bits_per_byte(model, tokenizer, language) - plain[language]
+                row = found[detector, "zero", "1", "zh", language]
+                assert float(row["change"]) == pytest.approx(change, abs=2e-6) and int(row["neurons"]) == len(neurons)
+        random = []
+        for seed in (1000, 1001):
+            with deactivated(model, neurons.random_like(seed)):
+                random.append(bits_per_byte(model, tokenizer, "zh") - plain["zh"])
+        assert float(found[detector, "zero", "1", "zh", "zh"]["random"]) == pytest.approx(np.mean(random), abs=2e-6)
+        assert found[detector, "zero", "1", "zh", "ru"]["random"] == ""
+
+
+def test_mean_ablation_takes_the_means_of_all_languages_together(loaded, ran):
+    """Over all tokens of the sample's detection documents, watched one document at a time."""
+    model, tokenizer = loaded
+    _, folder = ran
+    inner: dict[str, list[torch.Tensor]] = {}
+    handles = [
+        target.module.register_forward_pre_hook(lambda m, a, n=name: inner.setdefault(n, []).append(a[0][0]))
+        for name, target in Layout(model).targets.items()
+        if name.endswith("down_proj")
+    ]
+    for language in LANGUAGES:
+        for text in texts("detect")[language][2:4]:  # sample 1
+            with torch.no_grad():
+                model(torch.tensor([tokenizer(text, truncation=True, max_length=34)["input_ids"]]))
+    for handle in handles:
+        handle.remove()
+    means = {name: torch.cat(parts).mean(0).numpy() for name, parts in inner.items()}
+    neurons = NeuronSet.load(folder / "sets" / "1.overlap.zh.safetensors")
+    plain = bits_per_byte(model, tokenizer, "ru")
+    with intervened(model, neurons, kind="mean", values=means):
+        change = bits_per_byte(model, tokenizer, "ru") - plain
+    key = ("overlap", "mean", "1", "zh", "ru")
+    (row,) = [r for r in rows(folder / "changes.csv") if tuple(r[k] for k in list(r)[:5]) == key]
+    assert float(row["change"]) == pytest.approx(change, abs=2e-6)
+
+
+def test_tables_agree_with_each_other(ran):
+    """The mean over languages is that of the changes; each line has its interval; settings name the documents."""
+    comparison, folder = ran
+    lines = {(r["detector"], r["ablation"], r["language"]): r for r in rows(folder / "comparison.csv")}
+    assert len(lines) == 4 * 2 * (1 + 3)
+    changes = rows(folder / "changes.csv")
+    own = [
+        float(r["change"])
+        for r in changes
+        if (r["detector"], r["ablation"]) == ("weight", "zero") and r["set"] == r["language"]
+    ]
+    assert float(lines["weight", "zero", "mean"]["own"]) == pytest.approx(np.mean(own), abs=1e-9)
+    assert lines["plnd-contrast", "zero", "mean"]["p_corrected"] == "" != lines["weight", "zero", "mean"]["p_corrected"]
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["documents"]["samples"][1]["zh"]["documents"] == [2, 3] and settings["neurons"] == 6
+    points = rows(folder / "curves.csv")
+    assert [(r["curve"], r["documents"], r["languages"]) for r in points if (r["detector"], r["ablation"]) == ("weight", "zero")] == [
+        ("documents", "1", "2"),
+        ("documents", "2", "2"),
+        ("languages", "2", "1"),
+        ("languages", "2", "2"),
+    ]  # fmt: skip
+    printed = table(comparison)
+    assert "zero ablation" in printed and "mean ablation" in printed and printed.count("plnd-contrast") == 3
+
+
+def test_a_folder_goes_on(loaded, ran, tmp_path):
+    """What is there is taken as it is, what is missing is made again to the same bytes, further detectors join."""
+    model, tokenizer = loaded
+    _, folder = ran
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".json", ".csv", ".safetensors")}
+    lost = folder / "results" / "1.overlap.mean.json"
+    lost.unlink()
+    kept = folder / "results" / "0.weight.zero.json"
+    kept.write_text(kept.read_text().replace('"neurons": 6', '"neurons": 5'))  # a mark
+    config = ArenaConfig(**SIZES, detectors="overlap,weight,lape", ablations="mean,zero")
+    again = arena(model, texts("detect"), texts("evaluate"), config, output=folder, tokenizer=tokenizer)
+    assert lost.read_bytes() == before[lost]
+    assert again.outcomes["weight", "zero"].neurons.tolist()[0] == [5, 5, 5]
+    assert ("lape", "mean") in again.outcomes and again.reference == "overlap"
+    kept.write_bytes(before[kept])
+
+
+@pytest.mark.parametrize("change", [dict(max_length=33), dict(count=7), dict(documents=1)])
+def test_other_settings_in_a_folder_are_refused(loaded, ran, change):
+    """They would mix numbers that cannot be compared."""
+    model, tokenizer = loaded
+    config = ArenaConfig(**{**SIZES, **change})
+    with pytest.raises(PLNDError, match="holds a comparison with other settings"):
+        arena(model, texts("detect"), texts("evaluate"), config, output=ran[1], tokenizer=tokenizer)
+
+
+@pytest.mark.slow
+def test_the_command(small_model, tmp_path, capsys):
+    """All detectors, the table on the screen and pictures in the folder; one folder of corpora is cut in two."""
+    pytest.importorskip("matplotlib")
+    sizes = (
+        "--documents",
+        "2",
+        "--samples",
+        "1",
+        "--held-out",
+        "2",
+        "--max-length",
+        "34",
+        "--count",
+        "5",
+        "--draws",
+        "1",
+    )
+    places = (
+        "--corpora",
+        str(demo_corpus("detect") / "corpora"),
+        "--languages",
+        "en,zh",
+        "--output",
+        str(tmp_path / "o"),
+    )
+    assert main(["arena", "--model", small_model, "--device", "cpu", *sizes, *places, "--curve", "neurons"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in ArenaConfig().listed("detectors"))
+    assert {path.name for path in (tmp_path / "o").glob("*.png")} == {"arena.png", "curve-neurons.png"}
+    held_out = json.loads((tmp_path / "o" / "settings.json").read_text())["documents"]["held_out"]
+    first = len(list(read_documents(str(demo_corpus("detect") / "corpora" / "en.jsonl")))) // 2
+    assert held_out["en"]["documents"][-1] == first - 1
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    """Before a model is loaded."""
+    assert main(["arena", "--languages", "en,en", "--output", str(tmp_path)]) == 2
+    assert "languages en, en: expected each once" in capsys.readouterr().err
+    assert main(["arena", "--corpora", "a", "b", "c"]) == 2
+    assert "3 corpora: expected one folder, or one for detection and one for evaluation" in capsys.readouterr().err
