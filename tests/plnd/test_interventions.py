@@ -139,7 +139,7 @@ def test_contexts_nest_and_an_exception_leaves_nothing():
 
 
 def test_an_adapter_that_is_there_is_part_of_the_value():
-    """What leaves a row of a LoRA layer is the constant; a layer put around the row inside is refused in the next pass."""
+    """What leaves a row of a LoRA layer is the constant; one put around the row inside is refused in the next pass."""
     model = tiny_model("llama", torch.float32)
     neurons, values = some_neurons(model, projections=("q_proj",)), some_values(model)
     config = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)

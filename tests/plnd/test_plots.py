@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib")
 
 from pictures import curves, drawn, named_bars, ticks
 from plnd.errors import PLNDError
-from plnd.plots import draw_bars, draw_layers, draw_lines, draw_overlap, plot_layers
+from plnd.plots import SMALLEST, draw_bars, draw_layers, draw_lines, draw_overlap, draw_scatter, plot_layers
 
 OVERLAP = {
     "all": np.array([[1.0, 0.25], [0.75, 1.0]]),
@@ -128,3 +128,31 @@ def test_what_is_drawn_is_written_and_closed(tmp_path):
     assert plt.get_fignums() == []
     with pytest.raises(PLNDError, match="a.xyz: plots cannot be written as 'xyz'"):
         plot_layers(LAYERS, tmp_path / "a.xyz")
+
+
+def test_scatter_is_on_logarithmic_axes():
+    """Each name at its place in every panel, with a look that no other has; what is too small on the edge."""
+    names = [f"n{k}" for k in range(10)]
+    points = {name: (0.01 * (k + 1), 0.1 * (k + 1)) for k, name in enumerate(names)}
+    figure = draw_scatter({"zero": points, "mean": {"n1": (-0.5, 0.3)}}, ("others", "own"))
+    zero, mean = figure.axes
+    assert [(axis.get_xscale(), axis.get_yscale(), axis.get_title()) for axis in figure.axes] == [
+        ("log", "log", "zero"),
+        ("log", "log", "mean"),
+    ]
+    drawn_points = [tuple(shown.get_offsets()[0]) for shown in zero.collections]
+    np.testing.assert_allclose(drawn_points, list(points.values()))
+    looks = {(tuple(shown.get_facecolor()[0]), len(shown.get_paths()[0].vertices)) for shown in zero.collections}
+    assert len(looks) == len(names) == len(figure.legends[0].get_texts())
+    np.testing.assert_allclose(mean.collections[0].get_offsets(), [[SMALLEST, 0.3]])
+    assert (mean.collections[0].get_facecolor() == zero.collections[1].get_facecolor()).all()
+    assert [text.get_text() for text in zero.texts] == ["1×", "10×", "100×"]
+    for line, factor in zip(zero.get_lines(), (1, 10, 100), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), factor * np.asarray(line.get_xdata()))
+
+
+def test_more_than_ten_curves_differ_by_their_lines():
+    """Colours come round again, with another style."""
+    figure = draw_lines({"all": {f"n{k}": np.array([k, k + 1.0]) for k in range(12)}}, "y")
+    lines = figure.axes[0].get_lines()
+    assert lines[0].get_color() == lines[10].get_color() and lines[0].get_linestyle() != lines[10].get_linestyle()
