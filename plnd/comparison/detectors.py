@@ -17,6 +17,7 @@ import torch
 from plnd.comparison.config import DETECTORS
 from plnd.comparison.measures import overlap_coefficient
 from plnd.detection.totals import descending_rank, log_over_median
+from plnd.io.metadata import NeuronsMetadata
 from plnd.neurons.contrast import contrast_of
 from plnd.neurons.lape import lape
 from plnd.neurons.neuron_set import NeuronSet
@@ -187,14 +188,14 @@ def _scores(evidence: Evidence, language: str) -> Scores:
     parts = np.split(evidence.mean("probability", language), ends)
     mean = {address: part.astype(np.float32) for address, part in zip(evidence.widths, parts, strict=True)}
     ranks = {address: np.zeros(width, dtype=np.int32) for address, width in evidence.widths.items()}
-    said = NeuronSet({}, {}, {"model": evidence.model}).metadata
+    said = NeuronsMetadata.completed({"model": evidence.model})
     method = {"name": "lape", "projections": ["down_proj"]}
     return Scores(mean, mean, ranks, {**said, "version": 1, "language": language, "method": method})  # type: ignore[arg-type]
 
 
 def _overlap(evidence: Evidence) -> np.ndarray:
     assert evidence.binned is not None
-    others = np.sum([evidence.binned[language] for language in evidence.others], axis=0, dtype=np.int64)
+    others = np.stack([evidence.binned[language] for language in evidence.others]).sum(0, dtype=np.int64)
     means = np.stack([evidence.mean("size", language) for language in evidence.others])
     tokens = [evidence.tokens[language].sum() for language in evidence.others]
     larger = evidence.mean("size", evidence.own) > np.average(means, axis=0, weights=tokens)
@@ -262,5 +263,5 @@ def choose(name: str, evidence: Evidence) -> NeuronSet:
         start += width
     documents = len(evidence.tokens[evidence.own])
     rule = {"name": name, "count": evidence.count, "documents": documents, "others": list(evidence.others)}
-    metadata = {"model": evidence.model, "language": evidence.own, "rule": rule}
-    return NeuronSet(indices, numbers, metadata)  # type: ignore[arg-type]
+    said = {"model": evidence.model, "language": evidence.own, "rule": rule}
+    return NeuronSet(indices, numbers, NeuronsMetadata.completed(said))

@@ -63,7 +63,7 @@ class Comparison:
     @cached_property
     def p_values(self) -> dict[tuple[str, str], float]:
         """(detector, ablation) to the corrected p-value of its difference from the reference, ablation by ablation."""
-        found = {}
+        found: dict[tuple[str, str], float] = {}
         for ablation in dict.fromkeys(ablation for _, ablation in self.outcomes):
             of = {detector: outcome for (detector, kind), outcome in self.outcomes.items() if kind == ablation}
             found |= {(detector, ablation): p for detector, p in compare(of, self.reference).items()}
@@ -374,8 +374,8 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
     for key, lines in comparison.lines.items():
         for line in lines:
             p_value = comparison.p_values.get(key, "") if line.language is None else ""
-            numbers = [number for name in QUANTITIES for number in line.values[name]]
-            rows.append((*key, line.language or "mean", line.neurons, *numbers, p_value))
+            values = [value for name in QUANTITIES for value in line.values[name]]
+            rows.append((*key, line.language or "mean", line.neurons, *values, p_value))
     write_csv(folder / "comparison.csv", COLUMNS, rows)
     header = ("detector", "ablation", "sample", "set", "language", "neurons", "change", "random")
     write_csv(folder / "changes.csv", header, list(_changes(comparison)))
@@ -387,8 +387,9 @@ def write_tables(comparison: Comparison, folder: Path) -> None:
         for value in [summarise(outcome, comparison.languages)[0].values["own/others"]]
     ]
     if points:
-        header = ("curve", "detector", "ablation", "documents", "neurons", "languages", *COLUMNS[10:13])
-        write_csv(folder / "curves.csv", header, points)
+        numbers = ("own/others", "own/others_low", "own/others_high")
+        columns = ("curve", "detector", "ablation", "documents", "neurons", "languages", *numbers)
+        write_csv(folder / "curves.csv", columns, points)
 
 
 def _changes(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
