@@ -47,7 +47,8 @@ class Arena(Command):
         from importlib.util import find_spec
 
         from plnd.comparison.measures import neuron_widths
-        from plnd.comparison.run import arena, table
+        from plnd.comparison.run import arena
+        from plnd.comparison.tables import table
         from plnd.demo_data import demo_model
         from plnd.models.layout import Layout
         from plnd.models.loading import load_model, load_skeleton, load_tokenizer

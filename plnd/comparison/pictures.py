@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plnd.comparison.run import Comparison
-from plnd.comparison.summary import summarise
+from plnd.comparison.summary import Comparison, summarise
 from plnd.plots import plot_lines, plot_scatter
 
 

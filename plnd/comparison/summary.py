@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -61,6 +62,46 @@ class Line:
     language: str | None
     neurons: float
     values: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """How much a detector is given: documents and other languages, and how many neurons it is to find."""
+
+    documents: int
+    count: int
+    others: int
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What came of it.
+
+    Attributes:
+        languages: in order.
+        outcomes: (detector, ablation) to what its sets did.
+        curves: what is varied to (detector, ablation) to points, in order, and what the sets of each did.
+        reference: the detector that the others are tested against.
+    """
+
+    languages: tuple[str, ...]
+    outcomes: Mapping[tuple[str, str], Outcome]
+    curves: Mapping[str, Mapping[tuple[str, str], list[tuple[Point, Outcome]]]]
+    reference: str
+
+    @cached_property
+    def lines(self) -> dict[tuple[str, str], list[Line]]:
+        """(detector, ablation) to its lines of the table, the mean over languages first."""
+        return {key: summarise(outcome, self.languages) for key, outcome in self.outcomes.items()}
+
+    @cached_property
+    def p_values(self) -> dict[tuple[str, str], float]:
+        """(detector, ablation) to the corrected p-value of its difference from the reference, ablation by ablation."""
+        found: dict[tuple[str, str], float] = {}
+        for ablation in dict.fromkeys(ablation for _, ablation in self.outcomes):
+            of = {detector: outcome for (detector, kind), outcome in self.outcomes.items() if kind == ablation}
+            found |= {(detector, ablation): p for detector, p in compare(of, self.reference).items()}
+        return found
 
 
 def summarise(outcome: Outcome, languages: Sequence[str], seed: int = 0) -> list[Line]:

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.colors import to_hex
+
 from pictures import curves, drawn, named_bars, ticks
 from plnd.errors import PLNDError
 from plnd.plots import SMALLEST, draw_bars, draw_layers, draw_lines, draw_overlap, draw_scatter, plot_layers
@@ -155,4 +157,5 @@ def test_more_than_ten_curves_differ_by_their_lines():
     """Colours come round again, with another style."""
     figure = draw_lines({"all": {f"n{k}": np.array([k, k + 1.0]) for k in range(12)}}, "y")
     lines = figure.axes[0].get_lines()
-    assert lines[0].get_color() == lines[10].get_color() and lines[0].get_linestyle() != lines[10].get_linestyle()
+    assert to_hex(lines[0].get_color()) == to_hex(lines[10].get_color())
+    assert lines[0].get_linestyle() != lines[10].get_linestyle()

@@ -13,7 +13,8 @@ import torch
 from plnd import NeuronSet, deactivated, intervened, load_model
 from plnd.commands.main import main
 from plnd.comparison.config import ArenaConfig
-from plnd.comparison.run import arena, table
+from plnd.comparison.run import arena
+from plnd.comparison.tables import table
 from plnd.demo_data import demo_corpus
 from plnd.errors import PLNDError
 from plnd.io.corpus import read_documents
