@@ -10,6 +10,7 @@ DETECTORS = (
     "plnd-threshold",
     "plnd-rank",
     "plnd-contrast",
+    "plnd-excess",
     "lape",
     "lape-contrast",
     "activation-rank",
@@ -20,6 +21,7 @@ DETECTORS = (
     "attribution-contrast",
     "relevance-size",
     "relevance-contrast",
+    "relevance-excess",
     "diffmean",
     "diffmean-contrast",
     "weight",
@@ -27,7 +29,7 @@ DETECTORS = (
 )
 ABLATIONS = ("zero", "mean")
 CURVES = ("documents", "neurons", "languages")
-REFERENCE = "plnd-contrast"
+REFERENCE = "relevance-excess"
 """The detector that the others are tested against; the first one, where it is not among them."""
 
 

@@ -6,6 +6,7 @@ numbers the first ones). docs/arena.md defines them all in one place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from plnd.comparison.config import DETECTORS
 from plnd.comparison.measures import overlap_coefficient
 from plnd.detection.totals import descending_rank, log_over_median
 from plnd.io.metadata import NeuronsMetadata
-from plnd.neurons.contrast import contrast_of
+from plnd.neurons.contrast import TIMES, contrast_of, excess_of
 from plnd.neurons.lape import lape
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.random_draw import draw
@@ -120,7 +121,7 @@ def difference(entry: np.ndarray, count: int, importance: np.ndarray) -> np.ndar
 
 
 def contrasted(mean_logs: np.ndarray) -> np.ndarray:
-    """The contrast (`plnd.contrast`) of neurons above the own median, and higher than in each of the other languages.
+    """The contrast of neurons above the own median, and higher than in each of the other languages.
 
     Args:
         mean_logs: means over documents of ln(score / median of the block in the document), of the own language and
@@ -160,15 +161,39 @@ def _size(measure: str) -> Rule:
     return rule
 
 
-def _contrast(measure: str) -> Rule:
-    def rule(evidence: Evidence) -> np.ndarray:
-        logs = []
-        for language in evidence.languages:
-            blocks = evidence.by_block(np.abs(evidence.measured[language][measure]))
-            logs.append(torch.cat([log_over_median(x, x.sort(-1).values).mean(0) for x in blocks]).numpy())
-        return contrasted(np.stack(logs))
+def exceeding(mean_logs: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """By how much neurons are above `TIMES` the other languages', of those that are: what `plnd.contrast` keeps.
 
-    return rule
+    Args:
+        mean_logs: as for `contrasted`.
+        units: of the excess, [neurons].
+    """
+    contrast = contrast_of(mean_logs[:1], mean_logs[1:])
+    excess = excess_of(mean_logs[:1], mean_logs[1:], TIMES, units[None])
+    return np.where((mean_logs[0] > 0) & (contrast >= math.log(TIMES)), excess, -np.inf)
+
+
+def _mean_logs(evidence: Evidence, measure: str) -> np.ndarray:
+    """Of the own language and each of the others, [languages, neurons]."""
+    logs = []
+    for language in evidence.languages:
+        blocks = evidence.by_block(np.abs(evidence.measured[language][measure]))
+        logs.append(torch.cat([log_over_median(x, x.sort(-1).values).mean(0) for x in blocks]).numpy())
+    return np.stack(logs)
+
+
+def _contrast(measure: str) -> Rule:
+    return lambda evidence: contrasted(_mean_logs(evidence, measure))
+
+
+def _importance_excess(evidence: Evidence) -> np.ndarray:
+    return exceeding(_mean_logs(evidence, "importance"), np.ones(evidence.neurons))
+
+
+def _relevance_excess(evidence: Evidence) -> np.ndarray:
+    mean = torch.from_numpy(evidence.mean("relevance", evidence.own))
+    medians = [np.full(len(part), np.median(part)) for part in mean.split(list(evidence.widths.values()))]
+    return exceeding(_mean_logs(evidence, "relevance"), np.concatenate(medians))
 
 
 def _lape(evidence: Evidence) -> np.ndarray:
@@ -227,6 +252,7 @@ RULES: dict[str, Rule] = {
     "plnd-threshold": _threshold,
     "plnd-rank": _rank("importance"),
     "plnd-contrast": _contrast("importance"),
+    "plnd-excess": _importance_excess,
     "lape": _lape,
     "lape-contrast": _contrast("probability"),
     "activation-rank": _rank("activation"),
@@ -237,6 +263,7 @@ RULES: dict[str, Rule] = {
     "attribution-contrast": _contrast("attribution"),
     "relevance-size": _size("relevance"),
     "relevance-contrast": _contrast("relevance"),
+    "relevance-excess": _relevance_excess,
     "diffmean": _diffmean,
     "diffmean-contrast": _contrast("value"),
     "weight": _weight,

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from plnd.comparison.documents import Document
-from plnd.comparison.measures import evaluating, next_token_nats
+from plnd.comparison.measures import evaluating
 from plnd.detection.documents import batched
+from plnd.detection.relevance import next_token_nats
 from plnd.interventions import Kind, intervened
 from plnd.models.batches import padded
 from plnd.models.layout import unwrap

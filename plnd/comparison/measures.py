@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from plnd.comparison.documents import Document
@@ -36,6 +35,7 @@ from plnd.detection.config import DetectConfig
 from plnd.detection.documents import batched
 from plnd.detection.measures import measure_of
 from plnd.detection.observer import Observer
+from plnd.detection.relevance import next_token_nats, without_parameter_gradients
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded
 from plnd.models.layout import Block, Layout
@@ -171,19 +171,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def next_token_nats(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """The sum of each document's next-token losses, [documents], at least float32.
-
-    Args:
-        logits: [documents, seq, vocabulary].
-        ids: [documents, seq].
-        mask: 1 for tokens and 0 for padding on the right, [documents, seq].
-    """
-    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-    return cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(1)
-
-
 # passes
 
 
@@ -220,7 +207,7 @@ def _with_gradients(
     found = {name: np.empty(shape, dtype=np.float32) for name in MEASURES if name != "importance"}
     with ExitStack() as stack:
         stack.enter_context(hooked(model))
-        stack.enter_context(_frozen(model))
+        stack.enter_context(without_parameter_gradients(model))
         activations: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}
         for block in feed_forward_blocks(layout):
@@ -298,19 +285,6 @@ def _before_down(layout: Layout, block: Block, see: Callable[[str, Tensor], Any]
         return (values, *args[1:])
 
     return target.module.register_forward_pre_hook(hook).remove
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter keeps what its gradient would need."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 def pooled_scale(measured: Mapping[str, Mapping[str, np.ndarray]], tokens: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -76,7 +76,7 @@ class Relevance:
             input_ids: [batch, seq].
             attention_mask: [batch, seq], 1 for tokens and 0 for padding.
         """
-        with torch.enable_grad(), _without_gradients_of_parameters(layout.model):
+        with torch.enable_grad(), without_parameter_gradients(layout.model):
             logits = layout.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
             loss = next_token_nats(logits, input_ids, attention_mask).sum()
             passed = {id(x): x for value in self.values for x in value.passed}
@@ -142,7 +142,7 @@ def next_token_nats(logits: Tensor, input_ids: Tensor, attention_mask: Tensor) -
 
 
 @contextmanager
-def _without_gradients_of_parameters(model: nn.Module) -> Iterator[Any]:
+def without_parameter_gradients(model: nn.Module) -> Iterator[Any]:
     """A backward pass that keeps no more than the activations need."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:

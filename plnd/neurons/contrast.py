@@ -158,7 +158,7 @@ def excess_of(own: np.ndarray, others: np.ndarray, times: float, units: np.ndarr
 
 
 def _units(scores: Scores, places: Sequence[Sequence[str]]) -> np.ndarray:
-    """What a neuron's excess is counted in, [neurons]: of relevance the projection's median; of others 1, that median."""
+    """What a neuron's excess is counted in, [neurons]: 1, its projection's median; of relevance that median itself."""
     widths = [len(scores.mean[addresses[0]]) for addresses in places]
     if scores.metadata.method.name != "relevance":
         return np.ones(sum(widths))

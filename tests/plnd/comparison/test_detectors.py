@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plnd.comparison.config import DETECTORS
-from plnd.comparison.detectors import RULES, Evidence, choose, contrasted, difference
+from plnd.comparison.detectors import RULES, Evidence, choose, difference, exceeding
 from plnd.comparison.measures import BINS, MEASURES
 from plnd.neurons.contrast import contrast
 from plnd.neurons.scores import Scores
@@ -83,24 +83,36 @@ def test_difference_takes_most_where_no_limit_leaves_enough():
     assert (found > -np.inf).tolist() == [True, False, False, False]
 
 
-def test_contrast_is_that_of_select():
-    """The same neurons, in the same order, as `plnd.contrast` from a scores artifact with these logs."""
+@pytest.mark.parametrize("method", ["plnd", "relevance"])
+def test_excess_is_that_of_select(method):
+    """The same neurons, in the same order, as `plnd.contrast` from a scores artifact with these logs and means."""
     generator = np.random.default_rng(0)
     logs = generator.normal(size=(3, 50)).astype(np.float32)
     scores = []
     for language, mean_log in zip(("zh", "en", "ru"), logs, strict=True):
         parts = dict(zip(WIDTHS, np.split(mean_log, [30]), strict=True))
         ones = {name: np.ones(width, dtype=np.float32) for name, width in WIDTHS.items()}
+        means = {name: vector * scale for (name, vector), scale in zip(ones.items(), (1, 100), strict=True)}
         ranks = {name: np.zeros(width, dtype=np.int32) for name, width in WIDTHS.items()}
         said = choose("weight", made()).metadata
         corpus = {**said.corpus, "documents": 6, "sha256": language * 32}
-        method = {"name": "plnd", "projections": ["down_proj"]}
-        metadata = {**said, "version": 2, "language": language, "corpus": corpus, "method": method}
-        scores.append(Scores(ones, ones, ranks, metadata, parts, ones))
-    found = contrast(scores[0], scores[1:], count=7, projections=["down_proj"])
-    values = contrasted(logs.astype(float))
-    assert numbers(found) == sorted(np.argsort(-values, kind="stable")[:7].tolist())
-    assert (values > -np.inf).sum() > 7
+        said_method = {"name": method, "projections": ["down_proj"]}
+        metadata = {**said, "version": 2, "language": language, "corpus": corpus, "method": said_method}
+        scores.append(Scores(ones, means, ranks, metadata, parts, ones))
+    found = contrast(scores[0], scores[1:], count=5, projections=["down_proj"])
+    units = np.repeat((1.0, 100.0) if method == "relevance" else (1.0, 1.0), list(WIDTHS.values()))
+    values = exceeding(logs.astype(float), units)
+    assert numbers(found) == sorted(np.argsort(-values, kind="stable")[:5].tolist())
+    assert (values > -np.inf).sum() > 5
+
+
+def test_excess_of_measured_documents():
+    """Excess comes from the same mean logs as the contrast: it is above -inf where that is at least ln 2."""
+    evidence = made()
+    for name, measure in (("plnd", "importance"), ("relevance", "relevance")):
+        excess, contrasts = RULES[f"{name}-excess"](evidence), RULES[f"{name}-contrast"](evidence)
+        assert ((excess > -np.inf) == (contrasts >= np.log(2))).all() and measure in evidence.measured["zh"]
+        assert (excess > -np.inf).any()
 
 
 def test_diffmean_is_a_distance_in_pooled_deviations():
