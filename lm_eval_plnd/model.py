@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
@@ -15,6 +15,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import simple_parse_args_string
 from torch import nn
 
 from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, RolesDeactivation, read_deactivation
@@ -186,6 +187,7 @@ class PLNDLM(DocumentLM):
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> PLNDLM:
         """As in lm-eval; on its command line bad input is one line and exit status 2."""
+        in_one_line(lambda: _check_once(simple_parse_args_string(arg_string), additional_config))
         return in_one_line(lambda: super(PLNDLM, cls).create_from_arg_string(arg_string, additional_config))
 
     @classmethod
@@ -196,10 +198,20 @@ class PLNDLM(DocumentLM):
         and makes a name of six random letters up if it is not there. A later call takes it as left out again.
         """
         given = {name: value for name, value in arg_dict.items() if not isinstance(value, _FilledIn)}
+        in_one_line(lambda: _check_once(given, additional_config))
         lm = in_one_line(lambda: super(PLNDLM, cls).create_from_arg_obj(given, additional_config))
         if given.get("pretrained") is None:
             arg_dict["pretrained"] = _FilledIn(lm.pretrained)
         return lm
+
+
+def _check_once(arguments: Mapping[str, Any], further: Mapping[str, Any] | None) -> None:
+    """Refuses model arguments that lm-eval gives as well: `--batch_size` has a default on its command line."""
+    for name, value in (further or {}).items():
+        if value is not None and name in arguments:
+            raise PLNDError(
+                f"{name}={arguments[name]} in model_args: lm-eval gives {name}={value} itself; take --{name}"
+            )
 
 
 class _FilledIn(str):

@@ -120,8 +120,10 @@ class NeuronSelectConfig(PeftConfig):
         sources = [name for name in ("mask", "neurons", "fraction") if getattr(self, name) is not None]
         if len(sources) > 1:
             raise NeuronSelectError(f"{' and '.join(sources)} are given: name the neurons in one way")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise NeuronSelectError(f"fraction={self.fraction}: expected a share, more than 0 and at most 1")
+        for name in ("under", "gen", "seed"):
+            _check_whole(name, getattr(self, name))
+        if self.fraction is not None and (isinstance(self.fraction, str) or not 0 < self.fraction <= 1):
+            raise NeuronSelectError(f"fraction={self.fraction!r}: expected a share, more than 0 and at most 1")
         _check_choice("bias", self.bias, BIASES)
         if self.control is not None:
             _check_choice("control", self.control, CONTROLS)
@@ -143,6 +145,12 @@ class NeuronSelectConfig(PeftConfig):
 
 def _as_set(names: Iterable[str] | str | None) -> set[str] | str | None:
     return set(names) if isinstance(names, (list, tuple, set)) else names  # type: ignore[return-value]
+
+
+def _check_whole(name: str, value: Any) -> None:
+    """A number of blocks or a seed; as text it would be another number in `adapter_config.json`, or another draw."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise NeuronSelectError(f"{name}={value!r}: expected a whole number, 0 or more")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

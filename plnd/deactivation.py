@@ -28,7 +28,7 @@ from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, locate, unwrap
 from plnd.models.quantised import packing
 from plnd.models.running import LOCK, forget_compiled, lease
-from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.neuron_set import NeuronSet, check_set
 
 Mode = Literal["auto", "weights", "activations"]
 MODES = ("auto", "weights", "activations")
@@ -77,6 +77,7 @@ def deactivate(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto", hol
     """
     if mode not in MODES:
         raise PLNDError(f"unknown mode {mode!r}: expected one of {', '.join(MODES)}")
+    check_set(neurons)
     layout = Layout(model)
     neurons.check_model(layout.description())
     targets = [(layout.targets[name], torch.from_numpy(indices).long()) for name, indices in neurons.items()]

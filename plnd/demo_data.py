@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "plnd:"
-"""Begins paths inside the package's folder of data, in settings of experiments."""
+"""Begins paths inside the package's folder of data, in settings of experiments and nowhere else."""
 
 
 def demo_model() -> Path:
@@ -28,3 +28,11 @@ def expand(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(PACKAGE):
         return str(demo_model().parent / value.removeprefix(PACKAGE))
     return value
+
+
+def settings_only(name: str) -> str | None:
+    """Why a path inside the package, `plnd:…`, cannot be given outside the settings of experiments; else None."""
+    place = expand(name)
+    if place == name or not Path(place).exists():  # a data set may lie in a folder that is called plnd
+        return None
+    return f"{name}: paths with {PACKAGE} are for settings of experiments, expected the path itself: {place}"

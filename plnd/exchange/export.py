@@ -28,7 +28,7 @@ from plnd.io.files import write_bytes
 from plnd.io.safetensors_layout import read_header
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
-from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.neuron_set import NeuronSet, check_set
 from plnd.version import __version__
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def export(
         PLNDError: if there are no neurons, the checkpoint is not a whole, unquantised one in safetensors, or the folder
             cannot be written.
     """
+    check_set(neurons)
     neurons.check_some("zero")
     source, output = _source(str(model), revision), Path(os.path.realpath(output))
     _check_output(output, source, overwrite)

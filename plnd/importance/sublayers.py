@@ -107,10 +107,10 @@ class Readout:
 
 
 def column_importance(inner: Tensor, output: Tensor, readout: Readout) -> Tensor:
-    """Importance of every input column of the output projection (eq. 4 and 5, in closed form).
+    """Importance of every input column of the output projection (eq. 4 and eq. 5, in closed form).
 
     For `down_proj` this is the importance of the same row of `up_proj` and `gate_proj` too: each of the three zeroes
-    inner[:, k].
+    inner[:, k]. The Frobenius norm of the change, the outer product of inner[:, k] and W[:, k], is that of its factors.
 
     Args:
         inner: input of the output projection, [seq, width].

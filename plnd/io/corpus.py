@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from plnd.demo_data import settings_only
 from plnd.errors import CorpusError
 from plnd.io.corpus_files import (
     COMPRESSED,
@@ -131,6 +132,8 @@ def _parts(source: Source, form: str | None) -> list[tuple[Source, bool]]:
         return [(STDIN, False)]
     if not name:
         raise CorpusError(f"an empty name, expected {READABLE}")
+    if inside := settings_only(name):
+        raise CorpusError(inside)
     if os.path.isdir(source) and not _saved(source):
         return [(path, True) for path in _files_of(Path(source), form)]
     if os.path.exists(source):

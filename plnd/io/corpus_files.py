@@ -42,8 +42,8 @@ OTHERS = frozenset(
 )
 """Endings of what is known not to be a document a line; no language's code, since `news.pt` is Portuguese."""
 READABLE = (
-    "a text file, a .jsonl file (.json, .csv, .tsv, .parquet, .arrow), any of them as .gz, .bz2, .xz, .zst or .zip,"
-    " a folder of such files or a data set NAME[:CONFIG[:SPLIT]]"
+    "a text file, a .jsonl file (.json, .csv, .tsv, .parquet, .arrow), any of them as .gz, .bz2, .xz, .zst,"
+    " .lz4 or .zip, a folder of such files or a data set NAME[:CONFIG[:SPLIT]]"
 )
 
 HEAD = 4096

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from plnd.demo_data import settings_only
 from plnd.errors import PLNDError
 
 DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
@@ -116,6 +117,8 @@ def model_class(config: Any) -> Any | None:
 
 def cannot_load(name: str, error: Exception) -> PLNDError:
     """What transformers and the hub say of a model that cannot be loaded, in one line."""
+    if inside := settings_only(name):
+        return PLNDError(inside)
     if "trust_remote_code" in str(error):
         return PLNDError(
             f"{name}: needs Python code that comes with the model, which runs only if you trust it: read it, then give"

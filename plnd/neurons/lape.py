@@ -17,7 +17,7 @@ from plnd.model_description import check_model
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.scores import Scores
-from plnd.neurons.selection import by_address, chosen_addresses, sites
+from plnd.neurons.selection import by_address, chosen_addresses, listed, sites
 
 TOP_RATE = 0.01
 """The paper's share of all neurons, those of lowest entropy, that are language-specific."""
@@ -61,7 +61,7 @@ def lape(
             not made for this.
         ModelMismatchError: if the scores are of different models.
     """
-    scores, projections = list(scores), None if projections is None else list(projections)
+    scores, projections = list(scores), listed(projections)
     if top_rate is not None and fraction is not None:
         raise PLNDError("expected one of top_rate and fraction, found both")
     name, value = ("fraction", fraction) if fraction is not None else ("top_rate", top_rate or TOP_RATE)

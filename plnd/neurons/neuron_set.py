@@ -18,7 +18,7 @@ from plnd.io.metadata import NEURONS, NeuronsMetadata
 from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
-from plnd.neurons.selection import chosen_addresses
+from plnd.neurons.selection import chosen_addresses, listed
 
 _Arrays = Mapping[str, np.ndarray]
 
@@ -119,7 +119,7 @@ class NeuronSet:
         where: Callable[[int, str], bool] | None = None,
     ) -> NeuronSet:
         """Only the neurons of these projections and regions, and for whose (block, projection) `where` is true."""
-        projections = None if projections is None else list(projections)
+        projections = listed(projections)
         chosen = set(chosen_addresses(self.widths, self.model.blocks, projections, regions))
         if where is not None:
             chosen = {a for a in chosen if where(*numbered(a))}
@@ -211,6 +211,7 @@ class NeuronSet:
     # helpers
 
     def _combined(self, other: NeuronSet, operation: str, combine: Callable[..., np.ndarray]) -> NeuronSet:
+        check_set(other)
         check_model(other.model, self.model, "the other set")
         empty = np.empty(0, dtype=np.int32)
         names = sorted(self.indices.keys() | other.indices.keys(), key=address_order)
@@ -240,6 +241,19 @@ class NeuronSet:
 
     def _with(self, **metadata: Any) -> NeuronSet:
         return NeuronSet(self.indices, self.importance, self.metadata.replaced(**metadata))
+
+
+def check_set(found: Any) -> None:
+    """Refuses what is not a set of neurons where one is expected: a file's name, or scores that no rule was applied to.
+
+    Raises:
+        PLNDError: saying how to come by one.
+    """
+    if not isinstance(found, NeuronSet):
+        what = found if isinstance(found, str | Path) else type(found).__name__
+        raise PLNDError(
+            f"{what}: expected a NeuronSet; read a file with plnd.NeuronSet.load(…), choose from scores with .select(…)"
+        )
 
 
 def _operand(operation: str, neurons: NeuronSet) -> dict[str, Any]:

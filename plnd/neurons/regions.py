@@ -27,8 +27,8 @@ class Regions:
 
     def __post_init__(self) -> None:
         _check_names(self.names)
-        if self.under < 0 or self.gen < 0:
-            raise PLNDError(f"under={self.under}, gen={self.gen}: expected numbers of blocks, 0 or more")
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (self.under, self.gen)):
+            raise PLNDError(f"under={self.under!r}, gen={self.gen!r}: expected numbers of blocks, 0 or more")
 
     @classmethod
     def parse(cls, names: str | Iterable[str], under: int | None, gen: int | None) -> Regions:
@@ -41,7 +41,7 @@ class Regions:
         for value, flag, needed in ((under, "under", "under" in names or solve), (gen, "gen", "gen" in names or solve)):
             if needed and value is None:
                 raise PLNDError(f"regions {'+'.join(names)} need {flag}=N, the number of blocks of that region")
-        return cls(names, under or 0, gen or 0)
+        return cls(names, 0 if under is None else under, 0 if gen is None else gen)
 
     def check(self, blocks: int) -> None:
         """Refuses numbers that do not fit into a model of `blocks` blocks."""

@@ -18,7 +18,7 @@ from plnd.io.files import write_bytes
 from plnd.io.metadata import NeuronsMetadata, ScoresMetadata
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
-from plnd.neurons.selection import chosen_addresses
+from plnd.neurons.selection import chosen_addresses, listed
 
 LOGS_SINCE = 2
 """The format version from which on scores have `mean_log` and `std_log`."""
@@ -100,7 +100,7 @@ class Scores:
         if not fits:
             raise PLNDError(f"{name}={value}: expected {_EXPECTED[name]}")
         value = int(value) if name == "top_k" else float(value)
-        projections = None if projections is None else list(projections)
+        projections = listed(projections)
         widths = {address: len(values) for address, values in self.minimum.items()}
         chosen = chosen_addresses(widths, self.metadata.model.blocks, projections, regions)
         if not chosen:

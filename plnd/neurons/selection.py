@@ -14,6 +14,17 @@ FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 """Projections of which rows and columns of one number are one neuron: they share their importance."""
 
 
+def listed(projections: Iterable[str] | None) -> list[str] | None:
+    """The names of some projections, in order; None where none is named, which is all of them.
+
+    Raises:
+        PLNDError: if it is one string, of which every letter would be a name.
+    """
+    if isinstance(projections, str):
+        raise PLNDError(f"projections={projections!r}: expected a list of names, such as ['o_proj', 'down_proj']")
+    return None if projections is None else list(projections)
+
+
 def chosen_addresses(
     widths: Mapping[str, int], blocks: int, projections: Iterable[str] | None, regions: Regions | None
 ) -> list[str]:
@@ -22,7 +33,7 @@ def chosen_addresses(
     Raises:
         PLNDError: if a projection is unknown, or the regions do not fit into the model.
     """
-    projections = None if projections is None else list(projections)
+    projections = listed(projections)
     for name in projections or ():
         if name not in PROJECTIONS:
             raise PLNDError(f"unknown projection {name!r}: expected one of {', '.join(PROJECTIONS)}")

@@ -484,3 +484,15 @@ def test_results_are_in_the_base_models_folder(base, tmp_path, source):
     other = moved(NeuronSet.load(file), name=None)
     with pytest.raises(PLNDError, match="does not name the model"):
         PLNDLM.create_from_arg_obj({**{k: v for k, v in arguments.items() if k == "pretrained"}, "mask": other})
+
+
+@pytest.mark.parametrize("name, value", [("batch_size", 2), ("device", "cpu")])
+def test_an_argument_that_lm_eval_gives_as_well_is_refused(name, value):
+    """As text and as a mapping, before the mask is opened; what lm-eval leaves open (None) may be given."""
+    words = f"{name}={value} in model_args: lm-eval gives {name}=1 itself; take --{name}"
+    with pytest.raises(PLNDError, match=words):
+        PLNDLM.create_from_arg_obj({"mask": "absent", name: value}, {name: 1})
+    with pytest.raises(PLNDError, match=words):
+        PLNDLM.create_from_arg_string(f"mask=absent,{name}={value}", {name: 1})
+    with pytest.raises(PLNDError, match="absent: no such file"):
+        PLNDLM.create_from_arg_obj({"mask": "absent", name: value}, {name: None})

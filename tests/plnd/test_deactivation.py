@@ -7,6 +7,7 @@ import gc
 import io
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,18 @@ def test_refuses_another_model_before_changing_anything():
     with pytest.raises(ModelMismatchError, match="1.k_proj has 4096"):
         deactivate(model, other)
     assert same(model, state)
+
+
+@pytest.mark.parametrize(
+    "found, words", [("zh.safetensors", "zh.safetensors"), (Path("a.b"), "a.b"), (None, "NoneType")]
+)
+def test_what_is_no_set_is_refused(found, words):
+    """A file's name where a set is expected, here and in the algebra of sets, is told how to become one."""
+    model = tiny_model("llama")
+    with pytest.raises(PLNDError, match=f"^{words}: expected a NeuronSet; read a file with plnd.NeuronSet.load"):
+        deactivate(model, found)
+    with pytest.raises(PLNDError, match=f"^{words}: expected a NeuronSet"):
+        some_neurons(model) - found
 
 
 def test_unknown_mode_is_refused():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from corpora import TEXTS, json_lines, make, refusal
+from plnd.demo_data import demo_model
 from plnd.errors import CorpusError
 from plnd.io.corpus import read_documents
 from plnd.io.corpus_files import READABLE
@@ -151,6 +152,16 @@ def test_missing_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert refusal(name) == f"{name}: no such file, expected {READABLE}"
     assert refusal(tmp_path / "zh").endswith(f"zh: no such file, expected {READABLE}")
+
+
+def test_a_path_inside_the_package(tmp_path, monkeypatch):
+    """`plnd:…`, which settings of experiments know, is answered with where the file is; a folder `plnd` is read."""
+    monkeypatch.chdir(tmp_path)
+    name = "corpus/detect/corpora/zh.jsonl"
+    place = demo_model().parent / name
+    assert refusal(f"plnd:{name}").endswith(f"are for settings of experiments, expected the path itself: {place}")
+    assert next(read_documents(place))
+    assert "settings of experiments" not in refusal("plnd:zh.jsonl")
 
 
 # data sets

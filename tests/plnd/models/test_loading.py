@@ -221,6 +221,18 @@ def test_a_folder_is_described_as_one(tmp_path, monkeypatch):
     assert "hub" not in Layout(tiny_model("llama")).description()
 
 
+def test_a_path_inside_the_package(tmp_path, capsys):
+    """`plnd:…`, which settings of experiments know, is answered with the folder, by Python and the command line."""
+    words = f"expected the path itself: {demo_model()}"
+    with pytest.raises(PLNDError, match="^plnd:polyglot-9m: paths with plnd: are for settings") as caught:
+        load_model("plnd:polyglot-9m")
+    assert str(caught.value).endswith(words)
+    corpus = tmp_path / "a.txt"
+    corpus.write_text("a document")
+    assert main(f"detect --model plnd:polyglot-9m --corpus {corpus} --language en --output {tmp_path}/o".split()) == 2
+    assert "settings of experiments" in capsys.readouterr().err
+
+
 def test_token_ids_beyond_the_embedding_are_one_line():
     """Detection, the lens and roles name the document and the token; short documents count, too."""
     model, words = tiny_model("llama"), "document 1 of the corpus: token id 97, but the model's embedding has 97 rows"

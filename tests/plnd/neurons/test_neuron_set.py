@@ -192,6 +192,8 @@ def test_restrict_refuses_what_does_not_exist():
     neurons = make_neurons({"0.q_proj": [1]})
     with pytest.raises(PLNDError, match="unknown projection 'x_proj': expected one of q_proj, k_proj, v_proj, o_proj,"):
         neurons.restrict(projections=["x_proj"])
+    with pytest.raises(PLNDError, match="projections='q_proj': expected a list of names"):
+        neurons.restrict(projections="q_proj")
     with pytest.raises(PLNDError, match="under=2 and gen=1 overlap: the model has 2 blocks"):
         neurons.restrict(regions=Regions(("under",), 2, 1))
 

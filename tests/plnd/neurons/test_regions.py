@@ -77,6 +77,8 @@ def test_parse_needs_only_the_numbers_in_question():
         (",", 1, 1, f"no region named: {EXPECTED}"),
         ("under", -1, 0, "under=-1, gen=0: expected numbers of blocks, 0 or more"),
         ("gen", 0, -3, "under=0, gen=-3: expected numbers of blocks, 0 or more"),
+        ("under", "abc", 0, "under='abc', gen=0: expected numbers of blocks, 0 or more"),
+        ("gen", 0, 2.5, "under=0, gen=2.5: expected numbers of blocks, 0 or more"),
     ],
 )
 def test_parse_refuses(names, under, gen, wording):
