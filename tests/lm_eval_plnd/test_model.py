@@ -155,6 +155,12 @@ def test_a_pipeline_is_unwrapped(base, loaded, tmp_path):
     assert only("loglikelihood", PLNDLM(pipe, **common)) == only("loglikelihood", PLNDLM(loaded, **common))
 
 
+def test_a_machine_without_a_gpu_needs_no_device(base, tmp_path):
+    """`hf` by itself takes cuda for given."""
+    lm = PLNDLM(str(base), mask=mask(base, tmp_path / "m.safetensors", seed=1), batch_size=1)
+    assert lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def test_masks_in_turn_under_an_adapter(base, loaded, tmp_path):
     """Hooks of several masks do not pile up on a model with an adapter."""
     tuned = get_peft_model(loaded, LoraConfig(target_modules="all-linear", init_lora_weights=False))
