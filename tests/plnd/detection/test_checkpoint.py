@@ -161,6 +161,18 @@ def test_resume_with_another_model_is_refused(tmp_path, eager_checkpoints, chang
         detect(other, MANY, SMALL, checkpoint=path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "place, value", [("plnd.detection.checkpoint.__version__", "0.0.0"), ("plnd.detection.run.WINDOW", 2)]
+)
+def test_resume_with_another_plnd_is_refused(tmp_path, eager_checkpoints, monkeypatch, place, value):
+    """Another version may compute something else, and another number of batches in a window cuts elsewhere."""
+    model, path = tiny_model("llama"), tmp_path / "checkpoint"
+    leave_a_checkpoint(model, path)
+    monkeypatch.setattr(place, value)
+    with pytest.raises(PLNDError, match="made with another model or settings"):
+        detect(model, MANY, SMALL, checkpoint=path, resume=True)
+
+
 def test_fingerprint_sees_a_neuron():
     """Each row, each column and each entry of a vector counts; equal weights give one fingerprint."""
     model = torch.nn.Linear(80, 70)

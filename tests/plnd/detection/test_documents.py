@@ -174,3 +174,11 @@ def test_texts_and_their_tokens_are_one_corpus(tmp_path):
     texts = detect(tiny_model("llama"), read_documents(tmp_path / "corpus.txt"), config, tokenizer=tokenizer)
     tokens = detect(tiny_model("llama"), itertools.chain([[5, 9, 4]], [[7, 7, 7, 7]]), config)
     assert texts.digest == tokens.digest
+
+
+def test_where_documents_end_is_part_of_the_digest():
+    """The same tokens, in documents that end elsewhere, are another corpus."""
+    model = tiny_model("llama")
+    cut, moved = ([[5, 6, 7, 8], [9, 10, 11, 12, 13]], [[5, 6, 7, 8, 9], [10, 11, 12, 13]])
+    digests = {detect(model, documents, CONFIG).metadata.corpus.sha256 for documents in (cut, moved)}
+    assert len(digests) == 2

@@ -27,7 +27,8 @@ from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout
 from tiny import tiny_model
 
-DOCUMENTS = some_documents((9, 4, 7))
+DOCUMENTS = some_documents((4, 9, 7))
+"""The first is not the longest: what is read of it alone would not do for the others."""
 
 
 def emitted(model, measure) -> dict[str, torch.Tensor]:
@@ -144,7 +145,7 @@ def test_what_is_not_asked_for_is_not_watched():
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gptj", "bloom", "t5_gated", "phi3", "falcon"])
 def test_a_trace_is_a_document_without_padding(name):
-    """What enters the scalar product is what norm and rotation make of the document's own queries and keys."""
+    """What enters the scalar product is made of the document's own queries and keys, and its mask hides no token."""
     measure, model = Queries(), tiny_model(name)
     emitted(model, measure)
     blocks = Layout(model).blocks
@@ -152,6 +153,9 @@ def test_a_trace_is_a_document_without_padding(name):
     for index, trace in enumerate(measure.traces):
         length = len(DOCUMENTS[index % len(DOCUMENTS)])
         assert trace.query.shape[1] == trace.key.shape[1] == length
+        if trace.mask is not None:
+            seen = trace.mask if trace.mask.dtype == torch.bool else trace.mask > -torch.inf
+            assert seen.shape[-2:] == (length, length) and seen.diagonal(dim1=-2, dim2=-1).all()
         for x, entered, norm in (
             (trace.query, trace.query_rotated, trace.query_norm),
             (trace.key, trace.key_rotated, trace.key_norm),

@@ -161,6 +161,24 @@ def test_a_large_residual_stream_hides_no_factor():
                 detect(model, DOCUMENTS, replace(CONFIG, qk="off"))
 
 
+def with_activation_in_place(block):
+    """The block, whose activation overwrites what gate gave."""
+    block.mlp.act_fn = nn.SiLU(inplace=True)
+
+
+@pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
+@pytest.mark.parametrize(
+    "change",
+    [with_activation_in_place, composed(lambda x, a, f: (y := x.add_(a)).add_(f(y)))],
+    ids=["activation", "sum"],
+)
+def test_a_block_that_works_in_place_is_scored(change):
+    """What went in is held to what came out, though the model has overwritten it by then."""
+    plain, changed = unlisted_model("seed_oss"), unlisted_model("seed_oss")
+    change(changed.model.layers[1])
+    assert detect(changed, DOCUMENTS, CONFIG).digest == detect(plain, DOCUMENTS, CONFIG).digest
+
+
 def test_an_expert_that_computes_otherwise_is_refused():
     """A mixture whose experts clamp between gate and down_proj, as some do."""
     model = tiny_model("mixtral")

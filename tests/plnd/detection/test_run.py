@@ -320,9 +320,12 @@ def test_what_an_adapter_adds_is_measured(kind):
     found = detect(tuned, some_documents(), CONFIG)
     with tuned.disable_adapter():
         off = detect(tuned, some_documents(), CONFIG)
+    tuned.merge_adapter()
+    still_there = detect(tuned, some_documents(), CONFIG)
     merged = detect(tuned.merge_and_unload(), some_documents(), CONFIG)
     for name, values in merged.mean.items():
         np.testing.assert_allclose(found.mean[name], values, rtol=1e-5, atol=1e-7)
+        assert np.array_equal(still_there.mean[name], values)
         np.testing.assert_allclose(off.mean[name], base.mean[name], rtol=1e-6)
     assert not np.allclose(merged.mean["0.down_proj"], base.mean["0.down_proj"], rtol=1e-2)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from handmade import logs_over_median
-from plnd.detection.totals import LOG_FLOOR, Totals, log_over_median, mean_and_deviation, summarized
+from plnd.detection.totals import LOG_FLOOR, Totals, at_least, log_over_median, mean_and_deviation, summarized
 
 LOGS = (3, 4)
 """The rows of a summary that hold the sums of logs and of their squares."""
@@ -84,3 +84,9 @@ def test_documents_that_agree_have_no_deviation():
     summary = summarized(importance, torch.ones(7))
     _, deviation = mean_and_deviation(*summary[list(LOGS)], 7)
     assert torch.isfinite(deviation).all() and float(deviation.max()) < 1e-6
+
+
+def test_at_least_is_what_the_artifact_holds():
+    """An importance of exactly epsilon is kept, and so is one that float32, which the artifact holds, rounds to it."""
+    minimum = torch.tensor([0.5, 0.5 - 1e-12, 0.5 - 1e-6, 0.5 + 1e-12, 1.0, 0.0], dtype=torch.float64)
+    assert at_least(0.5, minimum).tolist() == [True, True, False, True, True, False]

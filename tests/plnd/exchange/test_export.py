@@ -248,6 +248,23 @@ def test_a_failed_export_leaves_nothing(source, llama, tmp_path, monkeypatch, er
     assert all(torch.equal(before[key], value) for key, value in tensors(tmp_path / "out").items())
 
 
+def test_an_export_that_cannot_take_its_place_puts_the_earlier_one_back(source, llama, tmp_path, monkeypatch):
+    """Should the last step fail, after the earlier folder was moved away, that one is where it was."""
+    out, rename = tmp_path / "out", os.rename
+    export(source, every(llama), out)
+    before = tensors(out)
+
+    def fail_at_the_last(old, new):
+        if Path(new) == out and Path(old).name == "whole":
+            raise OSError(16, "Device or resource busy")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", fail_at_the_last)
+    assert "cannot be written (Device or resource busy)" in refusal(source, every(llama, 2), out, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+    assert all(torch.equal(before[key], value) for key, value in tensors(out).items())
+
+
 def test_permissions_are_the_users(source, llama, tmp_path):
     """Files and folder have the usual permissions, not those of a temporary folder or of the source."""
     for path in source.glob("*.safetensors"):

@@ -296,6 +296,14 @@ def test_documents_that_all_agree():
     assert chosen(plnd.contrast(zh, en, error_rate=0.05)) == {Q: [0]}
 
 
+def test_neurons_without_a_difference_make_no_other_one_significant():
+    """A neuron that never varies and is equal everywhere has no p-value; it counts as one that does not pass."""
+    deviation = {Q: [0.2, 0, 0, 0, 0, 0]}  # p = 0.02 of the first, of six tests
+    zh, en = (from_logs(x, {Q: [m, 1, 1, 1, 1, 1]}, deviation) for x, m in (("zh", 1.2), ("en", 1)))
+    assert "none at an error rate of 0.05" in refusal(zh, en, error_rate=0.05)
+    assert chosen(plnd.contrast(zh, en, error_rate=0.2)) == {Q: [0]}
+
+
 def test_the_default():
     """A share and an error rate, both of them in the metadata."""
     zh, en = (from_logs(x, {Q: np.where(np.arange(600) < 9, m, 1), DOWN: [1] * 600}) for x, m in (("zh", 2), ("en", 1)))
