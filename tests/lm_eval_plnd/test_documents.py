@@ -131,6 +131,14 @@ def test_nothing_switched_off_is_exactly_hf(base, roles):
         assert same(kind, getattr(lm, kind)(some), getattr(HFLM(str(base), batch_size=4, **COMMON), kind)(some))
 
 
+def test_what_is_too_long_loses_its_beginning_as_in_hf(base, roles):
+    """Of a request that does not fit, the same tokens are read as in lm-eval's own model."""
+    short, some = {**COMMON, "max_length": 8}, requests("loglikelihood", base)
+    found = PLNDLM(roles=roles, deactivate="random", share=0, batch_size=4, **short).loglikelihood(some)
+    assert same("loglikelihood", found, HFLM(str(base), batch_size=4, **short).loglikelihood(some))
+    assert not same("loglikelihood", found, HFLM(str(base), batch_size=4, **COMMON).loglikelihood(some))
+
+
 def test_automatic_batch_size(base, roles):
     """`batch_size=auto` finds a size with nothing switched off, and then changes no answer."""
     for kind in ("loglikelihood", "generate_until"):

@@ -94,16 +94,20 @@ def test_models_are_named_by_content(tokenizer):
 
 def test_the_name_is_that_of_tokenizer_mask_and_settings_too(tokenizer):
     """Another tokenizer, mask or argument of `hf` gives another name; using the tokenizer does not."""
-    other, model = AutoTokenizer.from_pretrained(demo_model()), llama()
+    (other, ending, side), model = (AutoTokenizer.from_pretrained(demo_model()) for _ in range(3)), llama()
     other.add_tokens(["zzz"])
+    ending.eos_token = ending.convert_ids_to_tokens(50)  # a token that it had
+    side.padding_side = {"left": "right", "right": "left"}[side.padding_side]
     names = {
         answers_digest(model, tokenizer, "mask", {}),
         answers_digest(model, other, "mask", {}),
+        answers_digest(model, ending, "mask", {}),
+        answers_digest(model, side, "mask", {}),
         answers_digest(model, tokenizer, "another", {}),
         answers_digest(model, tokenizer, "mask", {"max_length": 64}),
         answers_digest(model, tokenizer, "mask", {"dtype": torch.float32, "tokenizer": tokenizer}),
     }
-    assert len(names) == 5
+    assert len(names) == 7
     tokenizer(["a", "a longer one"], padding=True, truncation=True, max_length=3)
     assert answers_digest(model, tokenizer, "mask", {}) in names
 

@@ -96,6 +96,7 @@ CHOICES = ["town", "office", "hospital", "schools", "office building"]
         (" (C)", 2),
         ("C.", 2),
         ("C. hospital", 2),
+        ("C. schools", None),
         ("**C**", 2),
         ("Ｃ：", 2),
         ("С", 2),  # Cyrillic

@@ -96,6 +96,7 @@ def test_no_number():
 def test_all_numbers_in_order():
     """Numbers come in the order of the text."""
     assert list(numbers("3 apples, 1,200 pears and -4.5", "en")) == [3, 1200, Decimal("-4.5")]
+    assert list(numbers("7万5千-3千", "zh")) == [75000, -3000]  # a sign begins a number of its own
 
 
 def test_scores_compare_values():

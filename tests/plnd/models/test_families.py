@@ -403,6 +403,15 @@ def test_neurons_of_experts():
     torch.testing.assert_close(targets["0.gate_proj"].weight()[2 * 40 + 5], experts.gate_up_proj[2, 5])
     torch.testing.assert_close(targets["0.up_proj"].weight()[2 * 40 + 5], experts.gate_up_proj[2, 40 + 5])
     torch.testing.assert_close(targets["0.down_proj"].weight()[:, 2 * 40 + 5], experts.down_proj[2, :, 5])
+    places = {
+        "gate": experts.gate_up_proj[2, 5],
+        "up": experts.gate_up_proj[2, 40 + 5],
+        "down": experts.down_proj[2, :, 5],
+    }
+    for name, expected in places.items():  # where they are switched off
+        target = targets[f"0.{name}_proj"]
+        (stored,) = target.parameters()
+        assert torch.equal(stored[target.position(torch.tensor([2 * 40 + 5]))][0], expected)
 
 
 def test_blocks_are_in_order():
