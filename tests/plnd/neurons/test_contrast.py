@@ -300,8 +300,8 @@ def test_neurons_without_a_difference_make_no_other_one_significant():
     """A neuron that never varies and is equal everywhere has no p-value; it counts as one that does not pass."""
     deviation = {Q: [0.2, 0, 0, 0, 0, 0]}  # p = 0.02 of the first, of six tests
     zh, en = (from_logs(x, {Q: [m, 1, 1, 1, 1, 1]}, deviation) for x, m in (("zh", 1.2), ("en", 1)))
-    assert "none at an error rate of 0.05" in refusal(zh, en, error_rate=0.05)
-    assert chosen(plnd.contrast(zh, en, error_rate=0.2)) == {Q: [0]}
+    assert "none at an error rate of 0.05" in refusal(zh, en, error_rate=0.05, times=1)
+    assert chosen(plnd.contrast(zh, en, error_rate=0.2, times=1)) == {Q: [0]}
 
 
 def test_the_default():
