@@ -94,9 +94,7 @@ class PLNDLM(DocumentLM):
         _check_arguments(model, arguments)
         if not isinstance(trust_remote_code, bool):  # None would have transformers ask, in the middle of a run
             raise PLNDError(f"trust_remote_code={trust_remote_code}: expected True or False")
-        if (
-            isinstance(model, str) and arguments.get("device") is None
-        ):  # `hf` takes cuda for given
+        if isinstance(model, str) and arguments.get("device") is None:  # `hf` takes cuda for given
             arguments["device"] = "cuda" if torch.cuda.is_available() else "cpu"
         self._settings = {"revision": revision, **arguments}
         with _loading(model):

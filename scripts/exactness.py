@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from plnd.addresses import ATTENTION_PROJECTIONS, PROJECTIONS, split_address
+from plnd.detection.measures.paper import PaperImportance
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.oracle import sequential
-from plnd.detection.paper import PaperImportance
 from plnd.models.layout import Layout
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))

@@ -11,7 +11,7 @@ from torch import nn
 from plnd.comparison.documents import Document
 from plnd.comparison.measures import evaluating
 from plnd.detection.documents import batched
-from plnd.detection.relevance import next_token_nats
+from plnd.detection.measures.relevance import next_token_nats
 from plnd.interventions import Kind, intervened
 from plnd.models.batches import padded
 from plnd.models.layout import unwrap

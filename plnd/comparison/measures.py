@@ -33,9 +33,9 @@ from tqdm import tqdm
 from plnd.comparison.documents import Document
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import batched
-from plnd.detection.measures import measure_of
+from plnd.detection.measures.choice import measure_of
+from plnd.detection.measures.relevance import next_token_nats, without_parameter_gradients
 from plnd.detection.observer import Observer
-from plnd.detection.relevance import next_token_nats, without_parameter_gradients
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded
 from plnd.models.layout import Block, Layout

@@ -25,11 +25,9 @@ class DetectConfig:
     """How to detect. Each field says what it is, here and in `plnd detect --help`.
 
     Importances are not divided by length, and a rule over *every* document would follow the shortest: hence
-    `min_length`. Relevance is in `plnd.detection.relevance`, the two methods for comparison are in
-    `plnd.detection.activations`; from the scores of `lape` selects `plnd.lape`. The official scoring is in
-    `plnd.detection.official`; Q and K have one form there, and in relevance, so that `qk` says no more than whether
-    they are scored. With `epsilon`, rows that failed it score 0 and the others have no ranks (see
-    `Scores`).
+    `min_length`. The measures are in `plnd.detection.measures`; from the scores of `lape` selects `plnd.lape`. Q and K
+    have one form in the official scoring and in relevance, so that `qk` says no more than whether they are scored. With
+    `epsilon`, rows that failed it score 0 and the others have no ranks (see `Scores`).
     """
 
     language: str | None = field(

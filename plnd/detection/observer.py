@@ -42,7 +42,7 @@ class Handle(Protocol):
 
 
 class Measure(Protocol):
-    """What is measured of every block. How to add one: `plnd.detection.measures`."""
+    """What is measured of every block. How to add one: `plnd.detection.measures.choice`."""
 
     def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
         """Puts in place what measures `blocks` in the passes that follow, and gives each part as soon as it is there.

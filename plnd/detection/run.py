@@ -17,9 +17,9 @@ from plnd.addresses import PROJECTIONS
 from plnd.detection.checkpoint import Checkpoint, run_settings
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Document, SavedTokenizer, Skipped, TokenizedCorpus, batched
-from plnd.detection.measures import measure_of
+from plnd.detection.measures.choice import measure_of
+from plnd.detection.measures.official import check_official, mask_of_all, sees_all
 from plnd.detection.observer import SITES, Observer
-from plnd.detection.official import check_official, mask_of_all, sees_all
 from plnd.detection.processes import Processes
 from plnd.detection.totals import LOG_FLOOR, Totals, at_least, mean_and_deviation, summarized
 from plnd.errors import CorpusError, PLNDError

@@ -13,8 +13,8 @@ import plnd
 from detecting import CONFIG, LENGTHS, MANY, SMALL, leave_a_checkpoint, selected, some_documents
 from handmade import logs_over_median, ranks
 from plnd.deactivation import deactivated
+from plnd.detection.measures.paper import PaperImportance
 from plnd.detection.observer import SITES, Observer
-from plnd.detection.paper import PaperImportance
 from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import attention_importance
@@ -212,7 +212,7 @@ def test_known_rule_saves_work(monkeypatch, eager_checkpoints):
     model = tiny_model("llama")
     rows = sum(Layout(model).widths[f"0.{name}"] for name in ("q_proj", "k_proj"))
     full = detect(model, MANY, replace(CONFIG, batch_size=1))
-    monkeypatch.setattr("plnd.detection.paper.attention_importance", spy)
+    monkeypatch.setattr("plnd.detection.measures.paper.attention_importance", spy)
     epsilon = float(np.quantile(full.minimum["0.q_proj"], 0.5))
     known = detect(model, MANY, replace(CONFIG, batch_size=1, epsilon=epsilon))
     of_first_block = asked[::2]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from plnd.addresses import split_address
+from plnd.detection.measures.paper import PaperImportance
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.oracle import sequential
-from plnd.detection.paper import PaperImportance
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout
 from tiny import TINY, KeepFloat64, tiny_model

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from plnd.detection.config import DetectConfig
+from plnd.detection.measures.official import OfficialImportance, mask_of_all, squared_change
 from plnd.detection.observer import SITES, Observer
-from plnd.detection.official import OfficialImportance, mask_of_all, squared_change
 from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import Attention

@@ -1,7 +1,7 @@
 """The importance of the PLND paper (arXiv:2402.18815, eq. 1), by the closed forms of `plnd.importance`.
 
 They take a block to compute what its row of the families table says, so each block is held to that on the first
-document (`plnd.detection.proof`).
+document (`plnd.detection.measures.proof`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from plnd.detection.config import QK
+from plnd.detection.measures.proof import GateProof, ReadoutProof, ResidualProof
+from plnd.detection.measures.traces import AttentionTraces
 from plnd.detection.observer import Handle, ObservedBlock, forward_pass
-from plnd.detection.proof import GateProof, ReadoutProof, ResidualProof
-from plnd.detection.traces import AttentionTraces
 from plnd.importance.attention import Attention, attention_importance
 from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
 from plnd.models.families import Norm

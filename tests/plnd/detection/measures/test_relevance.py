@@ -7,8 +7,8 @@ import torch
 
 from detecting import some_documents
 from plnd.detection.config import DetectConfig
+from plnd.detection.measures.relevance import Relevance
 from plnd.detection.observer import Observer
-from plnd.detection.relevance import Relevance
 from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plnd.detection.measures.proof import AttentionProof
 from plnd.detection.observer import Handle, ObservedBlock
-from plnd.detection.proof import AttentionProof
 from plnd.importance.attention import Attention, HeadNorm, Rotary, rotated
 from plnd.models.families import Norm
 from plnd.models.layout import missing

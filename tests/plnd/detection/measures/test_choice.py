@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from detecting import some_documents
-from plnd.detection import measures
-from plnd.detection.activations import MeanActivation, active, size
 from plnd.detection.config import SCORINGS, DetectConfig
-from plnd.detection.measures import measure_of
+from plnd.detection.measures import choice
+from plnd.detection.measures.activations import MeanActivation, active, size
+from plnd.detection.measures.choice import measure_of
+from plnd.detection.measures.official import OfficialImportance
+from plnd.detection.measures.paper import PaperImportance
+from plnd.detection.measures.relevance import Relevance
+from plnd.detection.measures.traces import AttentionTraces
 from plnd.detection.observer import SITES, Observer, forward_pass
-from plnd.detection.official import OfficialImportance
-from plnd.detection.paper import PaperImportance
-from plnd.detection.relevance import Relevance
-from plnd.detection.traces import AttentionTraces
 from plnd.errors import FamilyError
 from plnd.importance.attention import rotated
 from plnd.models.batches import padded
@@ -65,7 +65,7 @@ def test_every_setting_has_its_measure():
 
 def test_the_measure_of_the_docstring_measures():
     """The example that tells how to add a measure runs as it is printed, without padding in what it counts."""
-    example = re.search(r"\n    class LargestInput:\n(?:    .*\n|\n(?=    ))+", measures.__doc__)
+    example = re.search(r"\n    class LargestInput:\n(?:    .*\n|\n(?=    ))+", choice.__doc__)
     assert example is not None
     names = {"functools": functools, "forward_pass": forward_pass}
     exec(textwrap.dedent(example[0]), names)

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from plnd.detection.config import QK
+from plnd.detection.measures.traces import AttentionTraces
 from plnd.detection.observer import Handle, ObservedBlock, forward_pass
-from plnd.detection.traces import AttentionTraces
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance import memory
 from plnd.importance.attention import Attention, attention_importance

@@ -32,12 +32,12 @@ unless `run` wants them.
 
 from __future__ import annotations
 
-from plnd.detection.activations import MeanActivation, active, size
 from plnd.detection.config import DetectConfig
+from plnd.detection.measures.activations import MeanActivation, active, size
+from plnd.detection.measures.official import OfficialImportance
+from plnd.detection.measures.paper import PaperImportance
+from plnd.detection.measures.relevance import Relevance
 from plnd.detection.observer import Measure
-from plnd.detection.official import OfficialImportance
-from plnd.detection.paper import PaperImportance
-from plnd.detection.relevance import Relevance
 
 
 def measure_of(config: DetectConfig) -> Measure:

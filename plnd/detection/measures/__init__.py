@@ -1,0 +1,1 @@
+"""What detection measures of every block, a file for each measure and for what measures share."""
