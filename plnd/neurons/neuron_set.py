@@ -46,6 +46,11 @@ class NeuronSet:
         object.__setattr__(self, "indices", {name: v for name, v in self.indices.items() if len(v)})
         object.__setattr__(self, "importance", {name: self.importance[name] for name in self.indices})
 
+    def __repr__(self) -> str:
+        counts = {projection: count for projection, count in self.counts().items() if count}
+        said = f"language={self.metadata.language!r}, model={self.model.name!r}"
+        return f"NeuronSet({len(self):,} of {self.total:,} neurons, {said}, by projection: {counts})"
+
     # what is in it
 
     def __len__(self) -> int:

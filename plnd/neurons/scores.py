@@ -36,8 +36,8 @@ class Scores:
 
     Attributes:
         minimum: address to the smallest importance in any document, [width] float32.
-        mean: address to the mean importance, [width] float32: over documents, or, with `method="activation"` and
-            `"lape"`, over all tokens of the corpus.
+        mean: address to the mean importance, [width] float32: over documents, or, with `method="relevance"`,
+            `"activation"` and `"lape"`, over all tokens of the corpus.
         worst_rank: address to the largest rank in any document, [width] int32; 0 is the most important neuron of its
             projection, equal importances share the larger rank.
         metadata: what the artifact says of model, language, corpus and method, or a mapping that does.
@@ -69,6 +69,11 @@ class Scores:
                 f"scores of format version {version}: mean_log and std_log are there from version {LOGS_SINCE} on, and"
                 " only then"
             )
+
+    def __repr__(self) -> str:
+        said, corpus = self.metadata, self.metadata.corpus
+        about = f"language={said.language!r}, model={said.model.name!r}, method={said.method.name!r}"
+        return f"Scores({', '.join(said.method.projections)} over {corpus.documents:,} documents, {about})"
 
     def select(
         self,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handmade import MODEL, make_neurons
+from handmade import MODEL, make_neurons, make_scores
 from plnd.addresses import address_order
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.neurons.neuron_set import NeuronSet
@@ -297,3 +297,17 @@ def test_random_like_is_recorded_and_claims_no_importance():
     control = make_neurons({"0.q_proj": [1, 2]}).random_like(7)
     assert control.metadata["control"] == {"name": "random", "seed": 7}
     assert set(importance_of(control).values()) == {0.0}
+
+
+def test_a_set_and_scores_are_shown_in_one_line():
+    """In a notebook: how many of how many, whose and of what, and no array."""
+    scores = make_scores({address: np.ones((2, width)) for address, width in MODEL["widths"].items()})
+    assert repr(scores) == (
+        f"Scores({', '.join(scores.metadata.method.projections)} over 3 documents, language='zh',"
+        f" model={scores.metadata.model.name!r}, method='plnd')"
+    )
+    neurons = scores.select(top_k=99, projections=["q_proj", "down_proj"])
+    sizes = {"q_proj": 12, "down_proj": 16}
+    assert repr(neurons) == (
+        f"NeuronSet(28 of {neurons.total} neurons, language='zh', model={neurons.model.name!r}, by projection: {sizes})"
+    )
