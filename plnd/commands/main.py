@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import NoReturn
 
@@ -18,6 +18,7 @@ from plnd.commands.neuron import Neuron
 from plnd.commands.sets import Combine, Layers, Overlap, Select
 from plnd.commands.shared import Command, error_line, print_error, print_warning
 from plnd.errors import PLNDError
+from plnd.io.files import check_outputs
 from plnd.version import __version__
 
 COMMANDS: dict[str, Command] = {
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = print_warning
+            check_paths(args)
             args.run(args)
         sys.stdout.flush()
         return 0
@@ -62,6 +64,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print_error(args.command, line)
         return 2
+
+
+INPUTS = (
+    *("scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
+    *("model", "corpus", "corpora", "parallel", "include_path"),
+)
+OUTPUTS = ("output", "csv", "json", "html", "plot")
+"""Arguments, of whatever subcommand, that name what is read and what is written."""
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Refuses to write over what is read, before anything is.
+
+    Raises:
+        PLNDError: naming both arguments.
+    """
+    read = {path: name for name in INPUTS for path in _paths(getattr(args, name, None))}
+    written = {f"--{name}": path for name in OUTPUTS for path in _paths(getattr(args, name, None))}
+    check_outputs(read, written)
+
+
+def _paths(value: object) -> Iterator[str]:
+    """What may be a path among an argument's values: `zh=zh.jsonl`, too, and what is listed."""
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _paths(inner)
+    elif isinstance(value, str) and value:
+        yield value
+        yield value.partition("=")[2] or value
 
 
 def find_commands(argv: Sequence[str] = ()) -> dict[str, Command]:

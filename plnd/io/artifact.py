@@ -52,9 +52,9 @@ def read(path: Path, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarray]]
     Raises:
         ArtifactError: one line that says what is wrong with the file, and what to do.
     """
-    metadata = check_metadata(path, read_metadata(path), kind)
-    _check_scores(path, metadata)
-    with opened(path) as stream:
+    with opened(path) as stream:  # once: another process may put another file in its place at any time
+        metadata = check_metadata(path, metadata_of(path, stream), kind)
+        _check_scores(path, metadata)
         names = stream.keys()
         for name in names:
             dtype = stream.get_slice(name).get_dtype()
@@ -66,7 +66,12 @@ def read(path: Path, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarray]]
 def read_metadata(path: Path) -> dict[str, Any]:
     """Metadata of any artifact, as plain JSON; what it must hold is not checked yet (`check_metadata`)."""
     with opened(path) as stream:
-        text = (stream.metadata() or {}).get(METADATA_KEY)
+        return metadata_of(path, stream)
+
+
+def metadata_of(path: Path, stream: Any) -> dict[str, Any]:
+    """The same of the file that is open."""
+    text = (stream.metadata() or {}).get(METADATA_KEY)
     if text is None:
         raise bad(path, "a safetensors file, but not one of plnd's: it has no 'plnd' metadata")
     try:

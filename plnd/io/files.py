@@ -1,18 +1,33 @@
-"""Files, whole or not at all: writing in one step, digests, tables as CSV."""
+"""Files, whole or not at all: writing in one step, digests, tables as CSV.
+
+A link is followed, and its target written. What is no plain file (a device, a pipe) is written to, not replaced.
+"""
 
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from plnd.errors import PLNDError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+FRESH_SECONDS = 60
+"""A temporary file younger than this is left alone: its process may not have locked it yet."""
 
 
 def file_digest(path: str | Path) -> str:
@@ -30,8 +45,53 @@ def check_writable(path: str | Path) -> None:
     Raises:
         PLNDError: naming the folder and the reason.
     """
-    with _temporary(Path(path)):
-        pass
+    if not is_special(path):
+        with _temporary(_target(path)):
+            return
+    if not os.access(path, os.W_OK):
+        raise PLNDError(f"{path}: cannot be written (Permission denied); choose another name")
+
+
+def check_outputs(read: Mapping[str, str], written: Mapping[str, str]) -> None:
+    """Refuses to write what is read, and to write two things into one file.
+
+    Args:
+        read: path of what is read to the name of the argument that says so.
+        written: name of the argument to path of what is written.
+    Raises:
+        PLNDError: naming both arguments.
+    """
+    places = {name: path for name, path in written.items() if not is_special(path)}
+    for name, path in places.items():
+        for source, other in read.items():
+            if _same(path, source):
+                raise PLNDError(f"{name} {path}: is read as well ({other}), and would be lost; choose another name")
+    seen: dict[str, str] = {}
+    for name, path in places.items():
+        earlier = seen.setdefault(os.path.realpath(path), name)
+        if earlier != name:
+            raise PLNDError(f"{name} {path}: is the file of {earlier}, too; choose another name")
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether something is there that is neither a plain file nor a folder: a device, a pipe, a socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _same(path: str | Path, other: str | Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one of them is not there, or is no path
+        return False
+
+
+def _target(path: str | Path) -> Path:
+    """Where a link leads, which may not exist yet; other paths as they are."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -56,26 +116,50 @@ def write_bytes(data: bytes, path: str | Path) -> str:
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """A stream whose content becomes the file at `path` when the context ends well, and is gone otherwise.
 
+    A device or a pipe gets the content then, and stays what it is.
+
     Raises:
         PLNDError: if the folder does not exist or cannot be written.
     """
-    path = Path(path)
-    with _temporary(path) as temporary:
+    if is_special(path):
+        with tempfile.TemporaryFile() as content:
+            yield content
+            content.seek(0)
+            try:
+                with open(path, "wb") as stream:
+                    shutil.copyfileobj(content, stream)
+            except OSError as error:
+                raise PLNDError(f"{path}: cannot be written ({error.strerror or error})") from None
+        return
+    target = _target(path)
+    with _temporary(target) as temporary:
         try:
             with open(temporary, "wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
         except OSError as error:
             raise PLNDError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def _sync_folder(folder: Path) -> None:
+    """The new name is on the disk too; where a folder cannot be opened (Windows), that is the system's to do."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, gone afterwards unless it was renamed."""
+    """A new file beside `path`, gone afterwards unless it was renamed; what killed processes left there goes first."""
     if os.path.isdir(path):
         raise PLNDError(f"{path}: is a folder, expected the name of a file to write")
+    _remove_left_over(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
@@ -83,11 +167,32 @@ def _temporary(path: Path) -> Iterator[Path]:
             f"{path}: cannot be written ({error.strerror or error}); choose a folder that exists and is yours"
         ) from None
     try:
+        _lock(handle)
         umask = os.umask(0)
         os.umask(umask)
         os.fchmod(handle, 0o666 & ~umask)
-        os.close(handle)
         yield Path(name)
     finally:
+        os.close(handle)
         with suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Removes temporary files of `path` whose process has ended: the system gave their locks back."""
+    for name in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError), open(name, "rb") as stream:
+            fresh = time.time() - os.fstat(stream.fileno()).st_mtime < FRESH_SECONDS
+            if not fresh and _lock(stream.fileno()):
+                name.unlink()
+
+
+def _lock(handle: int) -> bool:
+    """Takes a file's lock, which ends with the process, if nobody has it; without such locks (Windows) never."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -391,6 +391,25 @@ def test_fewer_than_asked_for_is_said(sets, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [
+        ("select zh.scores --fraction 0.1 --output zh.scores", "scores"),
+        ("select zh.scores --against en.scores --output ./en.scores", "against"),
+        ("combine zh.safetensors --minus en.safetensors --output en.safetensors", "operations"),
+        ("overlap zh.safetensors en.safetensors --csv zh.safetensors", "files"),
+        ("detect --model m --corpus zh.scores --language zh --output zh.scores", "corpus"),
+    ],
+)
+def test_what_is_read_is_not_written(sets, capsys, command, argument):
+    """Of every command, before anything is written."""
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    assert plnd(command) == 2
+    found = capsys.readouterr().err
+    assert f"is read as well ({argument}), and would be lost; choose another name\n" in found
+    assert before == {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+
+
 def test_empty_results_are_written_with_a_warning(sets, capsys):
     """A set without neurons is a result, and one that is worth a word."""
     assert plnd("combine zh.safetensors --minus zh.safetensors --output out") == 0

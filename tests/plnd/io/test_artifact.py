@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import struct
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -647,3 +648,24 @@ def test_fuzz_reaches_both_ends(tmp_path, capsys):
     with pytest.raises(TypeError):
         survives(None, capsys)  # type: ignore[arg-type]
     assert hashlib.sha256((tmp_path / "valid").read_bytes()).hexdigest() == NEURONS.digest
+
+
+def test_a_file_that_is_replaced_meanwhile_is_one_file(tmp_path):
+    """Metadata and tensors are of one state, however often another process puts another file in the place."""
+    path, stop = tmp_path / "n.safetensors", threading.Event()
+    both = [make_neurons({"1.down_proj": rows}, language=x) for x, rows in (("en", (0, 1)), ("zh", (6, 7)))]
+    both[0].save(path)
+
+    def replace() -> None:
+        while not stop.is_set():
+            for neurons in both:
+                neurons.save(path)
+
+    writer = threading.Thread(target=replace, daemon=True)
+    writer.start()
+    try:
+        loaded = [NeuronSet.load(path).digest for _ in range(400)]
+    finally:
+        stop.set()
+        writer.join()
+    assert set(loaded) == {neurons.digest for neurons in both}

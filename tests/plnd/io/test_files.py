@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
+import time
 
-from plnd.io.files import write_bytes
+import pytest
+
+from plnd.errors import PLNDError
+from plnd.io.files import check_outputs, check_writable, write_bytes
 
 
 def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
@@ -18,4 +25,79 @@ def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(tmp_path, monkey
 
     monkeypatch.setattr(os, "fsync", recorded)
     write_bytes(b"renewed", path)
-    assert forced == [(len(b"renewed"), b"old")] and path.read_bytes() == b"renewed"
+    assert forced[0] == (len(b"renewed"), b"old") and path.read_bytes() == b"renewed"
+    assert len(forced) == 2 and forced[1][1] == b"renewed"  # then the folder, which holds the name
+
+
+def test_a_link_is_followed(tmp_path):
+    """Its target is written, be it there or not, and the link stays one."""
+    (tmp_path / "far").mkdir()
+    for name in ("far/there", "far/not yet"):
+        target, link = tmp_path / name, tmp_path / f"to {name[4:]}"
+        link.symlink_to(target)
+        if name == "far/there":
+            target.write_bytes(b"old")
+        check_writable(link)
+        write_bytes(b"new", link)
+        assert link.is_symlink() and target.read_bytes() == b"new"
+    assert sorted(x.name for x in (tmp_path / "far").iterdir()) == ["not yet", "there"]
+
+
+def test_devices_and_pipes_are_written_to(tmp_path):
+    """They stay what they are; a pipe gets the whole content, and nothing of a context that fails."""
+    check_writable(os.devnull)
+    write_bytes(b"gone", os.devnull)
+    assert os.path.exists(os.devnull) and not os.path.isfile(os.devnull)
+    pipe, seen = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    check_writable(pipe)
+    reader = threading.Thread(target=lambda: seen.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_bytes(b"all of it", pipe)
+    reader.join(10)
+    assert seen == [b"all of it"] and [x.name for x in tmp_path.iterdir()] == ["pipe"] and pipe.is_fifo()
+
+
+def test_a_full_device_is_one_line():
+    """A device that takes nothing says so."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with pytest.raises(PLNDError, match="/dev/full: cannot be written"):
+        write_bytes(b"x" * 10**6, "/dev/full")
+
+
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path):
+    """Its temporary file is removed once it is old; that of a process which still writes is left alone."""
+    path = tmp_path / "file"
+    code = (
+        "import sys, time; from plnd.io.files import whole_file\n"
+        "with whole_file(sys.argv[1]) as stream: stream.write(b'x'); print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        (partial,) = tmp_path.glob(".file.*.partial")
+        hour_ago = time.time() - 3600
+        os.utime(partial, (hour_ago, hour_ago))
+        write_bytes(b"first", path)
+        assert partial.exists()
+        process.kill()
+    assert partial.exists()
+    os.utime(partial, None)
+    write_bytes(b"second", path)
+    assert partial.exists()  # it may be of a process that begins
+    os.utime(partial, (hour_ago, hour_ago))
+    write_bytes(b"third", path)
+    assert [x.name for x in tmp_path.iterdir()] == ["file"] and path.read_bytes() == b"third"
+
+
+def test_what_is_read_is_not_written(tmp_path):
+    """By whatever name; what is written twice neither. A device may be both."""
+    path, link = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"")
+    link.symlink_to(path)
+    for output in (path, link, tmp_path / "." / "a"):
+        with pytest.raises(PLNDError, match=f"--output {output}: is read as well .scores., and would be lost"):
+            check_outputs({str(path): "scores"}, {"--output": str(output)})
+    with pytest.raises(PLNDError, match=f"--csv {link}: is the file of --output, too"):
+        check_outputs({}, {"--output": str(path), "--csv": str(link)})
+    check_outputs({os.devnull: "corpus", str(path): "scores"}, {"--output": os.devnull, "--csv": str(tmp_path / "c")})
