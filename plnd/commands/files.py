@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,10 @@ from plnd.commands.shared import (
     add_model,
     describe_corpus,
     describe_neurons,
+    json_text,
     model_source,
     save_neurons,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -53,17 +54,17 @@ class Show(Command):
             facts = metadata | {"sha256": sha256}
             if isinstance(artifact, NeuronSet):
                 facts |= {"neurons": len(artifact), "total": artifact.total, "counts": artifact.counts()}
-            print(json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False, default=dict))
+            print(json_text(facts))
             return
-        print(f"{metadata.format} version {metadata.version}, sha256 {sha256}")
-        print(f"model     {model.name} ({model.model_type}, {model.blocks} blocks), dtype {metadata.dtype}")
+        say(f"{metadata.format} version {metadata.version}, sha256 {sha256}")
+        say(f"model     {model.name} ({model.model_type}, {model.blocks} blocks), dtype {metadata.dtype}")
         if isinstance(artifact, Roles):
             _print_roles(artifact)
             return
         scored = artifact.metadata
-        print(f"language  {scored.language}")
-        print(f"corpus    {scored.corpus.source}: {describe_corpus(scored.corpus)}")
-        print(f"method    {_pairs(scored.method)}")
+        say(f"language  {scored.language}")
+        say(f"corpus    {scored.corpus.source}: {describe_corpus(scored.corpus)}")
+        say(f"method    {_pairs(scored.method)}")
         if isinstance(artifact, NeuronSet):
             _print_neurons(artifact)
         else:
@@ -74,31 +75,31 @@ def _print_scores(scores: Scores) -> None:
     neurons = sum(map(len, scores.minimum.values()))
     numbers = "min, mean, worst_rank"
     logs = ", mean_log, std_log" if scores.mean_log is not None else "; no logs, which select --against reads"
-    print(f"numbers   of {neurons:,} neurons: {numbers}{logs}")
+    say(f"numbers   of {neurons:,} neurons: {numbers}{logs}")
 
 
 def _print_roles(roles: Roles) -> None:
     corpus = roles.metadata.corpus
-    print(f"languages {', '.join(roles.languages)}")
-    print(f"examples  {len(roles):,} of {corpus.source}: {corpus.tokens:,} tokens")
-    print(f"method    {_pairs(roles.metadata.method)}")
+    say(f"languages {', '.join(roles.languages)}")
+    say(f"examples  {len(roles):,} of {corpus.source}: {corpus.tokens:,} tokens")
+    say(f"method    {_pairs(roles.metadata.method)}")
     for role, share in roles.shares().items():
-        print(f"          {role.replace('_', '-'):<15} {share:.2f}% of {roles.total:,} neurons")
+        say(f"          {role.replace('_', '-'):<15} {share:.2f}% of {roles.total:,} neurons")
 
 
 def _print_neurons(neurons: NeuronSet) -> None:
     rule = neurons.metadata.rule
     languages = {name: value for name, value in rule.items() if _is_list_of_records(value)}
-    print(f"rule      {_pairs({'name': rule.name, **{n: v for n, v in rule.items() if n not in languages}})}")
+    say(f"rule      {_pairs({'name': rule.name, **{n: v for n, v in rule.items() if n not in languages}})}")
     for name, records in languages.items():
         for record in records:
-            print(f"          {name}: {_pairs(record)}")
+            say(f"          {name}: {_pairs(record)}")
     for operand in neurons.metadata.operands:
         facts = {name: value for name, value in operand.items() if name != "operation"}
-        print(f"          {operand.operation}: {_pairs(facts)}")
-    print(f"neurons   {describe_neurons(neurons)}")
+        say(f"          {operand.operation}: {_pairs(facts)}")
+    say(f"neurons   {describe_neurons(neurons)}")
     for projection, count in neurons.counts().items():
-        print(f"          {projection:<10} {count:,}")
+        say(f"          {projection:<10} {count:,}")
 
 
 def _is_list_of_records(value: Any) -> bool:

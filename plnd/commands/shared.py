@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -23,6 +24,7 @@ from typing import (
 )
 
 from plnd.errors import PLNDError
+from plnd.inspection.text import visible
 
 if TYPE_CHECKING:
     from plnd.io.metadata import CorpusDescription
@@ -69,15 +71,27 @@ def error_line(error: Exception) -> str | None:
     return None
 
 
+def say(line: str) -> None:
+    """Prints one line on stdout that may quote an artifact: what would steer a terminal is shown, not obeyed."""
+    print(visible(line))
+
+
+def json_text(value: Any) -> str:
+    """JSON to print, letters of all scripts as they are; what would steer a terminal is escaped, as JSON can."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=dict)
+    lines = text.split("\n")  # those of the layout: within strings JSON has escaped them
+    return "\n".join("".join(f"\\u{ord(x):04x}" if visible(x) != x else x for x in line) for line in lines)
+
+
 def print_error(command: str, line: str) -> None:
     """Tells in one line on stderr why a subcommand failed."""
-    print(f"plnd {command}: {line}", file=sys.stderr)
+    print(f"plnd {command}: {visible(line)}", file=sys.stderr)
 
 
 def print_warning(message: Warning | str, *details: Any, **more: Any) -> None:
     """A warning as one line, without the place in the code that gave it; stands in for `warnings.showwarning`."""
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"warning: {visible(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 # flags from a configuration
@@ -209,7 +223,7 @@ def load_named(files: Sequence[str]) -> dict[str, NeuronSet]:
 def save_neurons(neurons: NeuronSet, output: str, why_empty: str = "") -> None:
     """Writes a neurons artifact and says what is in it."""
     digest = neurons.save(output)
-    print(f"{output}: {describe_neurons(neurons)}; sha256 {digest}")
+    say(f"{output}: {describe_neurons(neurons)}; sha256 {digest}")
     if not len(neurons):
         print(f"warning: the set is empty{why_empty}", file=sys.stderr)
 

@@ -95,10 +95,20 @@ def _target(path: str | Path) -> Path:
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Writes a table as CSV in one step."""
+    """Writes a table as CSV in one step; a text that a spreadsheet would compute gets an apostrophe in front."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
+    csv.writer(stream, lineterminator="\n").writerows([_cell(value) for value in row] for row in [header, *rows])
     write_bytes(stream.getvalue().encode(), path)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def write_bytes(data: bytes, path: str | Path) -> str:

@@ -410,6 +410,22 @@ def test_what_is_read_is_not_written(sets, capsys, command, argument):
     assert before == {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
 
 
+def test_what_steers_a_terminal_is_shown(tmp_path, capsys):
+    """Metadata of an artifact forges no line and moves no cursor: in words, as JSON, and in an error."""
+    hostile = "zh\nneurons   9 of 9\x1b[2J\x9b\u202e"
+    neurons = make_neurons({"1.down_proj": (0, 1)}, language=hostile)
+    neurons.save(tmp_path / "n")
+    assert plnd(f"show {tmp_path}/n") == plnd(f"show {tmp_path}/n --json") == 0
+    shown, _ = capsys.readouterr()
+    assert not set("\x1b\x9b\u202e") & set(shown) and "neurons   9 of 9" not in shown.splitlines()
+    (found,) = [line for line in shown.splitlines() if line.startswith("language")]
+    assert found.startswith("language  zh↵neurons")
+    assert json.loads(shown[shown.index("{\n") :])["language"] == hostile
+    (tmp_path / "bad\x1b[2J").write_text("no artifact")
+    assert main(["show", str(tmp_path / "bad\x1b[2J")]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_empty_results_are_written_with_a_warning(sets, capsys):
     """A set without neurons is a result, and one that is worth a word."""
     assert plnd("combine zh.safetensors --minus zh.safetensors --output out") == 0

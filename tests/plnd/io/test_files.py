@@ -11,7 +11,7 @@ import time
 import pytest
 
 from plnd.errors import PLNDError
-from plnd.io.files import check_outputs, check_writable, write_bytes
+from plnd.io.files import check_outputs, check_writable, write_bytes, write_csv
 
 
 def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
@@ -101,3 +101,9 @@ def test_what_is_read_is_not_written(tmp_path):
     with pytest.raises(PLNDError, match=f"--csv {link}: is the file of --output, too"):
         check_outputs({}, {"--output": str(path), "--csv": str(link)})
     check_outputs({os.devnull: "corpus", str(path): "scores"}, {"--output": os.devnull, "--csv": str(tmp_path / "c")})
+
+
+def test_cells_that_a_spreadsheet_would_compute(tmp_path):
+    """Texts get an apostrophe in front; numbers, written as text too, stay what they are."""
+    write_csv(tmp_path / "t.csv", ["=1+1", "a"], [["@x", -1.5], ["-0.25", "+1e-3"], ["-x", "a=b"]])
+    assert (tmp_path / "t.csv").read_text() == "'=1+1,a\n'@x,-1.5\n-0.25,+1e-3\n'-x,a=b\n"
