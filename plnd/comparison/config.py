@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plnd.errors import PLNDError
+from plnd.numbers import is_real, is_whole
 
 DETECTORS = (
     "plnd-threshold",
@@ -58,12 +59,14 @@ class ArenaConfig:
     def __post_init__(self) -> None:
         for name in ("documents", "samples", "held_out", "max_length", "min_length", "batch_size", "count"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PLNDError(f"{name}={value}: expected 1 or more")
-        if self.draws < 0:
-            raise PLNDError(f"draws={self.draws}: expected 0 or more")
-        if not 0 < self.share <= 1:
-            raise PLNDError(f"share={self.share}: expected a number above 0 and at most 1")
+            if value is None and name == "count":
+                continue
+            if not is_whole(value) or value < 1:
+                raise PLNDError(f"{name}={value!r}: expected {'1 or more' if is_whole(value) else 'a whole number'}")
+        if not is_whole(self.draws) or self.draws < 0:
+            raise PLNDError(f"draws={self.draws!r}: expected 0 or more")
+        if not (is_real(self.share) and 0 < self.share <= 1):
+            raise PLNDError(f"share={self.share!r}: expected a number above 0 and at most 1")
         if not 2 <= self.min_length <= self.max_length:
             raise PLNDError(
                 f"min_length={self.min_length}: expected 2 (one to predict) to max_length={self.max_length}"

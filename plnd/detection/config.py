@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from plnd.errors import PLNDError
+from plnd.numbers import is_real, is_whole
 
 QK = Literal["exact", "first_order", "off"]
 Method = Literal["plnd", "relevance", "activation", "lape"]
@@ -76,12 +77,15 @@ class DetectConfig:
             raise PLNDError(f"unknown qk {self.qk!r}: expected first_order, exact or off")
         for name in ("max_documents", "max_length", "min_length", "batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PLNDError(f"{name}={value}: expected 1 or more")
+            if value is None and name == "max_documents":
+                continue
+            if not is_whole(value) or value < 1:
+                raise PLNDError(f"{name}={value!r}: expected {'1 or more' if is_whole(value) else 'a whole number'}")
+            object.__setattr__(self, name, int(value))
         if self.epsilon is not None and self.method == "relevance":
             raise PLNDError("epsilon= says ahead which importances eq. 2 will keep, for method=plnd; leave it out")
-        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
-            raise PLNDError(f"epsilon={self.epsilon}: expected a number above 0")
+        if self.epsilon is not None and not (is_real(self.epsilon) and 0 < self.epsilon < math.inf):
+            raise PLNDError(f"epsilon={self.epsilon!r}: expected a number above 0")
         if self.min_length > self.max_length:
             raise PLNDError(
                 f"min_length={self.min_length} is above max_length={self.max_length}: no document could be scored"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from plnd.errors import PLNDError
+from plnd.numbers import is_whole
 
 
 @dataclass(frozen=True)
@@ -23,5 +24,8 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            if getattr(self, one.name) < 1:
-                raise PLNDError(f"{one.name}={getattr(self, one.name)}: expected 1 or more")
+            value = getattr(self, one.name)
+            if not is_whole(value) or value < 1:
+                raise PLNDError(
+                    f"{one.name}={value!r}: expected {'1 or more' if is_whole(value) else 'a whole number'}"
+                )

@@ -20,6 +20,7 @@ from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.scores import LOGS_SINCE, Scores
 from plnd.neurons.selection import by_address, chosen_addresses, sites
+from plnd.numbers import is_real, is_whole
 
 TIMES = 2.0
 """How many times as important as in any other language a neuron has to be (docs/arena.md says why)."""
@@ -214,14 +215,16 @@ def check_numbers(
     """
     if count is not None and share is not None:
         raise PLNDError("expected one of count and share, found both")
-    if count is not None and not (0 < count < math.inf and count == int(count)):
-        raise PLNDError(f"count={count}: expected a whole number above 0")
-    if share is not None and not 0 < share <= 1:
-        raise PLNDError(f"share={share}: expected a number above 0 and at most 1")
-    if error_rate is not None and not 0 < error_rate < 1:
-        raise PLNDError(f"error_rate={error_rate}: expected a number above 0 and below 1, such as {DEFAULT_ERROR_RATE}")
-    if not 1 <= times < math.inf:
-        raise PLNDError(f"times={times}: expected a number of at least 1, such as {TIMES:g}")
+    if count is not None and not (is_whole(count) and count > 0):
+        raise PLNDError(f"count={count!r}: expected a whole number above 0")
+    if share is not None and not (is_real(share) and 0 < share <= 1):
+        raise PLNDError(f"share={share!r}: expected a number above 0 and at most 1")
+    if error_rate is not None and not (is_real(error_rate) and 0 < error_rate < 1):
+        raise PLNDError(
+            f"error_rate={error_rate!r}: expected a number above 0 and below 1, such as {DEFAULT_ERROR_RATE}"
+        )
+    if not (is_real(times) and 1 <= times < math.inf):
+        raise PLNDError(f"times={times!r}: expected a number of at least 1, such as {TIMES:g}")
 
 
 # what can be compared

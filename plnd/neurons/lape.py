@@ -18,6 +18,7 @@ from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.scores import Scores
 from plnd.neurons.selection import by_address, chosen_addresses, listed, sites
+from plnd.numbers import is_real
 
 TOP_RATE = 0.01
 """The paper's share of all neurons, those of lowest entropy, that are language-specific."""
@@ -64,9 +65,11 @@ def lape(
     scores, projections = list(scores), listed(projections)
     if top_rate is not None and fraction is not None:
         raise PLNDError("expected one of top_rate and fraction, found both")
-    name, value = ("fraction", fraction) if fraction is not None else ("top_rate", top_rate or TOP_RATE)
-    if not 0 < value <= 1:
-        raise PLNDError(f"{name}={value}: expected a number above 0 and at most 1")
+    name, value = (
+        ("fraction", fraction) if fraction is not None else ("top_rate", TOP_RATE if top_rate is None else top_rate)
+    )
+    if not (is_real(value) and 0 < value <= 1):
+        raise PLNDError(f"{name}={value!r}: expected a number above 0 and at most 1")
     _check(scores)
     first = scores[0]
     widths = {address: len(values) for address, values in first.mean.items()}

@@ -19,6 +19,7 @@ from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses, listed
+from plnd.numbers import is_whole
 
 _Arrays = Mapping[str, np.ndarray]
 
@@ -136,21 +137,24 @@ class NeuronSet:
 
     def top(self, n: int) -> NeuronSet:
         """The n most important neurons of the whole set (ties: the first address, the lowest index)."""
-        if n < 0:
-            raise PLNDError(f"top {n}: expected a number of neurons, 0 or more")
+        if not is_whole(n) or n < 0:
+            raise PLNDError(f"top {n!r}: expected a number of neurons, 0 or more")
         values = [(-float(i), address_order(name), int(k), name) for name, ks in self.items()
                   for k, i in zip(ks, self.importance[name], strict=True)]  # fmt: skip
         kept: dict[str, list[int]] = {}
-        for _, _, k, name in sorted(values)[:n]:
+        for _, _, k, name in sorted(values)[: int(n)]:
             kept.setdefault(name, []).append(k)
         indices = {name: np.array(sorted(ks), dtype=np.int32) for name, ks in kept.items()}
-        return self._replaced(indices, {"operation": "top", "n": n})
+        return self._replaced(indices, {"operation": "top", "n": int(n)})
 
     def random_like(self, seed: int) -> NeuronSet:
         """As many neurons of each block and projection, drawn at random from all neurons there: the scientific control.
 
         The same seed draws the same neurons on every machine (`plnd.neurons.random_draw.draw`).
         """
+        if not is_whole(seed):
+            raise PLNDError(f"seed={seed!r}: expected a whole number")
+        seed = int(seed)
         drawn = {
             name: draw(self.widths[name], len(indices), seed, name).astype(np.int32) for name, indices in self.items()
         }

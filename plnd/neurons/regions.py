@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from plnd.addresses import ATTENTION_PROJECTIONS
 from plnd.errors import PLNDError
+from plnd.numbers import is_whole
 
 NAMES = ("under", "solve", "solve_attn", "solve_ffn", "gen")
 
@@ -27,7 +28,7 @@ class Regions:
 
     def __post_init__(self) -> None:
         _check_names(self.names)
-        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (self.under, self.gen)):
+        if not all(isinstance(n, int) and is_whole(n) and n >= 0 for n in (self.under, self.gen)):
             raise PLNDError(f"under={self.under!r}, gen={self.gen!r}: expected numbers of blocks, 0 or more")
 
     @classmethod

@@ -19,6 +19,7 @@ from plnd.io.metadata import NeuronsMetadata, ScoresMetadata
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses, listed
+from plnd.numbers import is_real, is_whole
 
 LOGS_SINCE = 2
 """The format version from which on scores have `mean_log` and `std_log`."""
@@ -101,9 +102,9 @@ class Scores:
         if len(given) != 1:
             raise PLNDError(f"expected exactly one of epsilon, top_k, fraction, found {', '.join(given) or 'none'}")
         ((name, value),) = given.items()
-        fits = 0 < value < math.inf and (name != "fraction" or value <= 1) and (name != "top_k" or value == int(value))
-        if not fits:
-            raise PLNDError(f"{name}={value}: expected {_EXPECTED[name]}")
+        fits = is_whole(value) if name == "top_k" else is_real(value)
+        if not fits or not 0 < value < math.inf or (name == "fraction" and value > 1):
+            raise PLNDError(f"{name}={value!r}: expected {_EXPECTED[name]}")
         value = int(value) if name == "top_k" else float(value)
         projections = listed(projections)
         widths = {address: len(values) for address, values in self.minimum.items()}
