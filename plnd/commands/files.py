@@ -65,6 +65,8 @@ class Show(Command):
         say(f"language  {scored.language}")
         say(f"corpus    {scored.corpus.source}: {describe_corpus(scored.corpus)}")
         say(f"method    {_pairs(scored.method)}")
+        if off := scored.get("deactivated"):
+            say(f"off       of the model that was measured: {_value(off)}")
         if isinstance(artifact, NeuronSet):
             _print_neurons(artifact)
         else:

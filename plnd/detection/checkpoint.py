@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ class Checkpoint:
             ) from None
 
 
-def run_settings(layout: Layout, config: DetectConfig, window: int) -> dict[str, Any]:
+def run_settings(
+    layout: Layout, config: DetectConfig, window: int, deactivated: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """What must be equal for a run to be continued, as JSON gives it back.
 
     To be called before the first forward pass, which may pack quantised weights anew.
@@ -106,6 +109,7 @@ def run_settings(layout: Layout, config: DetectConfig, window: int) -> dict[str,
         "config": asdict(config),
         "dtype": str(layout.model.dtype),
         "weights": fingerprint(layout.model),
+        "deactivated": deactivated,
     }
     return json.loads(json.dumps(settings))
 

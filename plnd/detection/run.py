@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from plnd.addresses import PROJECTIONS
+from plnd.deactivation import active
 from plnd.detection.checkpoint import Checkpoint, run_settings
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Document, SavedTokenizer, Skipped, TokenizedCorpus, batched
@@ -119,7 +120,11 @@ class _Run:
         self.measured: dict[str, Tensor] = {}  # site to [documents, width], of the batch at hand
         self.observer = Observer(layout, measure_of(config), self._receive)
         self.all_seen = config.scoring == "official" and sees_all(layout)
-        self.settings = None if path is None else run_settings(layout, config, WINDOW)
+        self.deactivated = [
+            {"sha256": each.neurons.digest, "language": each.neurons.metadata.language, "neurons": len(each.neurons)}
+            for each in active(layout.model)
+        ]
+        self.settings = None if path is None else run_settings(layout, config, WINDOW, self.deactivated)
         self.saved = time.monotonic()
         self.resumed: Checkpoint | None = None  # until the corpus has been read up to there
 
@@ -318,4 +323,6 @@ class _Run:
             "dtype": str(self.layout.model.dtype).removeprefix("torch."),
             "quantisation": quantisation(self.layout.model),
         }
+        if self.deactivated:  # these are the numbers of the model without them
+            said["deactivated"] = self.deactivated
         return ScoresMetadata.of(said)

@@ -280,6 +280,7 @@ def _settings(scores: Scores) -> dict[str, Any]:
         "projections": ", ".join(metadata.method.projections),
         "dtype": metadata.dtype,
         "quantisation": metadata.get("quantisation"),
+        "deactivated": str(metadata.get("deactivated")),
     }
 
 

@@ -351,6 +351,10 @@ def test_a_model_with_neurons_off_is_measured(mode, scoring):
             tensor[target.position(torch.from_numpy(rows).long())] = 0
     with deactivated(model, neurons, mode=mode):
         found = detect(model, some_documents(), config)
+    off = {"sha256": neurons.digest, "language": "xx", "neurons": len(neurons)}
+    assert found.metadata["deactivated"] == [off]  # and whatever is selected from them says so too
+    assert found.select(top_k=1).metadata["deactivated"] == [off]
+    assert "deactivated" not in detect(model, some_documents(), config).metadata
     for name, values in detect(twin, some_documents(), config).mean.items():
         np.testing.assert_allclose(found.mean[name], values, rtol=1e-5, atol=1e-6 * values.max())
 
