@@ -14,6 +14,8 @@ import pytest
 
 # Read when torch and huggingface_hub are imported, which nothing above does.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
 from plnd.models.families import FAMILIES  # noqa: E402

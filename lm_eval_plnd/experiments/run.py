@@ -207,8 +207,12 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
     known = TaskManager(include_path=paths, include_defaults=False)
     defaults = any(name not in known.all_tasks for names in wanted.values() for name in names)
     known = TaskManager(include_path=paths) if defaults else known  # lm-eval's own, which take a while
+    seen: set[str] = set()
     for item, names in wanted.items():
         for name in names:
+            if name in seen:
+                raise PLNDError(f"tasks.{item}: another item has the task {name} already")
+            seen.add(name)
             if name not in known.all_tasks:
                 raise PLNDError(f"tasks.{item}: no lm-eval task {name}; `lm_eval ls tasks` lists them")
             if name not in known.all_subtasks:
@@ -222,8 +226,6 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
         given = expand({**settings.metadata, **options.metadata})
         manager = TaskManager(include_path=paths, include_defaults=defaults, metadata=given)
         for name in names:
-            if name in found:
-                raise PLNDError(f"tasks.{item}: another item has the task {name} already")
             try:
                 (task,) = manager.load([name])["tasks"].values()
             except PLNDError:

@@ -409,6 +409,7 @@ def test_an_adapter_merged_for_good_inside_is_noticed():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_an_adapter_in_compiled_code_is_noticed():
     """Where a model is compiled inside, it is compiled anew as the adapter comes, which is then said as ever."""
     model = tiny_model("llama")

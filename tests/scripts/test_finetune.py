@@ -49,6 +49,7 @@ def test_a_run_leaves_an_adapter_and_its_results(mask, tmp_path):
     assert max(p.abs().max() for p in deltas) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(mask, tmp_path):
     """With `resume`, from its last checkpoint to the weights of an uninterrupted run."""
     whole = finetune.run(settings(tmp_path / "whole", mask=mask))

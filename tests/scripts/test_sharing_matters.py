@@ -118,6 +118,7 @@ def test_table1(folder, tmp_path):
         assert float(row["variance"]) == pytest.approx((n * (variance + mean**2)).sum() / n.sum() - whole**2)
 
 
+@pytest.mark.slow
 def test_table2(folder, tmp_path, capsys):
     """Every setting is evaluated, but for those that an earlier run evaluated; nothing is evaluated twice."""
     arguments = ["table2", str(folder / "x.roles.safetensors"), "--output", str(tmp_path / "t"), "--shares", "0.5"]

@@ -306,6 +306,7 @@ def test_an_interrupted_run_says_how_it_continues(tiny, tmp_path, monkeypatch, c
     assert capsys.readouterr().err == "plnd experiment: interrupted; the same command continues\n"
 
 
+@pytest.mark.slow
 def test_a_killed_run_comes_to_the_same_bytes(tiny, tmp_path):
     """Killed once while it evaluates, and started again."""
     settings = tiny(languages=["en", "zh"], experiments={"table10": ["text"]}, search={"under": [1, 2], "gen": [1]})

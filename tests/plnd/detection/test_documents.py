@@ -68,6 +68,7 @@ def test_many_skipped_documents_are_counted_and_the_first_are_named(monkeypatch,
     assert line in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_large_corpus_costs_no_more_memory_than_a_small_one():
     """Documents stream: a hundred times as many leave nothing behind."""
     model, good = tiny_model("llama"), some_documents([8])
