@@ -188,6 +188,7 @@ def test_no_module_bears_the_name_of_a_public_function():
     assert not direct & set(plnd.__all__)
 
 
+@pytest.mark.slow
 def test_public_names_are_still_theirs_when_everything_is_imported():
     """After importing all modules each public name is what its home defines."""
     everything = ", ".join(sorted(set(modules("plnd")) - {"plnd.__main__"}))
@@ -215,6 +216,7 @@ def test_every_package_is_installed():
 
 
 @pytest.mark.parametrize("package", ["lm_eval", "matplotlib", "datasets", "cld3", "gcld3", "peft_plnd"])
+@pytest.mark.slow
 def test_importing_the_core_loads_no_host(loaded_by_the_core, package):
     """Importing every core module leaves the hosts, the plugins and what only some users need unloaded."""
     assert {"torch", "transformers", "plnd"} <= loaded_by_the_core

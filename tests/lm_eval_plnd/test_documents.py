@@ -139,6 +139,7 @@ def test_what_is_too_long_loses_its_beginning_as_in_hf(base, roles):
     assert not same("loglikelihood", found, HFLM(str(base), batch_size=4, **COMMON).loglikelihood(some))
 
 
+@pytest.mark.slow
 def test_automatic_batch_size(base, roles):
     """`batch_size=auto` finds a size with nothing switched off, and then changes no answer."""
     for kind in ("loglikelihood", "generate_until"):

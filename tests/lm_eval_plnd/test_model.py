@@ -323,6 +323,7 @@ def test_command_line_says_one_line_and_exits_with_2(tmp_path, command, argument
 TASKS = str(Path(__file__).resolve().parents[2] / "tasks")
 
 
+@pytest.mark.slow
 def test_an_adapter_without_a_mask(tmp_path):
     """`peft=` alone evaluates a tuned adapter, also one of plnd's own method, on the base model that it names."""
     import peft_plnd

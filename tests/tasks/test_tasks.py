@@ -325,6 +325,7 @@ EACH = [
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_each_benchmark_runs_end_to_end(polyglot, manager):
     """Every benchmark and variant runs on the demo model from local files and gives its metrics; shots do no harm."""
     for shots, tasks in [(0, EACH), (1, ["plnd_generated_xcsqa_en", "plnd_ranked_fact_probing_zh"])]:
@@ -364,6 +365,7 @@ REAL = {
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_runs_on_the_evaluation_data(polyglot, tasks, shared_data):
     """Chinese tasks run end to end on real rows, as many as the data is known to have."""
     manager = TaskManager(include_path=str(tasks), include_defaults=False, metadata={"data_dir": str(shared_data)})

@@ -94,6 +94,7 @@ def test_from_tasks_to_an_evaluation(data, tmp_path, capsys):
     assert main(["verify", str(output), "--model", str(demo_model())]) == 0
 
 
+@pytest.mark.slow
 def test_aligned_documents_and_samples(data, tmp_path):
     """Documents of one id belong together wherever they stand; renumbered under `samples`, each finds its own."""
     tasks = named_tasks([f"plnd_ranked_fact_probing_{language}" for language in LANGUAGES])
@@ -124,6 +125,7 @@ def test_aligned_documents_and_samples(data, tmp_path):
     assert results["config"]["plnd"]["evaluated"]["examples"] == 4
 
 
+@pytest.mark.slow
 def test_fewshot_prompts_are_those_of_lm_eval(data, tmp_path):
     """With worked examples the prompts are what lm-eval asks with as many; with none it is another prompt."""
     output = tmp_path / "x.safetensors"

@@ -421,6 +421,7 @@ FILES = sorted((SCRIPTS / "settings").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_every_settings_file_has_a_plan(path, rows_of_all):
     """Its tasks exist and load, its tables have settings, and its cost can be told."""
     from lm_eval_plnd.experiments.cost import estimate

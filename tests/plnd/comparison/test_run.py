@@ -64,6 +64,7 @@ def bits_per_byte(model, tokenizer, language: str) -> float:
     return nats / math.log(2) / size
 
 
+@pytest.mark.slow
 def test_changes_are_what_the_saved_sets_do(loaded, ran):
     """Zero ablation and random controls of a saved set, evaluated anew one document at a time."""
     model, tokenizer = loaded
@@ -140,6 +141,7 @@ def test_tables_agree_with_each_other(ran):
     assert "zero ablation" in printed and "mean ablation" in printed and printed.count("plnd-contrast") == 3
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on(loaded, ran, tmp_path):
     """What is there is taken as it is, what is missing is made again to the same bytes, further detectors join."""
     model, tokenizer = loaded

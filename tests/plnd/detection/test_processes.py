@@ -70,6 +70,7 @@ def both(folder: Path, name: str) -> set[bytes]:
     return {(folder / f"rank{rank}" / name).read_bytes() for rank in (0, 1)}
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(folder, tmp_path):
     """The artifact is the same bit for bit, logs, skipped documents and all."""
     scores = alone()
@@ -79,18 +80,21 @@ def test_two_processes_write_what_one_writes(folder, tmp_path):
     assert both(folder, "plain") == {(tmp_path / "one").read_bytes()}
 
 
+@pytest.mark.slow
 def test_known_rule_with_two_processes(folder, tmp_path):
     """What need not be measured again is the same for every number of processes."""
     alone(replace(CONFIG, epsilon=EPSILON)).save(tmp_path / "one")
     assert both(folder, "epsilon") == {(tmp_path / "one").read_bytes()}
 
 
+@pytest.mark.slow
 def test_one_process_resumed_by_two(folder, tmp_path):
     """A run of one process that ended early is taken up by two."""
     alone().save(tmp_path / "one")
     assert both(folder, "resumed") == {(tmp_path / "one").read_bytes()}
 
 
+@pytest.mark.slow
 def test_two_processes_resumed_by_one(folder, tmp_path):
     """A run of two processes that ended early is taken up by one, which reads again but does not score again."""
     shutil.copy(folder / "left_by_two", tmp_path / "checkpoint")
@@ -115,17 +119,20 @@ def test_two_processes_resumed_by_one(folder, tmp_path):
         ),
     ],
 )
+@pytest.mark.slow
 def test_an_error_of_one_ends_both(folder, name, first, second):
     """No process goes on, or waits, when another has failed: each says why."""
     assert [(folder / f"rank{rank}" / name).read_text() for rank in (0, 1)] == [first, second]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_ends_both(folder):
     """The first process alone reads it, and both refuse it."""
     for text in both(folder, "damaged"):
         assert text.decode().startswith(f"PLNDError: {folder}/damaged: not a whole checkpoint (")
 
 
+@pytest.mark.slow
 def test_one_line_for_all(folder):
     """Of bad input the first process speaks, the others are silent."""
     lines = [(folder / f"rank{rank}" / "cli").read_text() for rank in (0, 1)]

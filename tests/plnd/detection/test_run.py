@@ -42,7 +42,7 @@ def one_at_a_time(model, documents, qk: str) -> dict[str, np.ndarray]:
 # five numbers
 
 
-@pytest.mark.parametrize("qk", ["exact", "first_order", "off"])
+@pytest.mark.parametrize("qk", ["exact", *(pytest.param(x, marks=pytest.mark.slow) for x in ("first_order", "off"))])
 def test_five_numbers_are_those_of_one_document_at_a_time(family, qk):
     """Minimum, mean, worst rank and both logs equal those of a loop over documents, for every projection and family."""
     model, documents = tiny_model(family), some_documents()

@@ -278,6 +278,7 @@ print(*attention_importance(Attention(query, key, query, key, 0.5), "exact")[0].
 
 
 @pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.slow
 def test_without_numba_pytorch_does_it(blocked):
     """Where Numba cannot be imported, `exact` runs in PyTorch, says so, and gives the same numbers."""
     if not blocked:

@@ -89,6 +89,7 @@ def expected_places(values: list[np.ndarray], skipped: int, count: int) -> list[
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_values_and_peaks_are_those_of_each_document_alone(variant):
     """Every projection of every family: means, shares and tokens of largest value, though documents are padded."""
     model = tiny_model(variant)
