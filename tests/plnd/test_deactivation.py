@@ -578,6 +578,7 @@ COMPILED = {
     "how", [pytest.param(how, marks=pytest.mark.slow) if how == "in place" else how for how in COMPILED]
 )
 @torch.no_grad()
+@pytest.mark.slow
 def test_compiled_code_heeds_what_is_off(how):
     """A model, or a part, that was compiled and run before: both modes switch off, and on again."""
     plain = tiny_model("llama")

@@ -62,6 +62,7 @@ def table(path: Path) -> list[dict[str, str]]:
         ("figure20", "x.roles.safetensors", 2, 4),
     ],
 )
+@pytest.mark.slow
 def test_figures(folder, tmp_path, capsys, name, source, panels, names):
     """Each figure is printed, a CSV with a value per panel, curve and block, and a picture of these values."""
     options = ["--counts", "2,3"] if name == "figure8" else []
@@ -163,6 +164,7 @@ def edits(tmp_path_factory) -> tuple[Path, str]:
     return path, json.dumps(metadata)
 
 
+@pytest.mark.slow
 def test_table2_of_mzsre(edits, tmp_path):
     """Without --metric the tasks' first metric counts, which is not accuracy; the store names it."""
     path, metadata = edits

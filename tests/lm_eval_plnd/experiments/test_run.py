@@ -210,6 +210,7 @@ def test_damaged_samples_are_refused(finished, tmp_path):
         experiment(load_settings(copy / "settings.yaml"), copy)
 
 
+@pytest.mark.slow
 def test_weights_are_as_before_after_each_setting(tiny, tmp_path, monkeypatch):
     """The one loaded model is bit for bit what it was when every setting is done."""
     from lm_eval_plnd.experiments import run as module

@@ -90,6 +90,7 @@ def test_changes_are_what_the_saved_sets_do(loaded, ran):
         assert found[detector, "zero", "1", "zh", "ru"]["random"] == ""
 
 
+@pytest.mark.slow
 def test_mean_ablation_takes_the_means_of_all_languages_together(loaded, ran):
     """Over all tokens of the sample's detection documents, watched one document at a time."""
     model, tokenizer = loaded

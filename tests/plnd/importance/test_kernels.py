@@ -295,6 +295,7 @@ def test_without_numba_pytorch_does_it(blocked):
     assert torch.allclose(torch.tensor([float(x) for x in second.split()]).double(), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_importing_the_module_loads_no_numba():
     """`plnd.importance.attention` imports Numba at the first `exact` on a CPU, not before."""
     code = "import sys, plnd.importance.attention; print('numba' in sys.modules)"

@@ -80,6 +80,7 @@ def test_exact_equals_eq_10_by_brute_force(variant, projection):
 
 
 @pytest.mark.parametrize("projection", ["q_proj", "k_proj"])
+@pytest.mark.slow
 def test_first_order_converges_to_exact(family, projection):
     """The Jacobian's error is of first order: it shrinks with the logits' change, and is right in the limit."""
     errors = []
@@ -121,6 +122,7 @@ def test_padding_and_batch_do_not_change_a_document(family, qk, side):
 
 
 @pytest.mark.parametrize("qk", ["exact", "first_order"])
+@pytest.mark.slow
 def test_chunks_do_not_change_the_result(family, qk, monkeypatch):
     """Memory budgets cut the work into pieces; the sums stay the same."""
     model, ids = tiny_model(family), document()
