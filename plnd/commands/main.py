@@ -39,6 +39,13 @@ COMMANDS: dict[str, Command] = {
 COMMANDS_GROUP = "plnd.commands"
 """Entry points of this group add subcommands: objects as `plnd.commands.shared.Command` describes them."""
 
+INPUTS = (
+    *("scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
+    *("model", "corpus", "corpora", "parallel", "include_path"),
+)
+OUTPUTS = ("output", "csv", "json", "html", "plot")
+"""Arguments, of whatever subcommand, that name what is read and what is written."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
@@ -64,14 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print_error(args.command, line)
         return 2
-
-
-INPUTS = (
-    *("scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
-    *("model", "corpus", "corpora", "parallel", "include_path"),
-)
-OUTPUTS = ("output", "csv", "json", "html", "plot")
-"""Arguments, of whatever subcommand, that name what is read and what is written."""
 
 
 def check_paths(args: argparse.Namespace) -> None:

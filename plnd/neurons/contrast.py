@@ -105,7 +105,8 @@ def contrast(
     here, elsewhere = ([_Statistic.of(scores, places) for scores in side] for side in (own, others))
     means, theirs = (np.stack([statistic.mean for statistic in side]) for side in (here, elsewhere))
     above = (means > 0).all(0)
-    more = above & (contrast_of(means, theirs) >= math.log(times)) & (contrast_of(means, theirs) > 0)
+    contrasts = contrast_of(means, theirs)
+    more = above & (contrasts >= math.log(times)) & (contrasts > 0)  # once as important is not more important
     units = np.stack([_units(scores, places) for scores in own])
     excess = excess_of(means, theirs, times, units)
     kept = more

@@ -75,6 +75,8 @@ class Relevance:
             layout: the model.
             input_ids: [batch, seq].
             attention_mask: [batch, seq], 1 for tokens and 0 for padding.
+        Raises:
+            FamilyError: if a projection's module runs more than once in a pass, or not at all.
         """
         with torch.enable_grad(), without_parameter_gradients(layout.model):
             logits = layout.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
@@ -82,8 +84,13 @@ class Relevance:
             passed = {id(x): x for value in self.values for x in value.passed}
             gradients = dict(zip(passed, torch.autograd.grad(loss, list(passed.values())), strict=True))
         for value in self.values:
-            ((key, tensor),) = ((id(x), x) for x in value.passed)
-            products = value.select(tensor.detach()).float() * value.select(gradients[key]).float()
+            if len(value.passed) != 1:
+                raise FamilyError(
+                    f"block {value.block.name}: the module of {value.site} ran {len(value.passed)} times in a pass, so"
+                    " that its neurons have no value of their own: use --method plnd"
+                )
+            tensor = value.passed[0]
+            products = value.select(tensor.detach()).float() * value.select(gradients[id(tensor)]).float()
             documents = value.block.documents(products.abs())
             value.block.emit(value.site, [x.mean(0) for (x,) in documents])
         for value in self.values:

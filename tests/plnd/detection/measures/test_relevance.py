@@ -101,7 +101,10 @@ def test_the_model_is_left_alone():
     """Parameters have no gradient afterwards, and want one if they did before."""
     model = tiny_model("llama", torch.float32)
     frozen = next(model.parameters()).requires_grad_(False)
+    kept = []  # by the pass, of weights: their gradients would need it
+    model.lm_head.register_forward_hook(lambda module, args, output: kept.append(module.weight.requires_grad))
     relevances(model)
+    assert kept == [False]
     assert all(parameter.grad is None for parameter in model.parameters())
     wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert len(wanting) == len(list(model.parameters())) - 1 and not frozen.requires_grad
@@ -119,6 +122,14 @@ def test_detect_measures_it():
     assert (scores.mean["0.up_proj"] == scores.mean["0.down_proj"]).all()
     without = detect(model, DOCUMENTS, DetectConfig(language="xx", method="relevance", min_length=4, qk="off"))
     assert {"q_proj", "k_proj"}.isdisjoint(without.metadata.method.projections)
+
+
+def test_a_module_that_two_blocks_share_is_refused():
+    """Its neurons have two values in a pass; one of them would be silently left out."""
+    model = tiny_model("llama", torch.float32)
+    model.model.layers[1].mlp.down_proj = model.model.layers[0].mlp.down_proj
+    with pytest.raises(FamilyError, match="of ffn ran 2 times in a pass"):
+        relevances(model)
 
 
 @pytest.mark.parametrize("name", ["t5_gated", "mixtral"])
