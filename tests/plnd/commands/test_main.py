@@ -373,9 +373,7 @@ def test_select_against_by_default(sets, capsys):
     assert plnd("select de.scores --against en.scores --output out") == 2
     with pytest.raises(PLNDError) as caught:
         contrast(Scores.load("de.scores"), Scores.load("en.scores"))
-    assert capsys.readouterr().err == f"plnd select: {caught.value}\n" and str(caught.value).startswith(
-        "share=0.0015: "
-    )
+    assert capsys.readouterr().err == f"plnd select: {caught.value}\n" and str(caught.value).startswith("share=0.001: ")
 
 
 def test_fewer_than_asked_for_is_said(sets, capsys):
@@ -735,15 +733,13 @@ def test_usage_errors_with_line_breaks_are_one_line(capsys):
 # as a program
 
 LOADED = """
-import json, sys, time
-started = time.perf_counter()
+import json, sys
 from plnd.commands.main import main
 try:
     main(sys.argv[1:])
 except SystemExit:
     pass
-facts = {"modules": list(sys.modules), "seconds": time.perf_counter() - started}
-print(json.dumps(facts), file=sys.stderr)
+print(json.dumps(list(sys.modules)), file=sys.stderr)
 """
 HEAVY = {"torch", "transformers", "numpy", "safetensors", "datasets", "tokenizers", "huggingface_hub", "matplotlib",
          "lm_eval", "peft", "scipy", "tqdm", "pydantic"}  # fmt: skip
@@ -752,24 +748,23 @@ HEAVY = {"torch", "transformers", "numpy", "safetensors", "datasets", "tokenizer
 def test_help_imports_nothing_heavy():
     """`plnd --help` names every subcommand, and loads neither torch nor any other large package."""
     done = probe(LOADED, "--help")
-    facts = json.loads(done.stderr)
-    assert not HEAVY & set(facts["modules"]) and facts["seconds"] < 1
+    assert not HEAVY & set(json.loads(done.stderr))
     for name in ("detect", "select", "combine", "show", "verify", "overlap", "layers", "families", "tasks"):
         assert f"\n    {name} " in done.stdout
 
 
 def test_the_probe_would_notice():
     """The negative: a subcommand that needs numpy shows in the same probe."""
-    modules = json.loads(probe(LOADED, "show", "nothing").stderr.splitlines()[-1])["modules"]
+    modules = json.loads(probe(LOADED, "show", "nothing").stderr.splitlines()[-1])
     assert "numpy" in modules and "torch" not in modules
 
 
 def test_a_subcommand_loads_no_other_packages_subcommands():
     """`plnd show` imports neither the plug-ins nor what they need; `plnd --help` lists them, and so imports them."""
-    quiet = json.loads(probe(LOADED, "show", "nothing").stderr.splitlines()[-1])["modules"]
+    quiet = json.loads(probe(LOADED, "show", "nothing").stderr.splitlines()[-1])
     plugins = ("lm_eval_plnd.commands", "lm_eval_plnd.experiments", "yaml")
     assert not [name for name in quiet if name.startswith(plugins)]
-    assert "lm_eval_plnd.commands.tasks" in json.loads(probe(LOADED, "--help").stderr)["modules"]
+    assert "lm_eval_plnd.commands.tasks" in json.loads(probe(LOADED, "--help").stderr)
 
 
 @pytest.mark.parametrize("name", find_commands())
