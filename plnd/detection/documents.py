@@ -55,10 +55,14 @@ class Skipped:
     numbers: list[int] = field(default_factory=list)
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Takes in more, none of them before those that are there."""
+        """Takes in more."""
         numbers = list(numbers)
-        self.count += len(numbers)
-        self.numbers += numbers[: NAMED - len(self.numbers)]
+        self.merge(Skipped(len(numbers), numbers))
+
+    def merge(self, other: Skipped) -> None:
+        """Takes in what others left out, whatever the order of documents."""
+        self.count += other.count
+        self.numbers = sorted(self.numbers + other.numbers)[:NAMED]
 
 
 @dataclass

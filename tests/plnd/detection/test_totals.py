@@ -69,7 +69,7 @@ def test_length_and_scale_drop_out():
 def test_mean_and_deviation_over_documents(documents):
     """Of batches that are added one after the other: the mean, and the deviation of a sample, 0 of one document."""
     importance = torch.rand(documents, 30, generator=torch.Generator().manual_seed(documents))
-    totals = Totals.empty({"0.ffn": 30}, torch.device("cpu"))
+    totals = Totals.empty({"0.ffn": 30}, "cpu")
     for batch in importance.split(2):
         totals.add(summarized(batch, torch.full((len(batch),), 7)))  # weights are those of the mean importance
     mean, deviation = mean_and_deviation(*totals.values[list(LOGS)], documents)
