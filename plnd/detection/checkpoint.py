@@ -51,7 +51,7 @@ class Checkpoint:
             "windows": self.windows,
             "documents": self.tally.documents,
             "tokens": self.tally.tokens,
-            "bad": asdict(self.tally.non_finite),
+            "bad": {section: asdict(left_out) for section, left_out in self.tally.non_finite.items()},
             "widths": self.tally.totals.widths,
             "digest": self.digest,
         }
@@ -83,7 +83,7 @@ class Checkpoint:
                 tally=Tally(
                     documents=int(header["documents"]),
                     tokens=int(header["tokens"]),
-                    non_finite=Skipped(int(header["bad"]["count"]), [int(n) for n in header["bad"]["numbers"]]),
+                    non_finite={int(section): Skipped(**bad) for section, bad in header["bad"].items()},
                     totals=Totals(widths, values),
                 ),
                 digest=str(header["digest"]),

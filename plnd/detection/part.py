@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,26 @@ import torch
 from safetensors.numpy import save as serialize
 from torch import Tensor
 
-from plnd.addresses import PROJECTIONS
 from plnd.detection.config import mean_is_per_token
-from plnd.detection.documents import Skipped
+from plnd.detection.documents import Skipped, combined_digest
 from plnd.detection.shards import Shard
 from plnd.detection.tally import Tally
 from plnd.detection.totals import NUMBERS, ROWS, Totals, at_least, mean_and_deviation
 from plnd.errors import CorpusError, PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
-from plnd.io.metadata import SCORES, PartMetadata, ScoresMetadata
+from plnd.io.metadata import SCORES, CorpusDescription, PartMetadata, ScoresMetadata, SectionDescription
 from plnd.neurons.scores import Scores
 
 NON_FINITE = "non-finite importance"
 """Why a document that was measured is left out."""
-_COUNTED = ("documents", "tokens", "skipped", "skipped_counts")
-"""What a part says of its own documents."""
+_ADVICE = "merge the parts of one run"
 _WORDS = {
     "plnd": "plnd's version",
     "weights": "the digest of the model's weights",
-    "corpus.sha256": "the digest of the corpus",
+    "sha256": "the digest of the corpus",
     "read": "the number of documents in the corpus",
+    "short": "what is too short in the corpus",
 }
 
 
@@ -42,7 +41,8 @@ class Part:
     """What one shard of a detection found (`plnd.detect_shard`); `merge` makes scores of all of them.
 
     Attributes:
-        metadata: what the artifact will say, with this shard's own numbers of documents and tokens.
+        metadata: what the artifact will say, with this shard's own numbers of documents and tokens; what was skipped,
+            and of which tokens the corpus is, is said section by section.
         totals: the numbers of every neuron over those documents; empty if there were none.
     """
 
@@ -54,36 +54,10 @@ class Part:
         about = f"language={said.language!r}, model={said.model.name!r}"
         return f"Part({self.shard} over {said.corpus.documents:,} documents, {about})"
 
-    @classmethod
-    def of(cls, said: Mapping[str, Any], tally: Tally) -> Part:
-        """A part that says this of model, corpus and method, and has these numbers; what they tell is filled in."""
-        corpus = said["corpus"]
-        reasons = {reason: Skipped(corpus["skipped_counts"][reason], numbers)
-                   for reason, numbers in corpus["skipped"].items()} | {NON_FINITE: tally.non_finite}  # fmt: skip
-        reasons = {reason: skipped for reason, skipped in reasons.items() if skipped.count}
-        counted = {
-            "documents": tally.documents,
-            "tokens": tally.tokens,
-            "skipped": {reason: skipped.numbers for reason, skipped in reasons.items()},
-            "skipped_counts": {reason: skipped.count for reason, skipped in reasons.items()},
-        }
-        sites = said["sites"] if tally.documents else []
-        scored = {projection for site in sites for projection in site["projections"]}
-        method = {**said["method"], "projections": [name for name in PROJECTIONS if name in scored]}
-        said = {**said, "corpus": {**corpus, **counted}, "method": method, "sites": sites}
-        return cls(PartMetadata.of(said), tally.totals if sites else Totals.empty({}))
-
     @property
     def shard(self) -> Shard:
         """Which part of how many it is."""
         return Shard(self.metadata.shard.number, self.metadata.shard.count)
-
-    @property
-    def tally(self) -> Tally:
-        """Its numbers, with those of its documents."""
-        corpus = self.metadata.corpus
-        left_out = Skipped(corpus.skipped_counts.get(NON_FINITE, 0), list(corpus.skipped.get(NON_FINITE, ())))
-        return Tally(corpus.documents, corpus.tokens, left_out, self.totals)
 
     # scores
 
@@ -93,10 +67,13 @@ class Part:
         Raises:
             CorpusError: if there were none.
         """
-        said = self.metadata
-        if not said.corpus.documents:
-            skipped = ", ".join(f"{count} {reason}" for reason, count in self._skipped().items())
-            raise CorpusError(f"{said.corpus.source or 'corpus'}: no document to score among {said.read} ({skipped})")
+        said, corpus = self.metadata, self._corpus()
+        if not corpus.documents:
+            counts, minimum = corpus.counts_skipped(), said.method["min_length"]
+            raise CorpusError(
+                f"{corpus.source or 'corpus'}: no document to score among {sum(each.read for each in said.sections)}"
+                f" ({counts.get(_short(said), 0)} {_short(said)}, {counts.get(NON_FINITE, 0)} with {NON_FINITE})"
+            )
         parts: tuple[dict[str, np.ndarray], ...] = ({}, {}, {}, {}, {})
         for site, (_, values) in zip(said.sites, self.totals.sites(), strict=True):
             block, _, kind = site.name.rpartition(".")
@@ -107,11 +84,20 @@ class Part:
         minimum, mean, worst_rank, mean_log, std_log = parts
         return Scores(minimum, mean, worst_rank, self._scores_metadata(), mean_log, std_log)
 
-    def _skipped(self) -> dict[str, int]:
-        """How many documents were left out, by what the error says of it."""
-        counts, minimum = self.metadata.corpus.skipped_counts, self.metadata.method["min_length"]
-        short = f"shorter than {minimum} tokens"
-        return {short: counts.get(short, 0), f"with {NON_FINITE}": counts.get(NON_FINITE, 0)}
+    def _corpus(self) -> CorpusDescription:
+        """The corpus of all sections, whose documents are numbered from one to the next."""
+        reasons = {_short(self.metadata): Skipped(), NON_FINITE: Skipped()}
+        begin = 0
+        for section in self.metadata.sections:
+            for skipped, more in zip(reasons.values(), (section.short, section.non_finite), strict=True):
+                skipped.merge(Skipped(more.count, [begin + number for number in more.numbers]))
+            begin += section.read
+        met = {reason: skipped for reason, skipped in reasons.items() if skipped.count}
+        return self.metadata.corpus.replaced(
+            sha256=combined_digest([section.sha256 for section in self.metadata.sections]),
+            skipped={reason: skipped.numbers for reason, skipped in met.items()},
+            skipped_counts={reason: skipped.count for reason, skipped in met.items()},
+        )
 
     def _numbers(self, kind: str, values: Tensor) -> tuple[Tensor, ...]:
         """Minimum, mean, worst rank, mean and standard deviation of logs of a site, [width], from its totals.
@@ -132,7 +118,8 @@ class Part:
     def _scores_metadata(self) -> ScoresMetadata:
         own = PartMetadata.model_fields.keys() - ScoresMetadata.model_fields.keys()
         said = {name: value for name, value in self.metadata.items() if name not in own}
-        return ScoresMetadata.of({**said, "format": SCORES, "version": ScoresMetadata.newest})
+        form = {"format": SCORES, "version": ScoresMetadata.newest}
+        return ScoresMetadata.of({**said, **form, "corpus": self._corpus()})
 
     # files
 
@@ -184,65 +171,117 @@ def merge(parts: Iterable[Part | str | Path]) -> Scores:
     """
     if isinstance(parts, str | Path | Part):
         raise PLNDError(f"{parts}: one part, expected a list of all of them")
-    names: dict[int, str] = {}
-    first, measured = None, None
-    tally = Tally()
+    whole: _Whole | None = None
     for given in parts:
         part = given if isinstance(given, Part) else Part.load(given)
-        name = f"part {part.shard}" if isinstance(given, Part) else str(given)
-        first = first or (name, part.metadata)
-        measured = measured or ((name, part.metadata) if part.metadata.sites else None)
-        for other in filter(None, (first, measured)):
-            _check_same_run((name, part.metadata), other)
-        if part.shard.number in names:
-            raise PLNDError(f"{name}: shard {part.shard}, and so is {names[part.shard.number]}; give each once")
-        names[part.shard.number] = name
-        tally.merge(part.tally)
-    if first is None:
+        whole = whole or _Whole(part.metadata)
+        whole.add(f"part {part.shard}" if isinstance(given, Part) else str(given), part)
+    if whole is None:
         raise PLNDError("no parts, expected all those of one run")
-    _check_all_there(names, first[1].shard.count)
-    return Part.of((measured or first)[1], tally).scores()
+    return whole.scores()
 
 
-def _check_same_run(one: tuple[str, PartMetadata], other: tuple[str, PartMetadata]) -> None:
-    """Refuses a part of another run than the other's, both with their names, and says what differs."""
-    (name, mine), (first, theirs) = one, other
-    counts = mine.shard.count, theirs.shard.count
-    if counts[0] != counts[1]:
-        raise PLNDError(f"{name}: one of {counts[0]} shards, but {first} of {counts[1]}; merge the parts of one run")
-    found, expected = _of_the_run(mine), _of_the_run(theirs)
-    for field in sorted(found.keys() | expected.keys(), key=lambda field: (field.startswith("model.widths"), field)):
-        if found.get(field) != expected.get(field):
-            what, values = _WORDS.get(field, field), (found.get(field), expected.get(field))
+class _Whole:
+    """The parts of one run so far."""
+
+    def __init__(self, first: PartMetadata) -> None:
+        self.metadata = first
+        self.tally = Tally()
+        self.names: dict[int, str] = {}  # shard to name of its part
+        self.sections: dict[int, tuple[str, SectionDescription]] = {}  # number to the first part that has read it
+        self.measured: tuple[str, PartMetadata] | None = None  # the first part that had documents
+
+    def add(self, name: str, part: Part) -> None:
+        """Takes in a part.
+
+        Raises:
+            PLNDError: if it is of another run, or there already.
+        """
+        said = part.metadata
+        first = next(iter(self.names.values()), name)
+        if said.shard.count != self.metadata.shard.count:
+            counts = f"one of {said.shard.count} shards, but {first} of {self.metadata.shard.count}"
+            raise PLNDError(f"{name}: {counts}; {_ADVICE}")
+        _check_equal(name, _of_the_run(said), first, _of_the_run(self.metadata))
+        if said.shard.number in self.names:
+            raise PLNDError(f"{name}: shard {part.shard}, and so is {self.names[said.shard.number]}; give each once")
+        if said.sites:
+            self.measured = self.measured or (name, said)
+            _check_equal(name, _of_what_was_measured(said), self.measured[0], _of_what_was_measured(self.measured[1]))
+        self._add_sections(name, said)
+        self.names[said.shard.number] = name
+        self.tally.merge(Tally(said.corpus.documents, said.corpus.tokens, totals=part.totals))
+
+    def _add_sections(self, name: str, said: PartMetadata) -> None:
+        for section in said.sections:
+            if section.number not in self.sections:
+                self.sections[section.number] = name, section
+                continue
+            first, found = self.sections[section.number]
+            _check_equal(name, _of_the_section(section), first, _of_the_section(found))
+            left_out = Skipped(**found.non_finite)
+            left_out.merge(Skipped(**section.non_finite))
+            self.sections[section.number] = first, found.replaced(non_finite=asdict(left_out))
+
+    def scores(self) -> Scores:
+        """Those of the run.
+
+        Raises:
+            PLNDError: if parts are missing.
+            CorpusError: if no document was scored.
+        """
+        count, sections = self.metadata.shard.count, self.metadata.section_count
+        missing = [str(Shard(number, count)) for number in range(1, count + 1) if number not in self.names]
+        if missing:
+            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
             raise PLNDError(
-                f"{name}: {what} is {values[0]!r:.70}, but {values[1]!r:.70} in {first}; merge the parts of one run"
+                f"shard {', '.join(missing[:8])}{more}: no part of it; detect it, and merge all {count} parts"
             )
-    if mine.sites and theirs.sites and mine.sites != theirs.sites:
-        raise PLNDError(f"{name}: measured elsewhere in the model than {first}; merge the parts of one run")
+        if sorted(self.sections) != [*range(sections)]:
+            raise PLNDError(
+                f"{len(self.sections)} of {sections} sections of the corpus were read; detect all parts again"
+            )
+        said = self.metadata if self.measured is None else self.measured[1]
+        corpus = said.corpus.replaced(documents=self.tally.documents, tokens=self.tally.tokens)
+        in_order = [self.sections[number][1] for number in range(sections)]
+        return Part(said.replaced(corpus=corpus, sections=in_order), self.tally.totals).scores()
+
+
+def _short(metadata: PartMetadata) -> str:
+    return f"shorter than {metadata.method['min_length']} tokens"
+
+
+def _check_equal(name: str, found: Mapping[str, Any], first: str, expected: Mapping[str, Any]) -> None:
+    """Refuses a part that says otherwise than another, both with their names."""
+    for field in sorted(found.keys() | expected.keys(), key=lambda field: (field.startswith("model.widths"), field)):
+        mine, theirs = found.get(field), expected.get(field)
+        if mine != theirs:
+            what = _WORDS.get(field, field)
+            raise PLNDError(f"{name}: {what} is {mine!r:.70}, but {theirs!r:.70} in {first}; {_ADVICE}")
 
 
 def _of_the_run(metadata: PartMetadata) -> dict[str, Any]:
     """What all parts of a run say, each field by its full name."""
-    corpus, method = metadata.corpus, metadata.method
-    common = {name: value for name, value in corpus.items() if name not in _COUNTED}
-    common["skipped"] = {reason: n for reason, n in corpus.counts_skipped().items() if reason != NON_FINITE}
-    settings = {name: value for name, value in method.items() if name != "projections"}
-    said = {name: value for name, value in metadata.items() if name not in ("shard", "sites")}
-    return _flat({**said, "corpus": common, "method": settings})
+    said = {name: value for name, value in metadata.items() if name not in ("shard", "sections", "sites")}
+    said["corpus"] = {name: metadata.corpus[name] for name in ("source", "max_length")}
+    said["method"] = {name: value for name, value in metadata.method.items() if name != "projections"}
+    return _flat(said)
+
+
+def _of_what_was_measured(metadata: PartMetadata) -> dict[str, Any]:
+    """What all parts say that have documents."""
+    return {"method.projections": metadata.method.projections, "sites": metadata.sites}
+
+
+def _of_the_section(section: SectionDescription) -> dict[str, Any]:
+    """What all parts say that have read the same section; whose documents they measured aside."""
+    return {"read": section.read, "sha256": section.sha256, "short": section.short}
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {name: value}
     return {full: inner for key in value for full, inner in _flat(value[key], f"{name}.{key}".lstrip(".")).items()}
-
-
-def _check_all_there(names: Mapping[int, str], count: int) -> None:
-    """Refuses to merge less than all parts."""
-    missing = [str(Shard(number, count)) for number in range(1, count + 1) if number not in names]
-    if missing:
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        raise PLNDError(f"shard {', '.join(missing[:8])}{more}: no part of it; detect it, and merge all {count} parts")
 
 
 def _problems(metadata: PartMetadata, values: Tensor) -> Iterator[str]:

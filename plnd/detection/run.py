@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from plnd.addresses import PROJECTIONS
 from plnd.deactivation import active
 from plnd.detection.checkpoint import Checkpoint, run_settings
 from plnd.detection.config import DetectConfig
-from plnd.detection.documents import Document, SavedTokenizer, TokenizedCorpus, batched
+from plnd.detection.documents import Document, SavedTokenizer, Skipped, TokenizedCorpus, batched
 from plnd.detection.measures.choice import measure_of
 from plnd.detection.measures.official import check_official, mask_of_all, sees_all
 from plnd.detection.observer import SITES, Observer
@@ -25,6 +27,7 @@ from plnd.detection.shards import Shard
 from plnd.detection.tally import Tally
 from plnd.detection.totals import LOG_FLOOR, Totals, summarized
 from plnd.errors import PLNDError
+from plnd.io.corpus import Sections
 from plnd.io.metadata import PART, PartMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Layout
@@ -41,7 +44,7 @@ CHECKPOINT_SECONDS = 60.0
 @torch.no_grad()
 def detect(
     model: nn.Module,
-    documents: Iterable[str | Sequence[int]],
+    documents: Iterable[str | Sequence[int]] | Sections,
     config: DetectConfig | None = None,
     *,
     tokenizer: Any = None,
@@ -83,7 +86,7 @@ def detect(
 
 def detect_shard(
     model: nn.Module,
-    documents: Iterable[str | Sequence[int]],
+    documents: Iterable[str | Sequence[int]] | Sections,
     shard: Shard | str,
     config: DetectConfig | None = None,
     *,
@@ -100,7 +103,8 @@ def detect_shard(
 
     Args:
         documents: the whole corpus, as `detect` takes it: which documents are scored together, and which are the first
-            `max_documents`, depends on all of them. All are read and tokenised, a share is scored.
+            `max_documents`, depends on all of them. All are read and tokenised, a share is scored; of `Sections`,
+            without `max_documents`, only those are read that the share is from.
         shard: which one, `"3/64"` is the third of 64. It may have no document, if there are few.
         processes: those that share the work on this shard.
 
@@ -115,7 +119,7 @@ def detect_shard(
 
 def _detect(
     model: nn.Module,
-    documents: Iterable[str | Sequence[int]],
+    documents: Iterable[str | Sequence[int]] | Sections,
     shard: Shard,
     config: DetectConfig | None,
     tokenizer: Any,
@@ -135,7 +139,7 @@ def _detect(
     if config.scoring == "official":
         check_official(layout, config.max_length)
     run = _Run(layout, config, shard, processes or Processes(), None if checkpoint is None else Path(checkpoint))
-    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout)
+    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout, shard)
     with run.processes.together(), _evaluating(layout.model):
         if resume:
             run.resume()
@@ -186,23 +190,26 @@ class _Run:
     def read(self, corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
         """Takes in the whole corpus, window by window."""
         with self.observer.attached():
-            for number, window in enumerate(batched(corpus, WINDOW * self.config.batch_size)):
-                if number < self.windows:
-                    if number == self.windows - 1:
+            windows = corpus.windows(WINDOW * self.config.batch_size)
+            for place, (share, number, window) in enumerate(windows):
+                if place < self.windows:
+                    if place == self.windows - 1:
                         self._check_resumed(corpus)
                     advance(len(window))
                     continue
-                self._read_window(number, window, advance)
+                self._read_window(share, number, window, advance)
                 self._end_window(corpus)
         if self.resumed is not None:
             self._check_resumed(corpus)
         self._agree(corpus)
 
-    def _read_window(self, number: int, window: Sequence[Document], advance: Callable[[int], Any]) -> None:
-        """Measures this process's batches of a window. Which batches there are does not depend on who measures them."""
+    def _read_window(
+        self, share: Shard, number: int, window: Sequence[Document], advance: Callable[[int], Any]
+    ) -> None:
+        """Measures this process's batches of a window; which batches there are does not depend on who measures them."""
         rest = len(window)
         for index, batch in enumerate(batched(sorted(window, key=lambda d: -len(d.ids)), self.config.batch_size)):
-            if self.shard.has(number, index, self.processes.rank, self.processes.count):
+            if share.has(number, index, self.processes.rank, self.processes.count):
                 self._add(batch)
                 advance(len(batch))
                 rest -= len(batch)
@@ -243,7 +250,7 @@ class _Run:
         Raises:
             PLNDError: if they read different documents.
         """
-        digest = corpus.digest.hexdigest()
+        digest = corpus.digest
         answers = self.processes.exchange((digest, value))
         if any(other != digest for other, _ in answers):
             raise PLNDError("the processes read different documents: give each the same corpus")
@@ -291,14 +298,14 @@ class _Run:
 
     def _check_resumed(self, corpus: TokenizedCorpus) -> None:
         """Refuses to continue on another corpus than the one the checkpoint saw."""
-        if corpus.digest.hexdigest() != self.resumed:
+        if corpus.digest != self.resumed:
             raise PLNDError(f"{self.path}: the corpus has changed since; start again without --resume")
         self.resumed = None
 
     def _save(self, tally: Tally, corpus: TokenizedCorpus) -> None:
         """Saves a checkpoint, in the first process."""
         if self.processes.first and self.path is not None and self.settings is not None:
-            Checkpoint(self.settings, self.windows, tally, corpus.digest.hexdigest()).save(self.path)
+            Checkpoint(self.settings, self.windows, tally, corpus.digest).save(self.path)
             self.saved = time.monotonic()
 
     # result
@@ -310,8 +317,8 @@ class _Run:
             CorpusError: if no document of the corpus could be scored, as far as this shard can tell.
         """
         tally = self._gathered(everywhere=True)
-        part = Part.of(self._said(corpus, source, tally.totals), tally)
-        if not corpus.long_enough:
+        part = Part(self._said(corpus, source, tally), tally.totals)
+        if not corpus.long_enough and len(corpus.sections) == corpus.count:
             part.scores()  # which says why there are none
         return part
 
@@ -321,11 +328,11 @@ class _Run:
             projections = [one for one in SITES[kind] if f"{block}.{one}" in self.layout.targets]
             yield {"name": name, "width": width, "projections": projections}
 
-    def _said(self, corpus: TokenizedCorpus, source: str | None, totals: Totals) -> dict[str, Any]:
-        """What the artifact says of model, corpus and method, but for what the numbers tell."""
+    def _said(self, corpus: TokenizedCorpus, source: str | None, tally: Tally) -> PartMetadata:
         config = self.config
-        short = {f"shorter than {config.min_length} tokens": corpus.short} if corpus.short.count else {}
-        said = {
+        sites = list(self._sites(tally.totals))
+        scored = {projection for site in sites for projection in site["projections"]}
+        said: dict[str, Any] = {
             "format": PART,
             "version": PartMetadata.newest,
             "plnd": __version__,
@@ -333,14 +340,16 @@ class _Run:
             "language": config.language,
             "corpus": {
                 "source": source,
-                "sha256": corpus.digest.hexdigest(),
+                "sha256": corpus.digest,
+                "documents": tally.documents,
+                "tokens": tally.tokens,
                 "max_length": config.max_length,
-                "skipped": {reason: documents.numbers for reason, documents in short.items()},
-                "skipped_counts": {reason: documents.count for reason, documents in short.items()},
+                "skipped": {},
             },
             "method": {
                 "name": config.method,
                 "scoring": config.scoring,
+                "projections": [name for name in PROJECTIONS if name in scored],
                 "qk": config.measured_qk,
                 "epsilon": None if config.epsilon is None else float(config.epsilon),
                 "min_length": config.min_length,
@@ -350,11 +359,21 @@ class _Run:
             "dtype": str(self.layout.model.dtype).removeprefix("torch."),
             "quantisation": quantisation(self.layout.model),
             "shard": {"number": self.shard.number, "count": self.shard.count},
-            "read": corpus.read,
+            "section_count": corpus.count,
+            "sections": [
+                {
+                    "number": number,
+                    "read": section.read,
+                    "sha256": section.digest.hexdigest(),
+                    "short": asdict(section.short),
+                    "non_finite": asdict(tally.non_finite.get(number, Skipped())),
+                }
+                for number, section in corpus.sections.items()
+            ],
             "weights": "" if self.settings is None else self.settings["weights"],
             "window": WINDOW,
-            "sites": list(self._sites(totals)),
+            "sites": sites,
         }
         if self.deactivated:  # these are the numbers of the model without them
             said["deactivated"] = self.deactivated
-        return said
+        return PartMetadata.of(said)

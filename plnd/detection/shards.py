@@ -35,6 +35,18 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
+    def within(self, section: int, sections: int) -> Shard | None:
+        """Its share of one of a corpus's sections, None if it need not read it.
+
+        Sections go round, one to each shard; where there are fewer than shards, several share one.
+        """
+        place = self.number - 1
+        if sections >= self.count:
+            return Shard() if section % self.count == place else None
+        if place % sections != section:
+            return None
+        return Shard(place // sections + 1, len(range(section, self.count, sections)))
+
     def has(self, window: int, batch: int, rank: int = 0, processes: int = 1) -> bool:
         """Whether a window's batch is this shard's, and within it this process's.
 

@@ -18,13 +18,13 @@ class Tally:
     Attributes:
         documents: how many were scored.
         tokens: how many they have together.
-        non_finite: documents that gave a number that is not finite, and were left out.
+        non_finite: section to documents that gave a number that is not finite, and were left out.
         totals: the numbers of every neuron; empty, without a site, as long as no batch was measured.
     """
 
     documents: int = 0
     tokens: int = 0
-    non_finite: Skipped = field(default_factory=Skipped)
+    non_finite: dict[int, Skipped] = field(default_factory=dict)
     totals: Totals = field(default_factory=lambda: Totals.empty({}))
 
     def add(self, batch: list[Document], finite: list[bool], values: Tensor, widths: dict[str, int]) -> None:
@@ -39,7 +39,9 @@ class Tally:
         scored = [document for document, good in zip(batch, finite, strict=True) if good]
         self.documents += len(scored)
         self.tokens += sum(len(document.ids) for document in scored)
-        self.non_finite.add(document.number for document, good in zip(batch, finite, strict=True) if not good)
+        for document, good in zip(batch, finite, strict=True):
+            if not good:
+                self._left_out(document.section).add([document.number])
         self._expect(widths, values.device)
         self.totals.add(values)
 
@@ -47,10 +49,14 @@ class Tally:
         """Takes in what was found in other documents."""
         self.documents += other.documents
         self.tokens += other.tokens
-        self.non_finite.merge(other.non_finite)
+        for section, left_out in other.non_finite.items():
+            self._left_out(section).merge(left_out)
         if other.totals.widths:
             self._expect(other.totals.widths, other.totals.values.device)
             self.totals.add(other.totals.values)
+
+    def _left_out(self, section: int) -> Skipped:
+        return self.non_finite.setdefault(section, Skipped())
 
     def _expect(self, widths: dict[str, int], device: torch.device) -> None:
         if not self.totals.widths:

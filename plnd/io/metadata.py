@@ -107,12 +107,38 @@ class SiteDescription(Record):
     projections: list[str]
 
 
+class SkippedDescription(Record):
+    """Documents that were not scored for one reason: how many, and the numbers of the first of them."""
+
+    count: Count
+    numbers: list[Count]
+
+
+class SectionDescription(Record):
+    """What one shard met in one section of a corpus.
+
+    Attributes:
+        number: of the section, from 0.
+        read: documents, whatever became of them.
+        sha256: of the tokens of those that are long enough.
+        short: those that are not.
+        non_finite: those of this shard's share that gave numbers that are not finite.
+    """
+
+    number: Count
+    read: Count
+    sha256: str
+    short: SkippedDescription
+    non_finite: SkippedDescription
+
+
 class PartMetadata(ScoresMetadata):
     """What a part of scores says: of its corpus the documents and tokens that its own shard scored.
 
     Attributes:
         shard: which part of how many it is.
-        read: documents of the whole corpus, whatever became of them.
+        section_count: sections of the whole corpus.
+        sections: those that were read for this part.
         weights: digest of the model's weights, which its name does not say.
         window: batches whose documents were sorted by length together.
         sites: whose numbers follow one another in the part.
@@ -123,7 +149,8 @@ class PartMetadata(ScoresMetadata):
     newest = 1
 
     shard: ShardDescription
-    read: Count
+    section_count: Count
+    sections: list[SectionDescription]
     weights: str
     window: Count
     sites: list[SiteDescription]
