@@ -79,6 +79,7 @@ def main(folder: Path) -> None:
 
     own.mkdir()
     run("plain")
+    (own / "sent").write_text(str(processes.sent))
     run("epsilon", config=replace(CONFIG, epsilon=EPSILON))
     run("resumed", checkpoint=folder / "left_by_one", resume=True)
     fail("stopped", lambda: run("no", stopped(CorpusError("enough")), checkpoint=folder / "left_by_two"))
