@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -99,7 +98,7 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
         disable_progress_bars()
     if processes.count > 1 and (pipe := next(iter(pipes(args.corpus)), None)):
         raise PLNDError(f"{pipe}: a pipe, which {processes.count} processes cannot all read; write a file")
-    documents = _documents(args, config, shard)
+    documents = _documents(args, config, shard, processes)
     Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
     tokenizer = load_tokenizer(args.model, **model_source(args))
     device = args.device if processes.device is None else str(processes.device)
@@ -124,13 +123,15 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
         print(f"{args.output}: {which}{describe_corpus(found.metadata.corpus)}; sha256 {digest}")
 
 
-def _documents(args: argparse.Namespace, config: DetectConfig, shard: Shard | None) -> Iterator[str] | Sections:
+def _documents(
+    args: argparse.Namespace, config: DetectConfig, shard: Shard | None, processes: Processes
+) -> Iterator[str] | Sections:
     """The corpus, in sections where it has some and all of it counts; on one line, what a shard reads of it."""
     from plnd.io.corpus import read_sections
 
     whole = config.max_documents is not None or args.format is not None
     sections = None if whole else read_sections(args.corpus, args.text_field)
-    speaks = shard is not None and os.environ.get("RANK", "0") == "0"
+    speaks = shard is not None and processes.first
     if sections is None:
         if speaks:
             print(f"shard {shard}: reads the whole corpus and scores its share", file=sys.stderr)

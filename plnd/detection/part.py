@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -231,19 +232,18 @@ class _Whole:
             CorpusError: if no document was scored.
         """
         count, sections = self.metadata.shard.count, self.metadata.section_count
-        missing = [str(Shard(number, count)) for number in range(1, count + 1) if number not in self.names]
-        if missing:
-            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-            raise PLNDError(
-                f"shard {', '.join(missing[:8])}{more}: no part of it; detect it, and merge all {count} parts"
-            )
-        if sorted(self.sections) != [*range(sections)]:
+        if missing := count - len(self.names):
+            first = islice((n for n in range(1, count + 1) if n not in self.names), 8)
+            named = ", ".join(str(Shard(number, count)) for number in first)
+            more = f" and {missing - 8} more" if missing > 8 else ""
+            raise PLNDError(f"shard {named}{more}: no part of it; detect it, and merge all {count} parts")
+        if len(self.sections) != sections:
             raise PLNDError(
                 f"{len(self.sections)} of {sections} sections of the corpus were read; detect all parts again"
             )
         said = self.metadata if self.measured is None else self.measured[1]
         corpus = said.corpus.replaced(documents=self.tally.documents, tokens=self.tally.tokens)
-        in_order = [self.sections[number][1] for number in range(sections)]
+        in_order = [section for _, (_, section) in sorted(self.sections.items())]
         return Part(said.replaced(corpus=corpus, sections=in_order), self.tally.totals).scores()
 
 
@@ -286,9 +286,17 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def _problems(metadata: PartMetadata, values: Tensor) -> Iterator[str]:
     """What in a part cannot be, in words."""
-    shard, documents = metadata.shard, metadata.corpus.documents
+    documents = metadata.corpus.documents
+    shard, sections = Shard(metadata.shard.number, metadata.shard.count), [each.number for each in metadata.sections]
     if not 1 <= shard.number <= shard.count:
-        yield f"metadata says shard {shard.number}/{shard.count}"
+        yield f"metadata says shard {shard}"
+    elif len(set(sections)) < len(sections) or any(
+        number >= metadata.section_count or shard.within(number, metadata.section_count) is None for number in sections
+    ):
+        yield f"metadata says that shard {shard} read sections {sections!r:.60} of {metadata.section_count}"
+    for skipped in (skipped for each in metadata.sections for skipped in (each.short, each.non_finite)):
+        if skipped.count < len(skipped.numbers):
+            yield f"metadata counts {skipped.count} skipped documents and names more"
     for site in metadata.sites:
         block, _, _ = site.name.rpartition(".")
         for projection in site.projections:

@@ -265,6 +265,9 @@ def test_nothing_to_score(windows):
         (lambda said, values: said.update(version=2), "format version 2, but this plnd reads up to 1"),
         (lambda said, values: said.pop("sites"), "metadata field sites is missing"),
         (lambda said, values: said["shard"].update(number=9), "metadata says shard 9/7"),
+        (lambda said, values: said["sections"].append(said["sections"][0]), " read sections [0, 0] of 1"),
+        (lambda said, values: said["sections"][0].update(number=1), " read sections [1] of 1"),
+        (lambda said, values: said["sections"][0]["short"].update(count=0), "counts 0 skipped documents and names"),
         (lambda said, values: said["sites"][0].update(width=3), "neurons, but 'o_proj' has others"),
         (lambda said, values: said["sites"].pop(), "values of shape [8, "),
         (lambda said, values: said["corpus"].update(documents=0), "0 documents and "),
@@ -273,7 +276,21 @@ def test_nothing_to_score(windows):
         (lambda said, values: values.__setitem__((1, 3), 0.5), "ranks that no neuron can have"),
         (lambda said, values: values.__setitem__((1, 3), 1e9), "ranks that no neuron can have"),
     ],
-    ids=["newer", "a field", "shard", "width", "sites", "documents", "negative", "nan", "half a rank", "rank"],
+    ids=[
+        "newer",
+        "a field",
+        "shard",
+        "twice",
+        "section",
+        "count",
+        "width",
+        "sites",
+        "documents",
+        "negative",
+        "nan",
+        "half a rank",
+        "rank",
+    ],
 )
 def test_damaged_parts(seven, tmp_path, change, wording):
     """What cannot be is refused in one line with the file's name."""
