@@ -24,6 +24,7 @@ from plnd.io import artifact
 from plnd.io.files import write_bytes
 from plnd.io.metadata import SCORES, CorpusDescription, PartMetadata, ScoresMetadata, SectionDescription
 from plnd.neurons.scores import Scores
+from plnd.numbers import is_whole
 
 NON_FINITE = "non-finite importance"
 """Why a document that was measured is left out."""
@@ -70,7 +71,7 @@ class Part:
         """
         said, corpus = self.metadata, self._corpus()
         if not corpus.documents:
-            counts, minimum = corpus.counts_skipped(), said.method["min_length"]
+            counts = corpus.counts_skipped()
             raise CorpusError(
                 f"{corpus.source or 'corpus'}: no document to score among {sum(each.read for each in said.sections)}"
                 f" ({counts.get(_short(said), 0)} {_short(said)}, {counts.get(NON_FINITE, 0)} with {NON_FINITE})"
@@ -302,6 +303,11 @@ def _problems(metadata: PartMetadata, values: Tensor) -> Iterator[str]:
         for projection in site.projections:
             if metadata.model.widths.get(f"{block}.{projection}") != site.width:
                 yield f"metadata gives {site.name!r:.60} {site.width} neurons, but {projection!r:.60} has others"
+    scored = {projection for site in metadata.sites for projection in site.projections}
+    if len({site.name for site in metadata.sites}) < len(metadata.sites) or scored != {*metadata.method.projections}:
+        yield "metadata names sites twice, or others than its projections"
+    if not is_whole(metadata.method.get("min_length")):
+        yield "metadata does not say min_length"
     neurons = sum(site.width for site in metadata.sites)
     if values.shape != (ROWS, neurons):
         yield f"values of shape {list(values.shape)}, expected [{ROWS}, {neurons}]"
@@ -309,10 +315,8 @@ def _problems(metadata: PartMetadata, values: Tensor) -> Iterator[str]:
         yield f"{documents} documents and {neurons} neurons"
     elif neurons:
         minimum, worst_rank, total, _, squares = values[:NUMBERS]
-        highest = torch.tensor([site.width for site in metadata.sites]).repeat_interleave(
-            torch.tensor([site.width for site in metadata.sites])
-        )
+        widths = torch.tensor([site.width for site in metadata.sites])
         if not torch.isfinite(values).all() or min(map(torch.min, (minimum, worst_rank, total, squares))) < 0:
             yield "values that are negative or not finite"
-        elif (worst_rank >= highest).any() or (worst_rank != worst_rank.round()).any():
+        elif (worst_rank >= widths.repeat_interleave(widths)).any() or (worst_rank != worst_rank.round()).any():
             yield "ranks that no neuron can have"

@@ -317,6 +317,8 @@ class _Run:
             CorpusError: if no document of the corpus could be scored, as far as this shard can tell.
         """
         tally = self._gathered(everywhere=True)
+        if not tally.documents:  # all that was measured was left out
+            tally.totals = Totals.empty({})
         part = Part(self._said(corpus, source, tally), tally.totals)
         if not corpus.long_enough and len(corpus.sections) == corpus.count:
             part.scores()  # which says why there are none

@@ -251,12 +251,15 @@ def test_a_part_is_no_scores(seven, tmp_path):
         merge([path])
 
 
-def test_nothing_to_score(windows):
+def test_nothing_to_score(windows, tmp_path):
     """Where no document is long enough every shard says so; where none gives finite numbers, the merge does."""
     with pytest.raises(CorpusError, match=r"corpus: no document to score among 2 \(2 shorter than 4 tokens, 0 with"):
         detect_shard(model(), [[5], [6]], "1/2", SMALL)
     with pytest.raises(CorpusError, match=r"here: no document to score among 3 \(1 shorter than 4 tokens, 2 with"):
         merge(in_parts(2, [[5], [BAD] * 9, [BAD] * 4]))
+    (empty,) = in_parts(1, [[5], [BAD] * 9])
+    empty.save(tmp_path / "empty.part")
+    assert Part.load(tmp_path / "empty.part").metadata == empty.metadata
 
 
 @pytest.mark.parametrize(
@@ -270,6 +273,8 @@ def test_nothing_to_score(windows):
         (lambda said, values: said["sections"][0]["short"].update(count=0), "counts 0 skipped documents and names"),
         (lambda said, values: said["sites"][0].update(width=3), "neurons, but 'o_proj' has others"),
         (lambda said, values: said["sites"].pop(), "values of shape [8, "),
+        (lambda said, values: said["sites"].append(said["sites"][0]), "metadata names sites twice, or others than"),
+        (lambda said, values: said["method"].pop("min_length"), "metadata does not say min_length"),
         (lambda said, values: said["corpus"].update(documents=0), "0 documents and "),
         (lambda said, values: values.__setitem__((0, 3), -1), "values that are negative or not finite"),
         (lambda said, values: values.__setitem__((3, 3), np.nan), "values that are negative or not finite"),

@@ -15,8 +15,9 @@ import torch
 import two_processes
 from plnd.commands.main import main
 from plnd.demo_data import demo_model
+from plnd.detection.part import merge
 from plnd.detection.processes import Processes
-from plnd.detection.run import detect
+from plnd.detection.run import detect, detect_shard
 from plnd.errors import CorpusError, PLNDError
 from plnd.neurons.scores import Scores
 from two_processes import CONFIG, EPSILON, STOPPED_AT, documents, model, small_windows, stopped
@@ -105,6 +106,15 @@ def test_a_killed_worker_costs_the_work_since_the_last_checkpoint(tmp_path, one_
     assert scores == [(tmp_path / "one").read_bytes()] * 2
     before_the_kill = 2 * 3  # batches, in whole windows
     assert sum(int((tmp_path / f"passes{rank}").read_text()) for rank in (0, 1)) == 12 - before_the_kill
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_shard(folder):
+    """Both have the part, which goes with the parts of one process."""
+    (part,) = both(folder, "shard")
+    with small_windows():
+        others = [detect_shard(model(), documents(), shard, CONFIG) for shard in ("1/3", "3/3")]
+    assert part and merge([*others, folder / "rank0" / "shard"]).digest == alone().digest
 
 
 @pytest.mark.slow
