@@ -46,8 +46,8 @@ WORDS = dict(
     solve_attn="attention of task-solving blocks", solve_ffn="feed-forward of task-solving blocks",
     specific="language-specific", without_english="without those of English",
     without_shared="without those all languages share", bits_per_byte="bits per byte", exact_match="exact match",
-    acc="accuracy", f1="F1", rougeL="ROUGE-L", contains="contains the answer", lora="LoRA", full="all parameters",
-    neurons="language neurons", random="random neurons",
+    acc="accuracy", f1="F1", rougeL="ROUGE-L", contains="contains the answer", plnd="PLND", lape="LAPE", lora="LoRA",
+    full="all parameters", neurons="language neurons", random="random neurons",
 )  # fmt: skip
 NO_LETTERS = ("Last Resort",)
 """Fonts that have a box for every letter."""

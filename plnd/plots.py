@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LINE = 32
+"""Letters of a line along a vertical axis."""
 SMALLEST = 1e-4
 """The smallest value on logarithmic axes."""
 Stages = tuple[int, int]
@@ -104,11 +107,12 @@ def plot_lines(
     places: Sequence[str] | None = None,
     along: str | None = None,
     stages: Stages | None = None,
+    passed: bool = False,
     per_row: int | None = None,
     columns: int = 2,
 ) -> None:
     """Writes `draw_lines`."""
-    options: dict[str, Any] = {"stacked": stacked, "places": places, "along": along, "stages": stages}
+    options: dict[str, Any] = {"stacked": stacked, "places": places, "along": along, "stages": stages, "passed": passed}
     write(draw_lines(panels, label, **options, per_row=per_row, columns=columns), path)
 
 
@@ -120,6 +124,7 @@ def draw_lines(
     places: Sequence[str] | None = None,
     along: str | None = None,
     stages: Stages | None = None,
+    passed: bool = False,
     per_row: int | None = None,
     columns: int = 2,
     from_zero: bool = False,
@@ -134,6 +139,7 @@ def draw_lines(
         places: what the values stand for, where not for blocks.
         along: label of the horizontal axis (default: block, or none with `places`).
         stages: N1 and N2, to be marked.
+        passed: values stand behind so many blocks, the first one before all of them.
         per_row: panels beside each other (default: as many as fit).
         columns: of the page.
         from_zero: vertical axes begin at zero.
@@ -152,8 +158,8 @@ def draw_lines(
                     shown[name] = axis.bar(range(len(values)), values, bottom=below, width=1, **filling(n))
                     below = below + values
                 else:
-                    (shown[name],) = axis.plot(values, **look(n))
-            axis.set_title(in_words(title))
+                    (shown[name],) = axis.plot(values, markevery=1 + len(values) // 20, **look(n))
+            axis.set_title(in_words(title), pad=6 if stages is None else 11)
             if places is None:
                 axis.xaxis.get_major_locator().set_params(integer=True)
             else:
@@ -161,7 +167,7 @@ def draw_lines(
             if from_zero:
                 axis.set_ylim(bottom=0)
             if stages is not None:
-                _mark(axis, stages, len(next(iter(curves.values()))))
+                _mark(axis, stages, len(next(iter(curves.values()))) - passed, 0.0 if passed else -0.5)
         _label(axes, list(panels), labels, along or ("block" if places is None else ""), apart)
         _legend(figure, shown, columns)
     return figure
@@ -221,7 +227,7 @@ def draw_points(
             for name, points in found.items():
                 n = names.index(name)
                 ends = np.abs(np.stack([points.values - points.low, points.high - points.values]))
-                beside = 1.05 ** (n - (len(names) - 1) / 2)
+                beside = 1.0 if len(points.along) > 1 or len(found) == 1 else 1.08**n
                 shown[name] = axis.errorbar(
                     points.along * beside, points.values, ends, capsize=1.5, elinewidth=0.7, **look(n)
                 )
@@ -283,11 +289,12 @@ def draw_bars(
             axis.axvline(0, color="0.25", linewidth=0.6)
             axis.set_yticks(range(len(places)), words)
             axis.invert_yaxis()
+            axis.margins(y=0.02)
             axis.set_xlabel(label)
         else:
             axis.axhline(0, color="0.25", linewidth=0.6)
             axis.set_xticks(range(len(places)), words)
-            axis.set_ylabel(label)
+            axis.set_ylabel(fill(label, LINE))
         figure.legend(loc="outside lower center", frameon=False, ncols=shortest_rows(map(in_words, values), columns))
     return figure
 
@@ -374,30 +381,20 @@ def _label(axes: Any, titles: Sequence[str], labels: Mapping[str, str], along: s
     across, lines = axes.shape[1], axes.shape[0]
     for n, title in enumerate(titles):
         if n % across == 0 or labels[title] != labels[titles[n - 1]]:
-            shown[title].set_ylabel(labels[title])
+            shown[title].set_ylabel(fill(labels[title], LINE))
         if n + across >= len(titles) or n // across == lines - 1:
             shown[title].set_xlabel(along)
 
 
-def _mark(axis: Axes, stages: Stages, blocks: int) -> None:
-    """Lines behind the blocks that understand and before those that generate."""
-    for name, count, place, side in (
-        ("N1", stages[0], stages[0] - 0.5, "right"),
-        ("N2", stages[1], blocks - stages[1] - 0.5, "left"),
-    ):
-        if 0 < count < blocks:
-            axis.axvline(place, color="0.4", linestyle=(0, (2, 2)), linewidth=0.8, zorder=0)
-            axis.annotate(
-                f"{name} = {count}",
-                (place, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(-2 if side == "right" else 2, -1),
-                textcoords="offset points",
-                ha=side,
-                va="top",
-                fontsize=6,
-                color="0.3",
-            )
+def _mark(axis: Axes, stages: Stages, blocks: int, shift: float) -> None:
+    """Lines behind the blocks that understand and before those that generate, their numbers above."""
+    places = (("N1", stages[0], stages[0] + shift, "right"), ("N2", stages[1], blocks - stages[1] + shift, "left"))
+    for name, count, place, side in places:
+        if not 0 < count < blocks:
+            continue
+        axis.axvline(place, color="0.4", linestyle=(0, (2, 2)), linewidth=0.8, zorder=0)
+        above = {"xycoords": ("data", "axes fraction"), "xytext": (0, 1), "textcoords": "offset points"}
+        axis.annotate(f"{name} = {count}", (place, 1), **above, ha=side, va="bottom", fontsize=6, color="0.3")
 
 
 def _legend(figure: Figure, shown: Mapping[str, Any], columns: int) -> None:

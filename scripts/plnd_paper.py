@@ -4,8 +4,9 @@
     python scripts/plnd_paper.py table2 demo-experiment --output table2
 
 prints the table and writes `table2.csv` and, where there is something to draw, `table2.png`, or --plot FILE.pdf or
-.svg, as wide as one column of a paper's page or two (--columns). Tables read the folder that `plnd experiment` left behind and cost a read; figures read its neurons, or neurons artifacts named one by one.
-docs/experiments.md has the command of each.
+.svg, as wide as one column of a paper's page or two (--columns). Tables read the folder that `plnd experiment` left
+behind and cost a read; figures read its neurons, or neurons artifacts named one by one. docs/experiments.md has the
+command of each.
 """
 
 from __future__ import annotations
@@ -462,8 +463,8 @@ def figure4(args: argparse.Namespace) -> None:
     """What training a language's neurons on a few hundred documents changes, by benchmark: Figure 4.
 
     Scores of the trained models, each in its own language and in English, averaged over the languages; as many random
-    neurons, LoRA and full training are on the paper's 400 documents (`enhancement.compared`). Intervals are those of
-    the change from the original, at 95 %; the dashed line is the original.
+    neurons, LoRA and full training are on the paper's 400 documents (`enhancement.compared`). Drawn are changes from
+    the original, with their 95 % intervals, so that all benchmarks are on one scale.
     """
     folder = Folder(args.inputs[0])
     settings, rows = folder.settings, []
@@ -483,14 +484,13 @@ def figure4(args: argparse.Namespace) -> None:
                 for number, one in zip(numbers, found, strict=True):
                     print(gain_line(f"{state:<10}{number:>10}", one, metric))
                     rows.append(gain_row(folder, title, metric, state, number, where, one))
-                values, low, high = (
-                    np.array([one.original + getattr(one.change, end) for one in found])
-                    for end in ("value", "low", "high")
-                )
-                panels[title][state] = Points(np.array(numbers, dtype=float), values, low, high)
-            levels[title] = found[0].original
-            labels[title] = "bits per byte (less is better)" if metric == BITS else "score (%)"
-            print(f"  {'original':<20}{levels[title]:>9.{digits(metric)}f}\n")
+                parts = [[getattr(one.change, end) for one in found] for end in ("value", "low", "high")]
+                panels[title][state] = Points(np.array(numbers, dtype=float), *map(np.array, parts))
+            levels[title] = 0.0
+            labels[title] = (
+                "change of bits per byte (less is better)" if metric == BITS else "change of score (points of %)"
+            )
+            print(f"  {'original':<20}{found[0].original:>9.{digits(metric)}f}\n")
         path = picture(args, "english" if english else "")
         options: dict[str, Any] = {"levels": levels, "level": "original model", "columns": args.columns}
         plot_points(panels, path, labels, "documents trained on", **options)
@@ -597,7 +597,8 @@ def draw_lens(
     args: argparse.Namespace, panels: Mapping[str, Mapping[str, np.ndarray]], per_row: int | None = None
 ) -> None:
     """Draws curves over blocks, in per cent; N1 and N2 are marked where they are given."""
-    options: dict[str, Any] = {"along": "blocks passed", "stages": stages_of(args), "columns": args.columns}
+    options: dict[str, Any] = {"along": "blocks passed", "passed": True, "columns": args.columns}
+    options["stages"] = stages_of(args)
     plot_lines(panels, picture(args), "share (%)", per_row=per_row if args.columns == 2 else None, **options)
 
 

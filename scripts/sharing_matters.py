@@ -23,10 +23,12 @@ import numpy as np
 from lm_eval_plnd.experiments.report.note import write_note
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes, write_csv
-from plnd.plots import plot_lines
+from plnd.plot_style import check_plot, in_words
+from plnd.plots import plot_bars, plot_lines
 from plnd.roles.roles import ROLES, Roles
 
 Panels = Mapping[str, Mapping[str, np.ndarray]]
+Label = str | Mapping[str, str]
 LABELS = [role.replace("_", "-") for role in ROLES]
 SHARES = "0.05,0.15,0.25,0.75"
 
@@ -144,9 +146,10 @@ def figure9(args: argparse.Namespace) -> tuple[Panels, str]:
     return panels, "% of the top 5 %"
 
 
-def figure10(args: argparse.Namespace) -> tuple[Panels, str]:
+def figure10(args: argparse.Namespace) -> tuple[Panels, Label]:
     """Mean and total contribution (eq. 9) of each role, mean over languages: Figures 10 and 24."""
     panels: dict[str, Mapping[str, np.ndarray]] = {}
+    labels: dict[str, str] = {}
     for path in args.inputs:
         found = scores(path)
         languages = list(dict.fromkeys(language for language, _ in found))
@@ -155,9 +158,10 @@ def figure10(args: argparse.Namespace) -> tuple[Panels, str]:
             for role, label in zip(ROLES, LABELS, strict=True):
                 rows = [column(found[language, role], f"contribution_{kind}") for language in languages]
                 values[label] = np.nanmean(rows, axis=0) * (100 if kind == "total" else 1e4)
-            unit = "%" if kind == "total" else "1e-4"
-            panels[f"{Path(path).name.partition('.')[0]}: {kind} ({unit})"] = values
-    return panels, "contribution score"
+            unit = "%" if kind == "total" else "10⁻⁴"
+            title = f"{Path(path).name.partition('.')[0]}: {kind} ({unit})"
+            panels[title], labels[title] = values, f"{kind} contribution ({unit})"
+    return panels, labels
 
 
 def figure11(args: argparse.Namespace) -> tuple[Panels, str]:
@@ -198,7 +202,9 @@ def table1(args: argparse.Namespace) -> None:
         for name, place in (("maximum", 2), ("minimum", 3))
     }
     languages = list(dict.fromkeys(row[0] for row in rows))
-    plot_lines(panels, f"{args.output}.png", "effective score", places=languages)
+    for name, bars in panels.items():
+        path = picture(args, "" if name == "maximum" else name)
+        plot_bars(bars, languages, path, f"{name} of effective scores", columns=args.columns)
 
 
 def table2(args: argparse.Namespace) -> None:
@@ -241,7 +247,9 @@ def table2(args: argparse.Namespace) -> None:
         title: {name: 100 * np.array(done[name]["score"]) for name, _ in settings[:1] + settings[low:high]}
         for title, low, high in (("by role", 1, 5), ("random", 5, 5 + len(shares)))
     }
-    plot_lines(panels, f"{args.output}.png", f"{metric or 'score'} (%)", places=roles.languages)
+    for title, bars in panels.items():
+        path = picture(args, "" if title == "by role" else "random")
+        plot_bars(bars, list(roles.languages), path, f"{in_words(metric or 'score')} (%)", columns=args.columns)
 
 
 def row_of(name: str, found: Mapping[str, Any]) -> str:
@@ -315,7 +323,13 @@ def evaluator(
     return metric, evaluate
 
 
-def drawn(make: Callable[[argparse.Namespace], tuple[Panels, str]]) -> Callable[[argparse.Namespace], None]:
+def picture(args: argparse.Namespace, name: str = "") -> Path:
+    """Where a picture goes: --plot, or beside the table; of several, the name is in it."""
+    path = Path(args.plot or f"{args.output}.png")
+    return path.with_name(f"{path.stem}_{name}{path.suffix}") if name else path
+
+
+def drawn(make: Callable[[argparse.Namespace], tuple[Panels, Label]]) -> Callable[[argparse.Namespace], None]:
     """A figure printed, written as CSV and drawn."""
 
     def run(args: argparse.Namespace) -> None:
@@ -327,11 +341,14 @@ def drawn(make: Callable[[argparse.Namespace], tuple[Panels, str]]) -> Callable[
             for block, value in enumerate(values)
         ]
         for title, curves in panels.items():
-            print(f"{title} ({label})\n{'block':<6}" + "".join(f"{name:>16}" for name in curves))
+            print(
+                f"{title} ({label if isinstance(label, str) else label[title]})\n{'block':<6}"
+                + "".join(f"{name:>16}" for name in curves)
+            )
             for block, values in enumerate(zip(*curves.values(), strict=True)):
                 print(f"{block:<6}" + "".join(f"{value:>16.3f}" for value in values))
         write_csv(f"{args.output}.csv", ("panel", "curve", "block", "value"), rows)
-        plot_lines(panels, f"{args.output}.png", label, stacked=make is figure9)
+        plot_lines(panels, picture(args), label, stacked=make is figure9, columns=args.columns)
 
     return run
 
@@ -347,6 +364,8 @@ def main() -> None:
         )
         command.add_argument("inputs", nargs="+", help="what `plnd roles` wrote: --output, for scores --attribution")
         command.add_argument("--output", required=True, help="beginning of the names of the files to write")
+        command.add_argument("--plot", help="picture to write, .pdf, .svg or .png (default: OUTPUT.png)")
+        command.add_argument("--columns", type=int, choices=(1, 2), default=2, help="of a paper's page (default: 2)")
         command.set_defaults(run=drawn(make) if make in figures else make)
         if make is figure7:
             command.add_argument("--language", default="de", help="whose shared neurons are counted (default: de)")
@@ -371,6 +390,8 @@ def main() -> None:
             command.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
+        if args.plot:
+            check_plot(args.plot)
         args.run(args)
         write_note(args.output, args.inputs)
     except PLNDError as error:
