@@ -85,7 +85,7 @@ def tasks_of(benchmark: str, table: dict) -> list[str]:
     if benchmark != "mzsre":
         return names(f"plnd_{benchmark}", table[benchmark])
     others = [language for language in table["mzsre"] if language != "en"]
-    return names("plnd_mzsre_en", others) + [f"plnd_mzsre_{other}_en" for other in others]
+    return names("plnd_mzsre_en", ["en", *others]) + [f"plnd_mzsre_{other}_en" for other in others]
 
 
 def test_task_names(manager, table):
