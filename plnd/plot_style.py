@@ -26,7 +26,7 @@ HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++", "oo")
 """What tells names apart where there is no colour at all: of curves, points and bars."""
 WIDTHS = {1: 3.25, 2: 6.75}
 """Inches of a picture over one column or two, the usual ones of a paper."""
-RESOLUTION = 300
+RESOLUTION = 200
 """Dots an inch, of PNG."""
 FORMS = ("png", "svg", "pdf")
 

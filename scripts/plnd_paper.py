@@ -75,7 +75,7 @@ def figure3(args: argparse.Namespace) -> None:
     if args.queries:
         kinds = {"active": active_of(args, sets), **kinds}
     rows = [
-        (name, projection, block, *(float(of[name][projection][block]) for of in kinds.values()))
+        (name, projection, block, *(of[name][projection][block].item() for of in kinds.values()))
         for name, by_projection in kinds["neurons"].items()
         for projection, values in by_projection.items()
         for block in range(len(values))

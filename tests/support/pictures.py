@@ -45,6 +45,8 @@ def curves(figure: Figure) -> dict[tuple[str, str], list[float]]:
     names, found = legend(figure), {}
     for axis in figure.axes:
         for line in axis.get_lines():
+            if line.get_gid() == "stage":  # N1 or N2
+                continue
             assert list(line.get_xdata()) == list(range(len(line.get_ydata())))
             found[axis.get_title(), names[to_hex(line.get_color())]] = [float(y) for y in line.get_ydata()]
     return found
