@@ -125,7 +125,7 @@ def active_of(args: argparse.Namespace, sets: Mapping[str, NeuronSet]) -> dict[s
         scores = Scores.load(folder / NEURONS / f"{language}.scores.safetensors")
         options = {**settings.detection_of(language), "max_documents": args.max_documents}
         config = DetectConfig(language=language, **options)
-        queries = read_documents(expand(args.queries.replace("{language}", language)))
+        queries = read_documents(args.queries.replace("{language}", language))
         found[language] = mean_active(model, queries, neurons, scores, config, tokenizer=tokenizer, progress=True)
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -183,6 +184,8 @@ def train(tuning: Tuning, settings: Settings, output: Path) -> nn.Module:
         **measured,
     }
     folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # Trainer makes the folder, though it is told to write none
+        (folder / "checkpoints").rmdir()
     write_bytes((json.dumps(facts, indent=2) + "\n").encode(), folder / "training.json")
     trained.config.use_cache = True
     return trained.to(getattr(torch, model["dtype"])) if tuning.state == "full" else trained

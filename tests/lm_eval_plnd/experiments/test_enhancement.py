@@ -15,6 +15,8 @@ from lm_eval_plnd.experiments.conditions import Setting
 from lm_eval_plnd.experiments.enhancement import Tuning, tunings, write_documents
 from lm_eval_plnd.experiments.gains import gain
 from lm_eval_plnd.experiments.run import experiment, load_tasks
+from lm_eval_plnd.experiments.settings import load_settings
+from plnd.demo_data import demo_corpus
 from plnd.errors import PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from programs import run_script
@@ -25,6 +27,7 @@ TEXT = {
     "model": {"max_length": 64, "add_bos_token": False},
     "limit": 2,
 }
+SETTINGS = Path(__file__).resolve().parents[3] / "scripts" / "settings"
 FEW = {"documents": [2], "compared": 3, "max_length": 16, "batch_size": 2}
 TINY = {"tasks": {"text": TEXT}, "experiments": ["figure4", "table6"], "enhancement": {**FEW, "low": ["zh"]}}
 
@@ -58,6 +61,16 @@ def test_items_are_the_papers_that_there_are(tiny):
     }
     assert by_language["zh"]["reasoning"] == {"en": "m_en", "zh": "m_zh"}
     assert tiny(**TINY).experiments == {"figure4": ["text"], "table6": ["text"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "models"),
+    [("mistral-7b-v0.1", 153), ("gemma-3-270m", 18), ("qwen2.5-coder-0.5b", 18)],
+)
+def test_the_settings_that_come_with_plnd(name, models):
+    """As many models as their comments say: of Mistral (5 × 7 + 4 × 4) × 3 seeds."""
+    settings = load_settings(SETTINGS / f"{name}-enhancement.yaml")
+    assert len(tunings(settings)) == models
 
 
 @pytest.mark.parametrize(
@@ -157,6 +170,12 @@ def test_a_run(finished, tmp_path, capsys):
     assert shown["lora", "3", "its own language"] == pytest.approx(moved.value)
     assert {(r["state"], r["in"]) for r in table(tmp_path / "table6.csv")} >= {("random", "zh"), ("full", "en")}
     assert (tmp_path / "figure4_english.svg").is_file() and (tmp_path / "table6_text.svg").is_file()
+    queries = demo_corpus("detect") / "corpora" / "{language}.jsonl"
+    options = ("--output", tmp_path / "figure3", "--queries", queries, "--max-documents", 3)
+    run_script("plnd_paper", "figure3", finished, *options)
+    counts = [(float(row["active"]), int(row["neurons"])) for row in table(tmp_path / "figure3.csv")]
+    assert 0 < sum(active for active, _ in counts) < sum(size for _, size in counts)
+    assert all(active <= size for active, size in counts) and (tmp_path / "figure3_set.png").is_file()
     before = (finished / "enhancement.csv").read_bytes()
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)

@@ -59,6 +59,14 @@ def test_commands(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("name", "languages"), [("demo", 6), ("bloomz-7b1", 10)])
+def test_the_settings_that_come_with_plnd(name, languages):
+    """All four kinds of input, for all tables and figures."""
+    folder = Path(__file__).resolve().parents[3] / "scripts" / "settings"
+    settings = load_role_settings(folder / f"sharing-matters-{name}.yaml")
+    assert len(settings.languages) == languages and len(steps(settings)) == 6
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
