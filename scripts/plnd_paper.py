@@ -621,8 +621,9 @@ def figure1(args: argparse.Namespace) -> None:
             panels[f"words, mean, {title}"] = {name: english, f"not {name}": 100 - english}
         for one in counts:
             panels[f"{one.language}, {title}"] = {name: 100 * share for name, share in one.shares().items()}
+        among = {"en", *(one.language for one in foreign)}
         for one in foreign:
-            english = 100 * one.share_of_words("en")
+            english = 100 * one.share_of_words("en", among)
             shown[f"{in_words(one.language)}, {title}"] = {name: english, f"not {name}": 100 - english}
         per_row = max(per_row, min(4, len(foreign)))
         places = counts[0].blocks

@@ -32,7 +32,7 @@ SETTINGS = {
 
 def settings_file(path: Path, **changes) -> Path:
     """The settings above, other values for some fields."""
-    path.write_text(yaml.safe_dump({**SETTINGS, **changes}))
+    path.write_text(yaml.safe_dump({**SETTINGS, **changes}, sort_keys=False))
     return path
 
 
