@@ -127,6 +127,17 @@ def from_flags(config: type[Config], args: argparse.Namespace) -> Config:
     return config(**{field.name: getattr(args, field.name) for field in fields(config)})  # type: ignore[arg-type]
 
 
+# pictures
+
+
+def add_plot(parser: argparse.ArgumentParser, what: str = "them") -> None:
+    """Adds --plot and --columns."""
+    parser.add_argument("--plot", help=f"also draw {what} (.png, .svg, .pdf)")
+    parser.add_argument(
+        "--columns", type=int, choices=(1, 2), default=2, help="of --plot: over one column of a paper's page, or two"
+    )
+
+
 # models
 
 
