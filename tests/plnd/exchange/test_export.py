@@ -248,21 +248,21 @@ def test_a_failed_export_leaves_nothing(source, llama, tmp_path, monkeypatch, er
     assert all(torch.equal(before[key], value) for key, value in tensors(tmp_path / "out").items())
 
 
-def test_an_export_that_cannot_take_its_place_puts_the_earlier_one_back(source, llama, tmp_path, monkeypatch):
-    """Should the last step fail, after the earlier folder was moved away, that one is where it was."""
-    out, rename = tmp_path / "out", os.rename
+def test_all_weights_are_on_the_disk_before_the_folder_has_its_name(source, llama, tmp_path, monkeypatch):
+    """A machine that loses its power leaves the earlier export or the new one: all that is new is forced first."""
+    out, forced, fsync = tmp_path / "out", {}, os.fsync
     export(source, every(llama), out)
-    before = tensors(out)
 
-    def fail_at_the_last(old, new):
-        if Path(new) == out and Path(old).name == "whole":
-            raise OSError(16, "Device or resource busy")
-        rename(old, new)
+    def recorded(handle):
+        forced[os.fstat(handle).st_ino] = json.loads((out / "plnd.json").read_text())["mask"]["neurons"]
+        fsync(handle)
 
-    monkeypatch.setattr(os, "rename", fail_at_the_last)
-    assert "cannot be written (Device or resource busy)" in refusal(source, every(llama, 2), out, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
-    assert all(torch.equal(before[key], value) for key, value in tensors(out).items())
+    monkeypatch.setattr(os, "fsync", recorded)
+    few = every(llama, 2)
+    export(source, few, out, overwrite=True)
+    written = [out, *out.rglob("*")]
+    assert len(written) > 5 and {forced[path.stat().st_ino] for path in written} == {len(every(llama))}
+    assert forced[tmp_path.stat().st_ino] == len(few)  # then the folder around, which holds the name
 
 
 def test_permissions_are_the_users(source, llama, tmp_path):
