@@ -295,7 +295,7 @@ WRITERS = {
     "card": "card {w}/results_2025.json --output {out}/README.md",
 }
 """Command lines that write, into a folder `out` of their own."""
-FEW = "--documents 3 --held-out 3 --samples 1 --max-length 32"
+FEW = "--documents 3 --held-out 3 --samples 1 --max-length 32 --detectors plnd-rank,lape --ablations zero"
 MADE_FIRST = ("detect", "select", "roles", "neuron", "experiment")
 
 
