@@ -85,7 +85,7 @@ def forked(
             os.close(reading)
             sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)
             sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the program does
             for name, most in limits.items():
                 resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
             status = 70
