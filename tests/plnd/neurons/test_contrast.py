@@ -126,9 +126,10 @@ def test_count_is_over_the_whole_model(count, expected):
 
 
 def test_of_many_equal_neurons_the_first_are_taken():
-    """Ties come by address and index, however many there are."""
-    zh, en = (from_logs(x, {Q: [m] * 30, DOWN: [m] * 30}) for x, m in (("zh", 2), ("en", 1)))
-    assert chosen(plnd.contrast(zh, en, count=40, times=1)) == {Q: [*range(30)], DOWN: [*range(10)]}
+    """Ties come by address and index, however many there are and whatever stands between them."""
+    zh, en = (from_logs(x, {Q: [m, 1.5 * m] * 15, DOWN: [m, 1.5 * m] * 15}) for x, m in (("zh", 2), ("en", 1)))
+    odd, even = [*range(1, 30, 2)], [*range(0, 20, 2)]
+    assert chosen(plnd.contrast(zh, en, count=40, times=1)) == {Q: sorted(odd + even), DOWN: odd}
 
 
 def test_relevance_is_counted_in_one_unit():
