@@ -199,17 +199,16 @@ class Workshop:
             "settings": [w / "demo.yaml"],
         }
 
-    def make_runs(self) -> None:
-        """A model, and what every writing command makes of it."""
+    def make_runs(self, everything: bool) -> None:
+        """A model, scores and neurons of it, and what every other writing command makes."""
         w = self.folder
         done = forked(lambda: make_model(w))
         if done.status:
             raise SystemExit(done.text)
-        for name in MADE_FIRST:
+        for name in MADE_FIRST if everything else MADE_FIRST[:2]:
             out = w / "made" / name
             out.mkdir(parents=True)
             self.make(WRITERS[name], out)
-        self.make(WRITERS["export"], w / "made")
         old = {
             "a.txt": "{0: {1, 3}, 1: set()}\n" * 2 + "{0: set(), 1: {5}}\n{0: {0, 8}, 1: {1}}\n{0: {2}, 1: {3}}\n",
             "a.json": json.dumps(
@@ -227,6 +226,13 @@ class Workshop:
             "n-samples": {"task": {"original": 4, "effective": 4}},
         }
         (w / "results_2025.json").write_text(json.dumps(results))
+        if everything:
+            self.make(WRITERS["export"], w / "made")
+            self.find_kinds()
+
+    def find_kinds(self) -> None:
+        """The files of every kind among what was made."""
+        w = self.folder
         run = w / "made" / "experiment" / "run"
         samples = sorted((run / "samples").iterdir())
         self.kinds |= {
@@ -296,7 +302,10 @@ WRITERS = {
 }
 """Command lines that write, into a folder `out` of their own."""
 FEW = "--documents 3 --held-out 3 --samples 1 --max-length 32 --detectors plnd-rank,lape --ablations zero"
+LIGHT = {"detect", "select", "combine", "overlap", "export", "overwrite", "convert"}
+"""Commands that need no others than themselves."""
 MADE_FIRST = ("detect", "select", "roles", "neuron", "experiment")
+"""Whose files others read, in this order; the first two by light commands."""
 
 
 # mutations
@@ -437,7 +446,8 @@ def read_artifact(path: Path, original: Path, w: Path, chance: random.Random) ->
     if original not in ORIGINALS:
         ORIGINALS[original] = content(load(original))
     before = ORIGINALS[original]
-    commands = [["show", path], ["show", path, "--json"], ["verify", path, "--model", w / "model"]]
+    commands = [["show", path], ["show", path, "--json"]]
+    commands += [["verify", path, "--model", w / "model"]] if (w / "model").exists() else []
     commands += [["select", path, "--top-k", "2", "--output", path.with_name("o")]]
     commands += [
         ["combine", path, "--minus", path, "--output", path.with_name("o")],
@@ -886,9 +896,12 @@ def main() -> None:
         shop = Workshop(Path(folder))
         shop.make_artifacts()
         by_hand = set(args.kinds or ["all"]) <= shop.kinds.keys() and args.parts == ["loads"]
-        import_libraries(not by_hand)
+        everything = not by_hand and (
+            bool({"loads", "threads"} & set(args.parts)) or not set(args.commands or WRITERS) <= LIGHT
+        )
+        import_libraries(everything)
         if not by_hand:
-            shop.make_runs()
+            shop.make_runs(everything)
         most = {part: getattr(args, part) for part in PARTS}
         names = args.commands or list(WRITERS)
         campaign = Campaign(shop, args.seed, args.kinds or sorted(shop.kinds), most, names, args.keep)
