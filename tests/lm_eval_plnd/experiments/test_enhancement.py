@@ -77,7 +77,10 @@ def test_the_settings_that_come_with_plnd(name, models):
     ("changes", "line"),
     [
         ({"enhancement": {"low": ["vi"]}}, "enhancement.low: vi is not among de, zh"),
-        ({"enhancement": {}, "experiments": {"table6": "reading"}}, "enhancement.low: none of the paper's is among languages"),
+        (
+            {"enhancement": {}, "experiments": {"table6": "reading"}},
+            "enhancement.low: none of the paper's is among languages",
+        ),
         ({"enhancement": {"states": ["lore"]}}, "enhancement.states: unknown 'lore', expected some of neurons, random"),
         ({"enhancement": {"rates": {"lora": 0.0}}}, "enhancement.rates.lora: found 0.0, expected more than 0"),
         ({"enhancement": {"pool": 399}}, "enhancement.pool: found 399, expected at least 800"),
