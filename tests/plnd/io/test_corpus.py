@@ -195,15 +195,15 @@ def test_sections_of_a_data_set(data_set, monkeypatch):
     assert read_sections("corpora:") is None  # one file
     for number in range(5):
         rows = datasets.Dataset.from_dict({"text": [f"{number}a", "", f"{number}b"]})
-        rows.to_parquet(data_set / f"dev-0000{number}-of-00005.parquet")
-    sections = read_sections("corpora::dev")
+        rows.to_parquet(data_set / f"validation-0000{number}-of-00005.parquet")
+    sections = read_sections("corpora::validation")
     assert sections is not None and len(sections) == 5 and list(sections[3]) == ["3a", "3b"]
-    assert list(sections) == list(read_documents("corpora::dev"))
+    assert list(sections) == list(read_documents("corpora::validation"))
     monkeypatch.setattr("plnd.io.corpus.SECTIONS", 2)
-    halves = read_sections("corpora::dev")
+    halves = read_sections("corpora::validation")
     assert halves is not None and [len(list(halves[n])) for n in range(len(halves))] == [6, 4]
     assert list(halves) == list(sections)
-    for other in (data_set / "dev-00000-of-00005.parquet", ["corpora::dev", "corpora::test"]):
+    for other in (data_set / "validation-00000-of-00005.parquet", ["corpora::validation", "corpora::test"]):
         assert read_sections(other) is None
 
 
