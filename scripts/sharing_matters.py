@@ -1,6 +1,6 @@
 """Every table and figure of Sharing Matters (arXiv:2406.09265), each one command.
 
-    python scripts/sharing_matters.py run scripts/settings/sharing-matters-demo.yaml --output sharing    # all of them
+    python scripts/sharing_matters.py run scripts/settings/sharing-matters/demo.yaml --output sharing    # all of them
     python scripts/sharing_matters.py figure12 sharing --output figure12                                 # one again
     python scripts/sharing_matters.py figure3 xnli.roles.safetensors facts.roles.safetensors --output figure3
 

@@ -63,7 +63,7 @@ def test_commands(tmp_path):
 def test_the_settings_that_come_with_plnd(name, languages):
     """All four kinds of input, for all tables and figures."""
     folder = Path(__file__).resolve().parents[3] / "scripts" / "settings"
-    settings = load_role_settings(folder / f"sharing-matters-{name}.yaml")
+    settings = load_role_settings(folder / "sharing-matters" / f"{name}.yaml")
     assert len(settings.languages) == languages and len(steps(settings)) == 6
 
 
