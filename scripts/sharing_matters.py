@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from lm_eval_plnd.experiments.role_experiment import (
     shown,
     steps,
 )
+from plnd.commands.shared import print_warning
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes, write_csv
@@ -523,6 +525,7 @@ def main() -> None:
     """Draws one figure, makes one table, or runs an experiment with all of them."""
     parser = make_parser()
     args = parser.parse_args()
+    warnings.showwarning = print_warning  # one line each
     try:
         if args.plot:
             check_plot(args.plot)
