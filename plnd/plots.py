@@ -394,7 +394,7 @@ def _mark(axis: Axes, stages: Stages, blocks: int, shift: float) -> None:
         if not 0 < count < blocks:
             continue
         axis.axvline(place, color="0.4", linestyle=(0, (2, 2)), linewidth=0.8, zorder=0, gid="stage")
-        above = {"xycoords": ("data", "axes fraction"), "xytext": (0, 1), "textcoords": "offset points"}
+        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 1), "textcoords": "offset points"}
         axis.annotate(f"{name} = {count}", (place, 1), **above, ha=side, va="bottom", fontsize=6, color="0.3")
 
 
