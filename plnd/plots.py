@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINE = 32
+LINE = 26
 """Letters of a line along a vertical axis."""
 SMALLEST = 1e-4
 """The smallest value on logarithmic axes."""
@@ -276,7 +276,8 @@ def draw_bars(
     words = [in_words(place) for place in places]
     lying = max(map(len, words)) > 12 or len(places) * len(values) > 24 * columns
     width = 0.8 / len(values)
-    length = 0.13 * len(places) * (len(values) + 1) + 0.9 if lying else 2.2
+    across = shortest_rows(map(in_words, values), columns)
+    length = 0.13 * len(places) * (len(values) + 1) + 0.9 if lying else 2.1 + 0.16 * -(-len(values) // across)
     with style():
         figure, axis = pyplot().subplots(figsize=(width_of(columns), length), layout="constrained")
         for n, (name, heights) in enumerate(values.items()):
@@ -295,7 +296,7 @@ def draw_bars(
             axis.axhline(0, color="0.25", linewidth=0.6)
             axis.set_xticks(range(len(places)), words)
             axis.set_ylabel(fill(label, LINE))
-        figure.legend(loc="outside lower center", frameon=False, ncols=shortest_rows(map(in_words, values), columns))
+        figure.legend(loc="outside lower center", frameon=False, ncols=across)
     return figure
 
 
@@ -393,7 +394,7 @@ def _mark(axis: Axes, stages: Stages, blocks: int, shift: float) -> None:
         if not 0 < count < blocks:
             continue
         axis.axvline(place, color="0.4", linestyle=(0, (2, 2)), linewidth=0.8, zorder=0, gid="stage")
-        above = {"xycoords": ("data", "axes fraction"), "xytext": (0, 1), "textcoords": "offset points"}
+        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 1), "textcoords": "offset points"}
         axis.annotate(f"{name} = {count}", (place, 1), **above, ha=side, va="bottom", fontsize=6, color="0.3")
 
 

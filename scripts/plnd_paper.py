@@ -12,6 +12,7 @@ command of each.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from lm_eval_plnd.experiments.gains import Gain, gain
 from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT, read_json
 from lm_eval_plnd.experiments.settings import OVERLAPPING, TABLES, load_settings
+from plnd.commands.shared import print_warning
 from plnd.demo_data import expand
 from plnd.detection.active import mean_active
 from plnd.detection.config import DetectConfig
@@ -803,6 +805,7 @@ def main() -> None:
         add_options(command)
         command.set_defaults(run=run)
     args = parser.parse_args()
+    warnings.showwarning = print_warning  # one line each
     try:
         if args.plot:
             check_plot(args.plot)

@@ -1,6 +1,6 @@
 """Every table and figure of Sharing Matters (arXiv:2406.09265), each one command.
 
-    python scripts/sharing_matters.py run scripts/settings/sharing-matters-demo.yaml --output sharing    # all of them
+    python scripts/sharing_matters.py run scripts/settings/sharing-matters/demo.yaml --output sharing    # all of them
     python scripts/sharing_matters.py figure12 sharing --output figure12                                 # one again
     python scripts/sharing_matters.py figure3 xnli.roles.safetensors facts.roles.safetensors --output figure3
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from lm_eval_plnd.experiments.role_experiment import (
     shown,
     steps,
 )
+from plnd.commands.shared import print_warning
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes, write_csv
@@ -523,6 +525,7 @@ def main() -> None:
     """Draws one figure, makes one table, or runs an experiment with all of them."""
     parser = make_parser()
     args = parser.parse_args()
+    warnings.showwarning = print_warning  # one line each
     try:
         if args.plot:
             check_plot(args.plot)

@@ -552,7 +552,7 @@ def _check_enhancement(settings: Settings, table: str) -> None:
         raise PLNDError(f"enhancement.corpus.{missing[0]}: missing")
     if isinstance(chosen.corpus, str) and "{language}" not in chosen.corpus:
         raise PLNDError(f"enhancement.corpus: {chosen.corpus!r} is one for all languages, expected {{language}} in it")
-    numbers = {"pool": chosen.pool, "compared": chosen.compared, "documents": min(chosen.documents)}
+    numbers: dict[str, float] = {"pool": chosen.pool, "compared": chosen.compared, "documents": min(chosen.documents)}
     numbers |= {name: getattr(chosen, name) for name in ("max_length", "batch_size", "epochs", "lora_rank")}
     numbers |= {f"rates.{state}": rate for state, rate in chosen.rates.items()}
     for name, number in numbers.items():

@@ -15,7 +15,7 @@ from programs import run_script
 
 SETTINGS = {
     "model": {"pretrained": "plnd:polyglot-9m", "dtype": "float32", "device": "cpu"},
-    "languages": ["en", "de"],
+    "languages": ["en", "de", "es"],
     "tasks": {
         "xnli": "plnd_ranked_xnli_{language}",
         "facts": {"task": "plnd_ranked_fact_probing_{language}", "align": "id"},
@@ -48,8 +48,8 @@ def test_commands(tmp_path):
     assert list(found) == [
         *("xnli", "facts", "facts_all_tokens", "edits_from_english", "edits_from_english_fewshot", "edits_to_english")
     ]
-    assert "--tasks en=plnd_mzsre_en_en,de=plnd_mzsre_en_de" in found["edits_from_english"]
-    assert "--tasks en=plnd_mzsre_en_en,de=plnd_mzsre_de_en" in found["edits_to_english"]
+    assert "--tasks en=plnd_mzsre_en_en,de=plnd_mzsre_en_de,es=plnd_mzsre_en_es" in found["edits_from_english"]
+    assert "--tasks en=plnd_mzsre_en_en,de=plnd_mzsre_de_en,es=plnd_mzsre_es_en" in found["edits_to_english"]
     assert (
         "--align id --limit 2 --tokens all --output F/facts_all_tokens.roles.safetensors" in found["facts_all_tokens"]
     )
@@ -63,7 +63,7 @@ def test_commands(tmp_path):
 def test_the_settings_that_come_with_plnd(name, languages):
     """All four kinds of input, for all tables and figures."""
     folder = Path(__file__).resolve().parents[3] / "scripts" / "settings"
-    settings = load_role_settings(folder / f"sharing-matters-{name}.yaml")
+    settings = load_role_settings(folder / "sharing-matters" / f"{name}.yaml")
     assert len(settings.languages) == languages and len(steps(settings)) == 6
 
 
@@ -108,7 +108,7 @@ def test_inputs_of_a_folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A few rows of each benchmark in two languages."""
+    """A few rows of each benchmark in three languages: of two, no neuron is partial-shared."""
     folder = tmp_path_factory.mktemp("data")
     for place in ("xnli", "mzsre", "fact_probing/tuples"):
         (folder / place).mkdir(parents=True)
@@ -116,7 +116,7 @@ def data(tmp_path_factory) -> Path:
     def put(name: str, rows: list[dict]) -> None:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    for language in ("en", "de"):
+    for language in ("en", "de", "es"):
         pairs = [{"premise": f"{language} {n}", "hypothesis": "no", "label": "neutral"} for n in range(2)]
         for split in ("dev", "test"):
             put(f"xnli/xnli_{split}_{language}.jsonl", pairs)
@@ -126,8 +126,9 @@ def data(tmp_path_factory) -> Path:
         ]
         put(f"fact_probing/tuples/{language}.jsonl", [{**place, "lineid": n} for n, place in enumerate(places)])
     said = {"subject": "s", "src": "who?", "alt": "she", "rephrase": "r", "loc": "l", "loc_ans": "a", "portability": {}}
-    edits = [{x: {**said, "alt": f"{x} {n}"} for x in ("en", "de")} for n in range(3)]
-    (folder / "mzsre" / "en-de.json").write_text(json.dumps(edits))
+    for other in ("de", "es"):
+        edits = [{x: {**said, "alt": f"{x} {n}"} for x in ("en", other)} for n in range(3)]
+        (folder / "mzsre" / f"en-{other}.json").write_text(json.dumps(edits))
     return folder
 
 
