@@ -3,15 +3,16 @@
     plnd experiment scripts/settings/demo.yaml --output demo-experiment
     python scripts/plnd_paper.py table2 demo-experiment --output table2
 
-prints the table and writes `table2.csv` and, where there is something to draw, `table2.png`, or --plot FILE.pdf or
-.svg, as wide as one column of a paper's page or two (--columns). Tables read the folder that `plnd experiment` left
-behind and cost a read; figures read its neurons, or neurons artifacts named one by one. docs/experiments.md has the
-command of each.
+prints the table and writes `table2.csv`, `table2.md` and `table2.tex` and, where there is something to draw,
+`table2.png`, or --plot FILE.pdf or .svg, as wide as one column of a paper's page or two (--columns). Tables read the
+folder that `plnd experiment` left behind and cost a read; figures read its neurons, or neurons artifacts named one by
+one. docs/papers.md has the command of each.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +25,14 @@ import numpy as np
 
 from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
 from lm_eval_plnd.experiments.conditions import BEST, REGIONS, Setting
+from lm_eval_plnd.experiments.conditions import by_region as row_of
 from lm_eval_plnd.experiments.enhancement import TUNED, sizes
 from lm_eval_plnd.experiments.gains import Gain, gain
 from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT, read_json
-from lm_eval_plnd.experiments.settings import OVERLAPPING, TABLES, load_settings
+from lm_eval_plnd.experiments.run import load_tasks
+from lm_eval_plnd.experiments.settings import OVERLAPPING, TABLES, TWICE, load_settings
+from lm_eval_plnd.experiments.tables import Shown, write_tables
 from plnd.commands.shared import print_warning
 from plnd.demo_data import expand
 from plnd.detection.active import mean_active
@@ -193,22 +197,25 @@ def compared(
 
     With `--details` the languages of each row are printed as well (Tables 12 to 15).
     """
-    written, found = [], {}
+    written, shown, found = [], [], {}
     beside = [TEXT] if TEXT in folder.settings.tasks and TEXT not in items else []
     for item in [*items, *beside]:
         changes = [change(folder, item, line.template, line.random, languages) for line in lines]
         found[item] = changes
-        print(title_of(folder, item, languages))
+        title = title_of(folder, item, languages)
+        print(title)
         width = [max(map(len, column)) for column in zip(head, *(line.label for line in lines), strict=True)]
-        print("  ".join(f"{h:<{w}}" for h, w in zip(head, width, strict=True)) + titles())
+        print("  ".join(f"{h:<{w}}" for h, w in zip(head, width, strict=True)) + in_line(tuple(WIDTHS)))
         for line, moved in zip(lines, changes, strict=True):
             label = "  ".join(f"{text:<{w}}" for text, w in zip(line.label, width, strict=True))
-            print(label + shown(moved, folder.metrics[item]))
+            print(label + in_line(cells(moved, folder.metrics[item])))
             written.append([item, folder.metrics[item], *line.label, *numbers_of(moved)])
+        texts = [[*line.label, *cells(moved, folder.metrics[item])] for line, moved in zip(lines, changes, strict=True)]
+        shown.append(Shown(title.replace("\n", "; "), (*head, *WIDTHS), texts, len(head)))
         if args.details:
             print_details(folder, item, lines, changes)
         print()
-    write_csv(f"{args.output}.csv", ("item", "metric", *(h.lower() for h in head), *FIELDS), written)
+    write_tables(args.output, ("item", "metric", *(h.lower() for h in head), *FIELDS), written, shown)
     if args.details:
         write_details(args, folder, head, lines, found)
     return found
@@ -231,22 +238,40 @@ def digits(metric: str) -> int:
     return 3 if metric == BITS else 1
 
 
-def titles() -> str:
-    """Headings of the numbers in `shown`."""
-    numbers = f"{'neurons':>9}{'Eng':>8}{'n-Eng':>8}{'ΔEng':>9}{'Δn-Eng':>9}{'Δ':>9}"
-    return f"{numbers}{'95 % interval of Δ':>23}{'p':>8}{'draws':>7}"
+WIDTHS = {
+    "neurons": 9,
+    "Eng": 8,
+    "n-Eng": 8,
+    "ΔEng": 9,
+    "Δn-Eng": 9,
+    "Δ": 9,
+    "95 % interval of Δ": 23,
+    "p": 8,
+    "draws": 7,
+}
+"""Columns of a table behind what was switched off, and how wide they are on the screen."""
 
 
-def shown(moved: Change, metric: str) -> str:
-    """A change in one line: counts, scores, changes, Δ with its interval and p-value, and what the draws scatter."""
+def cells(moved: Change, metric: str) -> list[str]:
+    """A change as the columns of `WIDTHS` show it; behind the number of draws what they scatter."""
     places = digits(metric)
-    scores = "".join(f"{value:>8.{places}f}" for value in (moved.english, moved.others))
-    changes = "".join(f"{e.value:>+9.{places}f}" for e in (moved.of_english, moved.of_others, moved.delta))
+    scores = [f"{value:.{places}f}" for value in (moved.english, moved.others)]
+    changes = [f"{e.value:+.{places}f}" for e in (moved.of_english, moved.of_others, moved.delta)]
     interval = f"[{moved.delta.low:+.{places}f}, {moved.delta.high:+.{places}f}]"
-    scatter = f"  ±{np.std(moved.draws, ddof=1):.{places}f}" if len(moved.draws) > 1 else ""
-    return (
-        f"{moved.deactivated:>9,.0f}{scores}{changes}{interval:>23}{moved.delta.p:>8.2g}{len(moved.draws):>7}{scatter}"
-    )
+    scatter = f" ±{np.std(moved.draws, ddof=1):.{places}f}" if len(moved.draws) > 1 else ""
+    return [
+        f"{moved.deactivated:,.0f}",
+        *scores,
+        *changes,
+        interval,
+        f"{moved.delta.p:.2g}",
+        f"{len(moved.draws)}{scatter}",
+    ]
+
+
+def in_line(texts: Sequence[str]) -> str:
+    """The columns of `WIDTHS` in one line."""
+    return "".join(f"{text:>{width}}" for text, width in zip(texts, WIDTHS.values(), strict=True))
 
 
 def print_details(folder: Folder, item: str, lines: Sequence[Line], changes: Sequence[Change]) -> None:
@@ -270,16 +295,33 @@ def write_details(
     lines: Sequence[Line],
     found: Mapping[str, list[Change]],
 ) -> None:
-    """Each language's part of each row, as CSV."""
+    """Each language's part of each row: as CSV with intervals, and as Tables 12 to 15 have it."""
+    english = folder.settings.english
     rows = [
         [item, folder.metrics[item], *line.label, language, name, value, e.value, e.low, e.high, e.p]
         for item, changes in found.items()
         for line, moved in zip(lines, changes, strict=True)
         for language, (score, own, of_english, of_own) in moved.by_language.items()
-        for name, value, e in ((folder.settings.english, score, of_english), (language, own, of_own))
+        for name, value, e in ((english, score, of_english), (language, own, of_own))
     ]
+    shown = []
+    for item, changes in found.items():
+        places = digits(folder.metrics[item])
+        texts = []
+        for line, moved in zip(lines, changes, strict=True):
+            numbers = [
+                text
+                for score, own, of_english, of_own in moved.by_language.values()
+                for text in (
+                    *(f"{value:.{places}f}" for value in (score, own)),
+                    *(f"{e.value:+.{places}f}" for e in (of_english, of_own)),
+                )
+            ]
+            texts.append([*line.label, *numbers])
+        columns = [f"{sign}{x}-D" for y in changes[0].by_language for sign in ("", "Δ") for x in (english, y)]
+        shown.append(Shown(f"{item}: {folder.metrics[item]}, by language", (*head, *columns), texts, len(head)))
     header = ["item", "metric", *(h.lower() for h in head), "neurons_of", "task_language", "value"]
-    write_csv(f"{args.output}_details.csv", [*header, "change", "low", "high", "p"], rows)
+    write_tables(f"{args.output}_details", [*header, "change", "low", "high", "p"], rows, shown)
 
 
 PARTS = {"under": ("under",), "s-attn": ("solve", "solve_attn"), "s-ffn": ("solve", "solve_ffn"), "gen": ("gen",)}
@@ -299,7 +341,11 @@ def by_region(table: str) -> Run:
         folder = Folder(args.inputs[0])
         items, rows = folder.items(table), REGIONS[table]
         lines = [
-            Line((*marks(region), f"{kind} random" if random else kind), Setting((), kind, region=region), random)
+            Line(
+                (*marks(region), f"{kind} random" if random else kind),
+                row_of(folder.settings, table, kind, region),
+                random,
+            )
             for kind in folder.settings.neurons
             for name, random in (("random", True), ("own", False))
             for region in rows[name]
@@ -325,7 +371,7 @@ def by_region(table: str) -> Run:
 
 
 def overlapping(table: str, words: str) -> Run:
-    """Table 8 or 9 of the later appendix."""
+    """Table 8 or 9 of the later appendix, on language-agnostic neurons."""
 
     def run(args: argparse.Namespace) -> None:
         folder = Folder(args.inputs[0])
@@ -335,7 +381,7 @@ def overlapping(table: str, words: str) -> Run:
         draw(args, folder, list(kinds.values()), found)
 
     run.__doc__ = (
-        f"""A language's neurons against those {words}, all but S-ATTN off: Table {table[5:]} of the later appendix."""
+        f"""A language's neurons against those {words}, all but S-ATTN off: Table {table[-1]} of the later appendix."""
     )
     return run
 
@@ -371,6 +417,10 @@ def table10(args: argparse.Namespace) -> None:
     draw(args, folder, [" ".join(line.label) for line in lines], found)
 
 
+STAR = "*: p < 0.05 against the original, by paired permutation of documents"
+NOTE = f"±: standard error over documents; {STAR}"
+
+
 def table1(args: argparse.Namespace) -> None:
     """Each language without its own neurons, and without as many random ones: Table 1.
 
@@ -387,15 +437,20 @@ def table1(args: argparse.Namespace) -> None:
     rows = []
     items = folder.items("table1")
     pictures: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+    shown = []
     for item in [*items, *([TEXT] if TEXT in folder.settings.tasks and TEXT not in items else [])]:
         languages, metric = folder.settings.languages_of(item), folder.metrics[item]
         places = digits(metric)
         averaged = [x for x in languages if x != folder.settings.english]
-        print(f"{item}: {metric} ({'less is better' if metric == BITS else '%'}) of {folder.settings.tasks[item].task}")
+        title = (
+            f"{item}: {metric} ({'less is better' if metric == BITS else '%'}) of {folder.settings.tasks[item].task}"
+        )
+        print(title)
         print(f"{'':<40}" + "".join(f"{x:>16}" for x in (*languages, "average")))
+        texts: list[list[str]] = []
         means, intervals = pictures[item] = {}, {}
         for line in lines:
-            cells, middle, errors = [], [], []
+            written, middle, errors = [], [], []
             for x in languages:
                 draws = [line.template]
                 if line.template.neurons != "none":
@@ -405,7 +460,7 @@ def table1(args: argparse.Namespace) -> None:
                 moved = estimate([(1.0, values - folder.documents(Setting(()), item, x), lengths)])
                 stderr = ratio_error(values, lengths)
                 star = "*" if line.template.neurons != "none" and moved.p < 0.05 else " "
-                cells.append(f"{values.mean():.{places}f} ±{stderr:.{places}f}{star}")
+                written.append(f"{values.mean():.{places}f} ±{stderr:.{places}f}{star}")
                 middle.append(float(values.mean()))
                 errors.append(stderr)
                 neurons = folder.deactivated(draws)
@@ -416,12 +471,14 @@ def table1(args: argparse.Namespace) -> None:
                 )
                 rows.append([item, metric, *line.label, x, neurons, len(draws), middle[-1], stderr, *tail])
             average = float(np.mean([value for x, value in zip(languages, middle, strict=True) if x in averaged]))
-            print(f"{line.label[0]:<40}" + "".join(f"{cell:>16}" for cell in (*cells, f"{average:.{places}f}  ")))
+            print(f"{line.label[0]:<40}" + "".join(f"{cell:>16}" for cell in (*written, f"{average:.{places}f}  ")))
+            texts.append([*line.label, *map(str.strip, written), f"{average:.{places}f}"])
             means[line.label[0]] = np.array(middle)
             intervals[line.label[0]] = np.array([np.subtract(middle, errors), np.add(middle, errors)])
         print()
-    print("±: standard error over documents; *: p < 0.05 against the original, by paired permutation of documents")
-    write_csv(f"{args.output}.csv", header, rows)
+        shown.append(Shown(f"{title}, {NOTE}", ("switched off", *languages, "average"), texts))
+    print(NOTE)
+    write_tables(args.output, header, rows, shown)
     for item, (means, intervals) in pictures.items():
         languages, label = folder.settings.languages_of(item), f"{unit_of(folder, item)}, ± standard error"
         plot_bars(means, languages, picture(args, item), label, intervals=intervals, columns=args.columns)
@@ -513,7 +570,7 @@ def table6(args: argparse.Namespace) -> None:
     is over the benchmarks in per cent that a language has; text, in bits per byte, and each benchmark alone follow.
     """
     folder = Folder(args.inputs[0])
-    settings, rows = folder.settings, []
+    settings, rows, tables = folder.settings, [], []
     documents, english = settings.enhancement.compared, settings.english
     groups = averaged_items(folder, "table6")
     for title in sorted(groups, key=lambda title: title != "average"):
@@ -530,10 +587,14 @@ def table6(args: argparse.Namespace) -> None:
         print(f"{title} ({'less is better' if metric == BITS else '%'}), {documents} documents")
         print(f"{'':<18}" + "".join(f"{x:>9}" for x in chosen))
         originals = next(iter(found.values()))
+        texts = [["original", *(f"{one.original:.{digits(metric)}f}" for one in originals.values())]]
         print(f"{'original':<18}" + "".join(f"{one.original:>8.{digits(metric)}f} " for one in originals.values()))
         for state, by_language in found.items():
-            cells = [f"{g.value:>8.{digits(metric)}f}{'*' if g.change.p < 0.05 else ' '}" for g in by_language.values()]
-            print(f"{in_words(state):<18}" + "".join(cells))
+            values = [
+                f"{g.value:>8.{digits(metric)}f}{'*' if g.change.p < 0.05 else ' '}" for g in by_language.values()
+            ]
+            print(f"{in_words(state):<18}" + "".join(values))
+            texts.append([in_words(state), *map(str.strip, values)])
             for x, one in by_language.items():
                 rows.append(gain_row(folder, title, metric, state, documents, x, one))
         print()
@@ -547,8 +608,68 @@ def table6(args: argparse.Namespace) -> None:
             ends[state] = np.array(list(parts))
         unit = "bits per byte (less is better)" if metric == BITS else f"{in_words(title)}, score (%)"
         plot_bars(bars, list(chosen), picture(args, title), unit, intervals=ends, columns=args.columns)
-    print("*: p < 0.05 against the original, by paired permutation of documents")
-    write_csv(f"{args.output}.csv", GAINS, rows)
+        unit = "less is better" if metric == BITS else "%"
+        tables.append(Shown(f"{title} ({unit}), {documents} documents, {STAR}", ("trained", *chosen), texts))
+    print(STAR)
+    write_tables(args.output, GAINS, rows, tables)
+
+
+def original(args: argparse.Namespace) -> None:
+    """The original model on every item in every language, and the average without English: Table 9 of the appendix.
+
+    Scores are in per cent, but for bits per byte, of which less is better; ± is the standard error over documents.
+    """
+    folder = Folder(args.inputs[0])
+    values, rows, texts = folder.samples(Setting(()).name), [], []
+    for item, metric in folder.metrics.items():
+        spoken = [x for x in folder.settings.languages_of(item) if folder.settings.tasks[item].task_of(x) in values]
+        found = {x: folder.documents(Setting(()), item, x) for x in spoken}
+        errors = {x: ratio_error(scores, folder.lengths(item, x)) for x, scores in found.items()}
+        places, means = digits(metric), {x: float(scores.mean()) for x, scores in found.items()}
+        others = [mean for x, mean in means.items() if x != folder.settings.english]
+        average = float(np.mean(others)) if others else np.nan
+        rows += [(item, metric, x, mean, errors[x], len(found[x])) for x, mean in means.items()]
+        rows.append((item, metric, "average", average, "", ""))
+        shown = [
+            f"{means[x]:.{places}f} ±{errors[x]:.{places}f}" if x in means else "–" for x in folder.settings.languages
+        ]
+        texts.append([item, metric, *shown, f"{average:.{places}f}" if others else "–"])
+    head = ("item", "metric", *folder.settings.languages, "average")
+    width = [max(map(len, column)) + 2 for column in zip(head, *texts, strict=True)]
+    for line in (head, *texts):
+        print("".join(f"{text:<{w}}" for text, w in zip(line, width, strict=True)).rstrip())
+    title = (
+        f"original scores of {folder.settings.model['pretrained']}, ± standard error; the average is without English"
+    )
+    write_tables(
+        args.output,
+        ("item", "metric", "language", "value", "stderr", "documents"),
+        rows,
+        [Shown(title, head, texts, 2)],
+    )
+
+
+def prompts(args: argparse.Namespace) -> None:
+    """The prompt of each item in each language, as its task builds it: Table 8 of the appendix.
+
+    The input is a settings file, or the folder of an experiment. Prompts are templates where the task has one, else
+    those of its first document.
+    """
+    source = Path(args.inputs[0])
+    settings = load_settings(source / SETTINGS if source.is_dir() else source)
+    tasks, rows = load_tasks(settings), []
+    for item, options in settings.tasks.items():
+        for language in settings.languages_of(item):
+            if (name := options.task_of(language)) not in tasks:
+                continue
+            template = tasks[name].get_config("doc_to_text")
+            if not isinstance(template, str):
+                template = str(tasks[name].doc_to_text(next(iter(tasks[name].eval_docs))))
+            rows.append((item, language, name, template))
+    for item, language, _, template in rows:
+        print(f"{item}, {language}: {template}")
+    header = ("item", "language", "task", "prompt")
+    write_tables(args.output, header, rows, [Shown("prompts", header, rows, len(header))])
 
 
 def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: Mapping[str, Sequence[Change]]) -> None:
@@ -664,6 +785,7 @@ def table7(args: argparse.Namespace) -> None:
     if args.model:
         units["tokens"] = partial(tokens, load_tokenizer(args.model))
     rows: list[tuple[Any, ...]] = []
+    texts: list[list[str]] = []
     header = ("language", "unit", "documents", "corpus", "vocabulary", "covered", "share", "running")
     print("{:<10}{:<8}{:>10}{:>10}{:>12}{:>10}{:>8}{:>9}".format(*header))
     for language, corpus, reference in zip(args.languages, args.inputs, args.reference, strict=True):
@@ -674,7 +796,8 @@ def table7(args: argparse.Namespace) -> None:
             rows.append((language, name, *counts, found.share, found.running))
             numbers = "".join(f"{value:>{width},}" for value, width in zip(counts, (10, 10, 12, 10), strict=True))
             print(f"{language:<10}{name:<8}{numbers}{found.share:>8.1%}{found.running:>9.1%}")
-    write_csv(f"{args.output}.csv", header, rows)
+            texts.append([language, name, *(f"{x:,}" for x in counts), f"{found.share:.1%}", f"{found.running:.1%}"])
+    write_tables(args.output, header, rows, [Shown("coverage of each language's vocabulary", header, texts, 2)])
 
 
 def stability(args: argparse.Namespace) -> None:
@@ -685,10 +808,10 @@ def stability(args: argparse.Namespace) -> None:
     """
     if len(args.inputs) != len(args.languages):
         raise PLNDError(f"{len(args.inputs)} corpora and {len(args.languages)} languages: expected one for each")
-    rule = {name: getattr(args, name) for name in ("epsilon", "top_k", "fraction") if getattr(args, name) is not None}
+    rule = {name: getattr(args, name) for name in RULES if getattr(args, name) is not None}
     projections = args.projections.split(",") if args.projections else None
     model, tokenizer = load_model(args.model, dtype=args.dtype, device=args.device), load_tokenizer(args.model)
-    curves, rows = {}, []
+    curves, rows, texts = {}, [], []
     for language, corpus in zip(args.languages, args.inputs, strict=True):
         config = DetectConfig(language, args.qk, args.max_documents, args.max_length, args.min_length, args.batch_size)
         documents = read_documents(corpus)
@@ -702,17 +825,23 @@ def stability(args: argparse.Namespace) -> None:
         print(f"{'documents':>12}{'neurons':>10}{'Jaccard':>10}")
         for count, size, jaccard in zip(found.documents, found.neurons, found.jaccard, strict=True):
             print(f"{count:>12,}{size:>10,}{jaccard:>10.3f}")
+            texts.append([language, f"{count:,}", f"{size:,}", f"{jaccard:.3f}"])
         print(
             f"  no step before the last stays at {args.jaccard}: the corpus is too small to say how many are enough"
             if enough is None
             else f"  from {enough:,} of {found.documents[-1]:,} documents on the set stays at {args.jaccard} or above"
         )
-    write_csv(f"{args.output}.csv", ("language", "documents", "neurons", "jaccard"), rows)
+    header = ("language", "documents", "neurons", "jaccard")
+    write_tables(args.output, header, rows, [Shown("neurons as documents are added", header, texts)])
     steps = [args.every * n for n in range(1, max(map(len, curves.values())) + 1)]
     padded = {x: np.pad(values, (0, len(steps) - len(values)), constant_values=np.nan) for x, values in curves.items()}
     sparse = [str(count) if n % -(-len(steps) // 8) == 0 else "" for n, count in enumerate(steps)]
     label = "Jaccard index to the final set"
     plot_lines({"": padded}, picture(args), label, places=sparse, along="documents", columns=args.columns)
+
+
+RULES = {"epsilon": float, "epsilon_for": float, "top_k": int, "fraction": float}
+"""Of `plnd select`, for one language."""
 
 
 def no_options(parser: argparse.ArgumentParser) -> None:
@@ -756,9 +885,8 @@ def of_stability(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or hub name")
     parser.add_argument("--languages", nargs="+", required=True, help="of the corpora, in order")
     rule = parser.add_mutually_exclusive_group(required=True)
-    rule.add_argument("--epsilon", type=float, help="as of `plnd select`")
-    rule.add_argument("--top-k", type=int, help="as of `plnd select`")
-    rule.add_argument("--fraction", type=float, help="as of `plnd select`")
+    for name, kind in RULES.items():
+        rule.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as of `plnd select`")
     parser.add_argument("--projections", help="only these, comma-separated")
     parser.add_argument("--every", type=int, default=10, help="documents from one set to the next (default: 10)")
     parser.add_argument("--jaccard", type=float, default=0.9, help="near enough to the final set (default: 0.9)")
@@ -774,8 +902,10 @@ def of_stability(parser: argparse.ArgumentParser) -> None:
 COMMANDS: dict[str, tuple[Run, Callable[[argparse.ArgumentParser], Any]]] = {
     "table1": (table1, no_options),
     **{table: (by_region(table), details) for table in REGIONS},
-    "table8": (overlapping("table8", "shared with English"), details),
-    "table9": (overlapping("table9", "shared by all languages"), details),
+    "prompts": (prompts, no_options),
+    "original": (original, no_options),
+    "later_table8": (overlapping("later_table8", "shared with English"), details),
+    "later_table9": (overlapping("later_table9", "shared by all languages"), details),
     "table10": (table10, details),
     "table11": (table10, details),
     "table7": (table7, of_vocabulary),
@@ -804,6 +934,8 @@ def main() -> None:
         command.add_argument("--columns", type=int, choices=(1, 2), default=2, help="of a paper's page (default: 2)")
         add_options(command)
         command.set_defaults(run=run)
+    if (name := (sys.argv[1:] or [""])[0]) in TWICE:
+        parser.exit(2, f"{parser.prog}: {name}: two tables of the paper have this number, say {TWICE[name]}\n")
     args = parser.parse_args()
     warnings.showwarning = print_warning  # one line each
     try:

@@ -4,10 +4,10 @@
     python scripts/sharing_matters.py figure12 sharing --output figure12                                 # one again
     python scripts/sharing_matters.py figure3 xnli.roles.safetensors facts.roles.safetensors --output figure3
 
-prints the numbers and writes `figure3.csv` and `figure3.png`. `plnd roles`, which `run` calls, makes what they read:
-roles artifacts, and with `--attribution` the CSV of scores. Figures cost a read, Table 2 an evaluation for each of its
-rows (its results are kept in `table2.json`, from which a run that was stopped goes on). docs/sharing-matters.md has the
-command of each.
+prints the numbers and writes `figure3.csv` and `figure3.png`, tables also as `.md` and `.tex`. `plnd roles`, which
+`run` calls, makes what they read: roles artifacts, and with `--attribution` the CSV of scores. Figures cost a read,
+Table 2 an evaluation for each of its rows (its results are kept in `table2.json`, from which a run that was stopped
+goes on). docs/papers.md has the command of each.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from lm_eval_plnd.experiments.role_experiment import (
     shown,
     steps,
 )
+from lm_eval_plnd.experiments.tables import Shown, write_tables
 from plnd.commands.shared import print_warning
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
@@ -205,7 +206,12 @@ def table1(args: argparse.Namespace) -> None:
         variance = float(np.nansum(share * (variances + means**2))) - mean**2
         extremes = [float(f(column(blocks, f"{args.answer}_{x}"))) for f, x in ((np.nanmax, "max"), (np.nanmin, "min"))]
         rows.append((language, role, *extremes, mean, variance))
-    write_csv(f"{args.output}.csv", ("language", "role", "max", "min", "mean", "variance"), rows)
+    header = ("language", "role", "max", "min", "mean", "variance")
+    texts = [
+        [language, role.replace("_", "-"), f"{most:.3f}", f"{least:.3f}", f"{mean:.1e}", f"{variance:.1e}"]
+        for language, role, most, least, mean, variance in rows
+    ]
+    write_tables(args.output, header, rows, [Shown("effective scores", header, texts, 2)])
     print(f"{'':<6}{'role':<16}{'max':>9}{'min':>9}{'mean':>11}{'variance':>11}")
     for language, role, *values in rows:
         most, least, mean, variance = values
@@ -258,7 +264,9 @@ def table2(args: argparse.Namespace) -> None:
     header = f"{'':<40}{'pct.':>7}" + "".join(f"{language:>7}" for language in roles.languages)
     print("\n".join([header, *(row_of(name, done[name]) for name, _ in settings)]))
     rows = [(name, done[name]["share"], *done[name]["score"]) for name, _ in settings]
-    write_csv(f"{args.output}.csv", ("setting", "share", *roles.languages), rows)
+    texts = [[name, f"{share:.2%}", *(f"{100 * score:.1f}" for score in scored)] for name, share, *scored in rows]
+    beside = Shown(f"{metric or 'score'} (%) without neurons", ("setting", "pct.", *roles.languages), texts)
+    write_tables(args.output, ("setting", "share", *roles.languages), rows, [beside])
     panels = {
         title: {name: 100 * np.array(done[name]["score"]) for name, _ in settings[:1] + settings[low:high]}
         for title, low, high in (("by role", 1, 5), ("random", 5, 5 + len(shares)))

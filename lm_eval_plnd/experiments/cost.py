@@ -8,7 +8,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.conditions import plan
+from lm_eval_plnd.experiments.conditions import detected, plan
 from lm_eval_plnd.experiments.enhancement import tunings
 from lm_eval_plnd.experiments.run import prepared
 from lm_eval_plnd.experiments.settings import Settings
@@ -63,7 +63,7 @@ def estimate(settings: Settings) -> str:
         for item in settings.tasks
         for language in settings.languages_of(item)
         for task in [settings.tasks[item].task_of(language)]
-        if any(item in setting.items for setting in todo)
+        if task in tasks
     }
     lines = [
         f"model: {name}, {skeleton.num_parameters() / 1e6:,.0f} M parameters; a token meets {weights / 1e6:,.0f} M",
@@ -85,8 +85,9 @@ def estimate(settings: Settings) -> str:
         lines += ["", f"{len(trained)} trained models, each evaluated:"]
         lines += [f"  {tuning.name:<44}{' '.join(tuning.tasks(settings))}" for tuning in trained]
     lines += ["", "estimate (2 FLOP for each parameter and token; no attention, no padding):"]
-    passes = settings.samples * len(settings.languages)
-    sizes = [settings.detection_of(language).get("max_documents") for language in settings.languages]
+    languages = detected(settings)
+    passes = settings.samples * len(languages)
+    sizes = [settings.detection_of(language).get("max_documents") for language in languages]
     most = settings.samples * sum(size or 0 for size in sizes) * settings.detection.get("max_length", 512)
     bound = f"{most:,} tokens at most, {_flop(most, weights)} for the forward pass" if all(sizes) else "whole corpora"
     lines.append(f"  detection: {passes} passes, {bound}")

@@ -73,6 +73,11 @@ class Row:
         """Whether nothing was switched off."""
         return self.neurons == "none"
 
+    @property
+    def table(self) -> str:
+        """The table whose rows all switch off equally many neurons; empty where numbers are not made equal."""
+        return next((part for part in self.setting.split(".") if part.startswith("table")), "")
+
 
 COLUMNS = tuple(column.name for column in fields(Row))
 
@@ -155,14 +160,22 @@ def document_weights(metrics: Mapping[str, list[Any]], metric: str) -> list[Any]
 
 
 def mask_file(folder: Path, row: Row) -> Path:
-    """The neurons artifact that a setting takes its neurons from."""
-    sample = f".s{row.sample}" if row.sample not in ("", "0") else ""
-    return folder / NEURONS / f"{row.language}{sample}.{row.neurons}.safetensors"
+    """The neurons artifact that a setting takes its neurons from; of equal numbers, those of its region alone."""
+    sample = int(row.sample or 0)
+    return folder / NEURONS / mask_name(row.language, sample, row.neurons, row.region if row.table else "", row.table)
+
+
+def mask_name(language: str, sample: int, kind: str, region: str = "", table: str = "") -> str:
+    """File name of a set; of the most important ones of a region, as many as in every row of `table`."""
+    parts = [language, f"s{sample}" if sample else "", kind, (region or "everywhere") if table else "", table]
+    return ".".join(filter(None, [*parts, "safetensors"]))
 
 
 def regions_of(row: Row, settings: Settings) -> dict[str, str]:
     """The model arguments that choose a setting's part of the model."""
     name, _, number = row.region.partition("=")
+    if row.table:
+        return {}  # its artifact has no others
     if number:
         return {"regions": name, name: number}
     if name and settings.regions:

@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.conditions import Setting, neuron_sets, plan, region_of, switched_off
+from lm_eval_plnd.experiments.conditions import Setting, chosen, detected, neuron_sets, plan, region_of, switched_off
 from lm_eval_plnd.experiments.enhancement import COLUMNS as TUNED_COLUMNS
 from lm_eval_plnd.experiments.enhancement import ENHANCED, TUNED, Tuning, train, tunings, write_documents
 from lm_eval_plnd.experiments.enhancement import rows as tuned_rows
@@ -38,6 +38,7 @@ from lm_eval_plnd.experiments.results import (
     SAMPLES,
     SETTINGS,
     document_weights,
+    mask_name,
 )
 from lm_eval_plnd.experiments.settings import Settings, load_settings
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
@@ -69,9 +70,10 @@ def detect_all(
     from plnd.neurons.scores import Scores
 
     found = []
-    read = dict.fromkeys(settings.languages, 0)  # documents that earlier samples took from the corpus
+    languages = detected(settings)
+    read = dict.fromkeys(languages, 0)  # documents that earlier samples took from the corpus
     for sample in range(settings.samples):
-        paths = {neurons / f"{_file(language, sample)}.scores.safetensors": language for language in settings.languages}
+        paths = {neurons / mask_name(language, sample, "scores"): language for language in languages}
         parts = {part: path for path in paths for part in _parts(path, settings.shards)}
         for part in unwritten(parts, folder):
             language = paths[parts[part]]
@@ -91,7 +93,7 @@ def detect_all(
                 raise PLNDError(f"{path}: scores of {written_in}, expected {language}; put the right file there")
             read[language] += corpus.documents + sum(corpus.skipped_counts.values())
         sets = neuron_sets(scores, settings)
-        files = {neurons / f"{_file(language, sample)}.{kind}.safetensors": (language, kind) for language, kind in sets}
+        files = {neurons / mask_name(language, sample, kind): (language, kind) for language, kind in sets}
         for path in unwritten(files, folder):
             sets[files[path]].save(path)
         found.append(sets)
@@ -142,8 +144,15 @@ def _shard_of(path: Path) -> str | None:
     return f"{found[1]}/{found[2]}" if found else None
 
 
-def _file(language: str, sample: int) -> str:
-    return f"{language}.s{sample}" if sample else language
+def write_equal(
+    planned: Sequence[Setting], settings: Settings, samples: Sequence[Mapping[tuple[str, str], NeuronSet]], folder: Path
+) -> None:
+    """The sets of equal numbers as artifacts, so that what was switched off is at hand outside, too."""
+    found = {
+        folder / NEURONS / mask_name(x.language, x.sample, x.neurons, x.region, x.table): x for x in planned if x.table
+    }
+    for path in unwritten(found, folder):
+        chosen(found[path], settings, samples[found[path].sample]).save(path)
 
 
 # evaluation
@@ -157,7 +166,10 @@ class Evaluator:
         self.settings, self.tasks = settings, tasks
         self.model = lm.model
         self.lms: dict[str, HFLM] = {}
+        used = {item for setting in plan(settings) for item in setting.items}
         for name, item in settings.tasks.items():
+            if name not in used:
+                continue
             self.lms[name] = lm if not item.model else load_lm({**settings.model, **item.model, "pretrained": lm.model})
 
     def __call__(self, item: str, tasks: Sequence[str]) -> Values:
@@ -232,7 +244,7 @@ def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values
 
 
 def load_tasks(settings: Settings) -> dict[str, Task]:
-    """Every task that an experiment evaluates by name, its rows read; of the others that they exist.
+    """Every task that an experiment evaluates by name, its rows read; of the others only that they exist.
 
     Raises:
         PLNDError: if a task does not exist, is a group, or its rows cannot be read.
@@ -241,6 +253,8 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
 
     from lm_eval_plnd.task_folder import tasks_folder
 
+    if not settings.tasks:
+        return {}
     paths = [str(tasks_folder()), *([settings.include_path] if settings.include_path else [])]
     wanted = {name: [item.task_of(x) for x in settings.languages_of(name)] for name, item in settings.tasks.items()}
     known = TaskManager(include_path=paths, include_defaults=False)
@@ -256,10 +270,13 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
                 raise PLNDError(f"tasks.{item}: no lm-eval task {name}; `lm_eval ls tasks` lists them")
             if name not in known.all_subtasks:
                 raise PLNDError(f"tasks.{item}: {name} is a group: name its task in one language")
-    used = {item for setting in plan(settings) for item in setting.items}
+    asked = {
+        task for setting in plan(settings) for named in setting.tasks(settings).values() for task in named.values()
+    }
     found: dict[str, Task] = {}
     for item, names in wanted.items():
-        if item not in used:
+        names = [name for name in names if name in asked]
+        if not names:
             continue
         options = settings.tasks[item]
         given = expand({**settings.metadata, **options.metadata})
@@ -304,6 +321,8 @@ def load_lm(arguments: Mapping[str, Any]) -> HFLM:
 def experiment(settings: Settings, output: str | Path) -> Path:
     """Runs an experiment, or the rest of one that was stopped; returns the path of its `results.csv`.
 
+    Of an experiment that evaluates nothing (`lm_eval_plnd.experiments.settings.SETS`), that of its neurons.
+
     Other processes may do the same at the same time: each takes what nobody else is at, and all end with the same file.
 
     Raises:
@@ -335,6 +354,9 @@ def experiment(settings: Settings, output: str | Path) -> Path:
     samples = detect_all(settings, model, output, log)
     planned = plan(settings)
     off = [switched_off(setting, settings, samples[setting.sample]) for setting in planned]
+    if not planned:
+        return output / NEURONS
+    write_equal(planned, settings, samples, output)
     paths = {output / SAMPLES / f"{setting.name}.json": number for number, setting in enumerate(planned)}
 
     @cache
@@ -439,7 +461,7 @@ def prepared(settings: Settings) -> dict[str, Task]:
     from plnd.models.loading import load_skeleton
 
     tasks = load_tasks(settings)
-    for language in settings.languages:
+    for language in detected(settings):
         source = expand(settings.corpus_of(language))
         if pipes([source]):
             raise PLNDError(f"corpus: {source} is a pipe, expected files, which can be read again; write one")

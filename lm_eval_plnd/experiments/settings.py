@@ -16,6 +16,7 @@ from plnd.demo_data import expand as expand
 from plnd.errors import PLNDError
 from plnd.neurons.contrast import TIMES
 from plnd.neurons.regions import Regions
+from plnd.neurons.selection import GROUPS, listed
 
 TABLES = {
     "table1": "generation",
@@ -23,11 +24,20 @@ TABLES = {
     "table3": "reasoning",
     "table4": "knowledge",
     "table5": "generation",
-    "table8": "reasoning",
-    "table9": "reasoning",
+    "later_table8": "reasoning",
+    "later_table9": "reasoning",
     "table10": "understanding",
 }
 """What can be run, and the item of `tasks` on which the paper does; Table 11 is Table 10 of another model."""
+ORIGINAL = "original"
+"""The original model alone, on all items (Table 9 of the appendix)."""
+SETS = ("sets", "figure3", "figure5", "figure6")
+"""What needs the sets of neurons and evaluates nothing; `sets` has no figure."""
+TWICE = {
+    "table8": "the prompts (scripts/plnd_paper.py prompts) or, in the later appendix, later_table8",
+    "table9": "original or, in the later appendix, later_table9",
+}
+"""Numbers that two versions of the paper give to different tables, and what each is called here."""
 ENHANCING = ("figure4", "table6")
 """What trains neurons instead of switching them off (`lm_eval_plnd.experiments.enhancement`)."""
 BENCHMARKS = ("reasoning", "understanding", "knowledge", "generation")
@@ -38,12 +48,12 @@ STATES = ("neurons", "random", "lora", "full")
 """What can be trained: a language's neurons, as many random ones, LoRA, every parameter."""
 NEURONS = ("all", "specific", "without_english", "without_shared")
 """Kinds of sets; without a rule of one language there is only `specific`, which contrast finds."""
-OVERLAPPING = {"table8": "without_english", "table9": "without_shared"}
+OVERLAPPING = {"later_table8": "without_english", "later_table9": "without_shared"}
 """The sets of the later appendix, compared with `all`."""
 
 _NO_LANGUAGE_NEURONS = (
     "is made from what is important for a language, and rule.contrast finds what is specific to it: give rule.epsilon,"
-    " rule.top_k or rule.fraction beside it"
+    " rule.epsilon_for, rule.top_k or rule.fraction beside it"
 )
 
 # What was expected, by pydantic's name of the mistake.
@@ -56,7 +66,7 @@ _EXPECTED = {
     "dict_type": "fields with values",
     "model_type": "fields with values",
 }
-_OPTIONS = ("str", "int", "float", "dict[str,str]", "dict[str,int]")
+_OPTIONS = ("bool", "str", "int", "float", "list[str]", "dict[str,str]", "dict[str,int]")
 """What pydantic writes behind a field's name where several types are possible."""
 
 
@@ -105,26 +115,31 @@ class Contrast(Fields):
     times: float = TIMES
 
 
+_RULES = ("epsilon", "epsilon_for", "top_k", "fraction")
+
+
 class Rule(Fields):
     """Which neurons are a language's: one rule of `plnd.Scores.select`, or contrast, or both.
 
     Attributes:
-        epsilon, top_k, fraction: one of them, for `all` neurons that are important for a language; `specific` are those
-            minus every other language's.
-        projections: only these; those that the rule itself takes by default.
+        epsilon, epsilon_for, top_k, fraction: one of them, for `all` neurons that are important for a language;
+            `specific` are those minus every other language's.
+        projections: only these, or the name of a group (`plnd.neurons.selection.GROUPS`); those that the rule itself
+            takes by default.
         contrast: how `specific` neurons are found instead, against every other language.
     """
 
     epsilon: float | None = None
+    epsilon_for: float | None = None
     top_k: int | None = None
     fraction: float | None = None
-    projections: list[str] | None = None
+    projections: str | list[str] | None = None
     contrast: Contrast | None = None
 
     @property
     def of_one_language(self) -> dict[str, float | int]:
         """The rule of `plnd.Scores.select` that is given, by its name."""
-        named = {"epsilon": self.epsilon, "top_k": self.top_k, "fraction": self.fraction}
+        named = {name: getattr(self, name) for name in _RULES}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -205,12 +220,16 @@ class Settings(Fields):
             for each language.
         rule: which neurons are a language's.
         tasks: evaluations by name: a task, or what `Item` has. The item `text` stands beside every other.
-        experiments: tables to run, each with the items that it is run on (the paper's, if they are left out).
+        experiments: tables to run, each with the items that it is run on (the paper's, if they are left out); those of
+            `SETS` have none.
         english: the language that the others are compared with.
         detection: how to detect.
         regions: N1 and N2.
         search: what Tables 10 and 11 try.
         neurons: the sets that the tables by region (2 to 5, 10) switch off, some of `NEURONS`.
+        equal: whether all rows of a table by region (2 to 5) switch off equally many neurons: of each region the most
+            important ones, as many as the region that has fewest, or the number given; and so many random ones. For a
+            number, `all` neurons of a region are its most important ones, whatever the rule keeps of them.
         task_languages: `own` evaluates each set in its own language and English, `all` in every language.
         samples: how many samples of documents to detect on, each beginning where the last one ended.
         shards: parts into which each detection is cut, so that several processes share it; changes no result.
@@ -225,13 +244,14 @@ class Settings(Fields):
     languages: list[str]
     corpus: str | dict[str, str]
     rule: Rule
-    tasks: dict[str, Item]
     experiments: dict[str, list[str]]
+    tasks: dict[str, Item] = {}
     english: str = "en"
     detection: Detection = {}
     regions: Blocks | None = None
     search: Search | None = None
     neurons: list[str] = ["specific"]
+    equal: bool | int = False
     task_languages: str = "own"
     samples: int = 1
     shards: int = 1
@@ -361,11 +381,14 @@ def _experiments(found: Any, tasks: Any) -> Any:
     named = tasks if isinstance(tasks, Mapping) else {}
     benchmarks = [item for item in BENCHMARKS if item in named] or ["text"]
     paper = {**{table: [item] for table, item in TABLES.items()}, **dict.fromkeys(ENHANCING, benchmarks)}
+    paper |= {ORIGINAL: list(named), **{name: [] for name in SETS}}
     if isinstance(found, list) and all(isinstance(table, str) for table in found):
         found = dict.fromkeys(found)
     if not isinstance(found, Mapping):
         return found
     for table in found:
+        if table in TWICE:
+            raise PLNDError(f"experiments.{table}: two tables of the paper have this number, say {TWICE[table]}")
         if table not in paper:
             raise PLNDError(f"experiments.{table}: unknown, expected some of {', '.join(paper)}")
     return {
@@ -427,6 +450,8 @@ def _check(settings: Settings) -> None:
             raise PLNDError(f"neurons: {name!r} {_NO_LANGUAGE_NEURONS}")
     if settings.task_languages not in ("own", "all"):
         raise PLNDError(f"task_languages: unknown {settings.task_languages!r}, expected own or all")
+    if settings.equal is not True and settings.equal is not False and settings.equal < 1:
+        raise PLNDError(f"equal: found {settings.equal}, expected true, false, or a number of neurons")
     for name, number in (("samples", settings.samples), ("shards", settings.shards), ("limit", settings.limit)):
         if number is not None and number < 1:
             raise PLNDError(f"{name}: found {number}, expected 1 or more")
@@ -434,8 +459,10 @@ def _check(settings: Settings) -> None:
     _check_rule(settings.rule)
     for name, item in settings.tasks.items():
         _check_item(settings, name, item)
-    if not settings.tasks or not settings.experiments:
-        raise PLNDError(f"{'experiments' if settings.tasks else 'tasks'}: none, expected at least one")
+    if not settings.experiments:
+        raise PLNDError(f"experiments: none, expected some of {', '.join((*TABLES, ORIGINAL, *SETS))}")
+    if not settings.tasks and not set(SETS).issuperset(settings.experiments):
+        raise PLNDError("tasks: none, expected at least one")
     for table, items in settings.experiments.items():
         _check_experiment(settings, table, items)
 
@@ -461,20 +488,24 @@ def _check_rule(rule: Rule) -> None:
     given = rule.of_one_language
     if len(given) > 1 or not (given or rule.contrast):
         raise PLNDError(
-            f"rule: expected exactly one of epsilon, top_k, fraction, or contrast, found {', '.join(given) or 'none'}"
+            f"rule: expected exactly one of {', '.join(_RULES)}, or contrast, found {', '.join(given) or 'none'}"
         )
     for name, value in given.items():
-        if value <= 0 or (name == "fraction" and value > 1):
-            raise PLNDError(
-                f"rule.{name}: found {value}, expected more than 0{' and at most 1' * (name == 'fraction')}"
-            )
+        of_all = name in ("epsilon_for", "fraction")
+        if value <= 0 or (of_all and value > 1):
+            raise PLNDError(f"rule.{name}: found {value}, expected more than 0{' and at most 1' * of_all}")
     try:
         check_numbers(**(rule.contrast.model_dump() if rule.contrast else {}))
     except PLNDError as error:
         raise PLNDError(f"rule.contrast: {error}") from None
-    for name in rule.projections or ():
+    try:
+        names = listed(rule.projections)
+    except PLNDError as error:
+        raise PLNDError(f"rule.{error}") from None
+    for name in names or ():
         if name not in PROJECTIONS:
-            raise PLNDError(f"rule.projections: unknown {name!r}, expected some of {', '.join(PROJECTIONS)}")
+            known = ", ".join((*PROJECTIONS, *GROUPS))
+            raise PLNDError(f"rule.projections: unknown {name!r}, expected some of {known}")
 
 
 def _check_item(settings: Settings, name: str, item: Item) -> None:
@@ -494,6 +525,10 @@ def _check_item(settings: Settings, name: str, item: Item) -> None:
 
 
 def _check_experiment(settings: Settings, table: str, items: list[str]) -> None:
+    if table in SETS:
+        if items:
+            raise PLNDError(f"experiments.{table}: found {', '.join(items)}, expected no item: it evaluates nothing")
+        return
     if not items:
         raise PLNDError(f"experiments.{table}: no item, expected some of {', '.join(settings.tasks)}")
     for item in items:
@@ -515,7 +550,7 @@ def _check_experiment(settings: Settings, table: str, items: list[str]) -> None:
         for name, values in (("under", search.under), ("gen", search.gen)):
             if not values or min(values) < 1 or len(set(values)) < len(values):
                 raise PLNDError(f"search.{name}: found {values}, expected numbers of blocks, each once")
-    elif table != "table1":
+    elif table not in ("table1", ORIGINAL):
         if settings.regions is None:
             raise PLNDError(f"regions: missing; {table} needs regions.under (N1) and regions.gen (N2)")
         Regions(("under",), settings.regions.under, settings.regions.gen)

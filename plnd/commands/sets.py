@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plnd.commands.shared import Command, add_plot, add_restriction, load_named, restriction, save_neurons
+from plnd.commands.shared import Command, add_plot, add_restriction, load_named, restriction, save_neurons, say
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ class Select(Command):
         ).add_mutually_exclusive_group()
         important.add_argument("--epsilon", type=float, help="importance at least this in every document (eq. 2)")
         important.add_argument(
+            "--epsilon-for", type=float, metavar="S",
+            help="the largest epsilon that keeps at least this share of the neurons chosen from, 0.0013 for the paper's"
+            " 0.13 %% (--projections says which are counted)",
+        )  # fmt: skip
+        important.add_argument(
             "--top-k", type=int, help="among the k most important of their projection in every document"
         )
         important.add_argument(
@@ -95,11 +100,24 @@ class Select(Command):
             neurons, *_ = lape([*own, *others], top_rate=args.top_rate, fraction=args.fraction, **restriction(args))
             save_neurons(neurons, args.output)
         else:
-            given = {"epsilon": args.epsilon, "top_k": args.top_k, "fraction": args.fraction}
+            given = {name: getattr(args, name) for name in ("epsilon", "epsilon_for", "top_k", "fraction")}
             neurons = own[0].select(**given, **restriction(args))
             rule = neurons.metadata.rule
             why_empty = f": no neuron meets {rule.name}={rule['value']:g}; it cannot be evaluated or exported"
             save_neurons(neurons, args.output, why_empty)
+            if args.epsilon_for is not None:
+                say(f"epsilon {rule['value']!r} keeps {_counted(neurons)}")
+
+
+def _counted(neurons: NeuronSet) -> str:
+    """How many of which neurons `--epsilon-for` kept, and how often one of the feed-forward is counted."""
+    from plnd.neurons.selection import FEED_FORWARD
+
+    rule = neurons.metadata.rule
+    counted = rule["projections"] or neurons.metadata.method.projections
+    names = [name for name in counted if name in FEED_FORWARD]
+    often = f", each feed-forward neuron {len(names)} times: {', '.join(names)}" if len(names) > 1 else ""
+    return f"{len(neurons):,} of {rule['chosen_from']:,} neurons of {', '.join(counted)} ({rule['share']:.3%}{often})"
 
 
 def _compared(args: argparse.Namespace) -> str | None:
@@ -115,7 +133,7 @@ def _compared(args: argparse.Namespace) -> str | None:
     of_contrast, of_lape, of_one = (
         given("count", "share", "error_rate", "times"),
         given("top_rate", "fraction"),
-        given("epsilon", "top_k"),
+        given("epsilon", "epsilon_for", "top_k"),
     )
     if args.against is None:
         if over := [*of_contrast, *given("top_rate")]:
@@ -128,7 +146,7 @@ def _compared(args: argparse.Namespace) -> str | None:
         if not (of_one or of_lape):
             raise PLNDError(
                 "no rule: name the scores of other languages with --against for what is special to this one, or give"
-                " --fraction, --top-k or --epsilon for what is important for it"
+                " --fraction, --top-k, --epsilon or --epsilon-for for what is important for it"
             )
         return None
     if of_one:

@@ -209,7 +209,10 @@ def open_corpus(corpus: str | Sequence[str], args: argparse.Namespace) -> Iterat
 def add_restriction(parser: argparse._ActionsContainer) -> None:
     """Adds the flags that keep only some projections and regions."""
     parser.add_argument(
-        "--projections", help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+        "--projections",
+        help="only these, comma-separated: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj; or paper, those of"
+        " which the PLND paper has an importance (all but o_proj and gate_proj), or once, all but gate_proj and"
+        " up_proj, whose neurons are those of down_proj",
     )
     parser.add_argument("--regions", help="only these, comma-separated: under, solve, solve_attn, solve_ffn, gen")
     parser.add_argument("--under", type=int, help="number of understanding blocks (N1)")

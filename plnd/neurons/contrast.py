@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plnd.addresses import PROJECTIONS
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.io.metadata import NeuronsMetadata
 from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.scores import LOGS_SINCE, Scores
-from plnd.neurons.selection import by_address, chosen_addresses, sites
+from plnd.neurons.selection import GROUPS, by_address, chosen_addresses, listed, sites
 from plnd.numbers import is_real, is_whole
 
 TIMES = 2.0
@@ -28,7 +27,7 @@ DEFAULT_SHARE = 0.001
 """Of all neurons, where the caller says neither how many nor how sure."""
 DEFAULT_ERROR_RATE = 0.05
 """The error rate that comes with it."""
-ONCE = tuple(name for name in PROJECTIONS if name not in ("gate_proj", "up_proj"))
+ONCE = GROUPS["once"]
 """The projections chosen from by default: each feed-forward neuron once, at its column of `down_proj`."""
 
 
@@ -40,7 +39,7 @@ def contrast(
     share: float | None = None,
     error_rate: float | None = None,
     times: float = TIMES,
-    projections: Iterable[str] | None = None,
+    projections: str | Iterable[str] | None = None,
     regions: Regions | None = None,
 ) -> NeuronSet:
     """The neurons that matter much more for one language than for any of the others, those that matter most first.
@@ -83,7 +82,7 @@ def contrast(
     if count is None and share is None and error_rate is None:
         share, error_rate = DEFAULT_SHARE, DEFAULT_ERROR_RATE
     check_numbers(count, share, error_rate, times)
-    projections = list(ONCE if projections is None else projections)
+    projections = listed(ONCE if projections is None else projections)
     _check_comparable(own, others)
     first = own[0]
     widths = {address: len(values) for address, values in first.minimum.items()}

@@ -120,7 +120,7 @@ class NeuronSet:
     def restrict(
         self,
         *,
-        projections: Iterable[str] | None = None,
+        projections: str | Iterable[str] | None = None,
         regions: Regions | None = None,
         where: Callable[[int, str], bool] | None = None,
     ) -> NeuronSet:

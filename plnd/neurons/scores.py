@@ -26,6 +26,7 @@ LOGS_SINCE = 2
 
 _EXPECTED = {
     "epsilon": "a number above 0",
+    "epsilon_for": "a number above 0 and at most 1",
     "top_k": "a whole number above 0",
     "fraction": "a number above 0 and at most 1",
 }
@@ -80,30 +81,37 @@ class Scores:
         self,
         *,
         epsilon: float | None = None,
+        epsilon_for: float | None = None,
         top_k: int | None = None,
         fraction: float | None = None,
-        projections: Iterable[str] | None = None,
+        projections: str | Iterable[str] | None = None,
         regions: Regions | None = None,
     ) -> NeuronSet:
         """The neurons that one rule keeps, out of those of `projections` and `regions` (all by default).
 
         Args:
             epsilon: importance at least this in every document (eq. 2 of arXiv:2402.18815).
+            epsilon_for: the rule of `epsilon`, with the largest one that keeps at least this share of the neurons
+                chosen from; `rule.value` in the metadata is the epsilon, `rule.wanted` and `rule.share` are what was
+                asked for and what is kept, of `rule.chosen_from` neurons.
             top_k: among the k most important of their projection in every document.
             fraction: `top_k` with k one share of each projection's width, the share whose set is nearest to this
                 fraction of the neurons chosen from.
+            projections: their names; or one of the groups `paper`, which the paper has an importance of, and `once`, in
+                which every neuron counts once (`plnd.neurons.selection.GROUPS`).
 
         Raises:
-            PLNDError: if not exactly one rule is given, its number makes no sense, or these scores do not tell (they
-                were detected for an epsilon, and another rule is asked for rows of `q_proj` and `k_proj`).
+            PLNDError: if not exactly one rule is given, its number makes no sense, these scores do not tell (they were
+                detected for an epsilon, and another rule is asked for rows of `q_proj` and `k_proj`), or fewer neurons
+                than `epsilon_for` asks for have any importance in every document.
         """
-        rules = {"epsilon": epsilon, "top_k": top_k, "fraction": fraction}
+        rules = {"epsilon": epsilon, "epsilon_for": epsilon_for, "top_k": top_k, "fraction": fraction}
         given = {name: value for name, value in rules.items() if value is not None}
         if len(given) != 1:
-            raise PLNDError(f"expected exactly one of epsilon, top_k, fraction, found {', '.join(given) or 'none'}")
+            raise PLNDError(f"expected exactly one of {', '.join(rules)}, found {', '.join(given) or 'none'}")
         ((name, value),) = given.items()
         fits = is_whole(value) if name == "top_k" else is_real(value)
-        if not fits or not 0 < value < math.inf or (name == "fraction" and value > 1):
+        if not fits or not 0 < value < math.inf or (name in ("fraction", "epsilon_for") and value > 1):
             raise PLNDError(f"{name}={value!r}: expected {_EXPECTED[name]}")
         value = int(value) if name == "top_k" else float(value)
         projections = listed(projections)
@@ -112,9 +120,14 @@ class Scores:
         if not chosen:
             scored = ", ".join(self.metadata.method.projections)
             raise PLNDError(f"no neuron to select from: these scores cover {scored}")
-        self._check_known(name, value, chosen)
         rule: dict[str, Any] = {"name": name, "value": value, "projections": projections}
         rule["regions"] = regions.description() if regions else None
+        if name == "epsilon_for":
+            importance = np.concatenate([self.minimum[a] for a in chosen])
+            name, wanted, value = "epsilon", value, _epsilon(importance, value)
+            share = float(np.mean(importance >= value))
+            rule |= {"name": name, "value": value, "wanted": wanted, "share": share, "chosen_from": len(importance)}
+        self._check_known(name, value, chosen)
         if name == "epsilon":
             kept = {a: self.minimum[a].astype(np.float64) >= value for a in chosen}
         elif name == "top_k":
@@ -124,8 +137,8 @@ class Scores:
             rule["share"] = _share(np.concatenate(list(entry.values())), value)
             kept = {a: entry[a] <= rule["share"] for a in chosen}
         indices = {a: np.flatnonzero(mask).astype(np.int32) for a, mask in kept.items()}
-        importance = {a: self.minimum[a][rows] for a, rows in indices.items()}
-        return NeuronSet(indices, importance, NeuronsMetadata.selected(self.metadata, rule, self.digest))
+        kept_importance = {a: self.minimum[a][rows] for a, rows in indices.items()}
+        return NeuronSet(indices, kept_importance, NeuronsMetadata.selected(self.metadata, rule, self.digest))
 
     def _check_known(self, name: str, value: float, chosen: Iterable[str]) -> None:
         """Refuses a rule that scores detected for an epsilon do not decide."""
@@ -184,6 +197,28 @@ class Scores:
     def digest(self) -> str:
         """SHA-256 of the artifact that `save` writes."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def _epsilon(importance: np.ndarray, share: float) -> float:
+    """The largest epsilon that at least this share of the neurons reaches.
+
+    Args:
+        importance: of every neuron the smallest over documents, [neurons] float32.
+
+    Raises:
+        PLNDError: if it would have to be 0, which every neuron reaches.
+    """
+    count = next(
+        k for k in range(max(1, int(share * len(importance))), len(importance) + 1) if k / len(importance) >= share
+    )
+    found = float(np.partition(importance, len(importance) - count)[len(importance) - count])
+    if found == 0:
+        above = float(np.mean(importance > 0))
+        raise PLNDError(
+            f"epsilon_for={share:g}: only {above:.3%} of the {len(importance):,} neurons chosen from have an importance"
+            " above 0 in every document; ask for at most that share"
+        )
+    return found
 
 
 def _share(entry: np.ndarray, fraction: float) -> float:

@@ -12,21 +12,36 @@ from plnd.neurons.regions import Regions
 
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 """Projections of which rows and columns of one number are one neuron: they share their importance."""
+GROUPS = {
+    "paper": ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj"),
+    "once": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj"),
+}
+"""Names for several projections. `paper`: those of which the PLND paper has an importance (arXiv:2402.18815, section
+2.2), which leaves out gate and O and counts a feed-forward neuron twice, as a row of up and as a column of down.
+`once`: every neuron once, a feed-forward one as its column of down; any one of its three names switches it off."""
 
 
-def listed(projections: Iterable[str] | None) -> list[str] | None:
-    """The names of some projections, in order; None where none is named, which is all of them.
+def listed(projections: str | Iterable[str] | None) -> list[str] | None:
+    """The names of some projections, in order, those of `GROUPS` written out; None where none is named, which is all.
 
     Raises:
-        PLNDError: if it is one string, of which every letter would be a name.
+        PLNDError: if it is one string that names no group, and of which every letter would be a name.
     """
     if isinstance(projections, str):
-        raise PLNDError(f"projections={projections!r}: expected a list of names, such as ['o_proj', 'down_proj']")
-    return None if projections is None else list(projections)
+        if projections not in GROUPS:
+            raise PLNDError(
+                f"projections={projections!r}: expected a list of names, such as ['o_proj', 'down_proj'], or one of"
+                f" {', '.join(GROUPS)}"
+            )
+        projections = [projections]
+    if projections is None:
+        return None
+    names = [name for given in projections for name in (GROUPS[given] if given in tuple(GROUPS) else (given,))]
+    return [name for place, name in enumerate(names) if name not in names[:place]]
 
 
 def chosen_addresses(
-    widths: Mapping[str, int], blocks: int, projections: Iterable[str] | None, regions: Regions | None
+    widths: Mapping[str, int], blocks: int, projections: str | Iterable[str] | None, regions: Regions | None
 ) -> list[str]:
     """The addresses of some projections and regions, in order.
 
@@ -36,7 +51,7 @@ def chosen_addresses(
     projections = listed(projections)
     for name in projections or ():
         if name not in PROJECTIONS:
-            raise PLNDError(f"unknown projection {name!r}: expected one of {', '.join(PROJECTIONS)}")
+            raise PLNDError(f"unknown projection {name!r}: expected one of {', '.join((*PROJECTIONS, *GROUPS))}")
     if regions is not None:
         regions.check(blocks)
     chosen = []

@@ -128,7 +128,9 @@ def test_details_are_the_languages(tmp_path, capsys):
     assert "zh:  en-D 50.0  Δen -25.0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "count"), [("table3", 6), ("table4", 5), ("table5", 3), ("table8", 2), ("table9", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("table3", 6), ("table4", 5), ("table5", 3), ("later_table8", 2), ("later_table9", 2)]
+)
 def test_rows_of_the_other_tables(tmp_path, name, count):
     """As many rows as the paper has for a model."""
     made = folder(tmp_path / "run", experiments={name: ["understanding"]})
@@ -150,6 +152,49 @@ def test_the_search_takes_the_highest_delta(tmp_path, capsys, name):
     assert "understanding, specific: highest Δ with N1 = 2, N2 = 1" in capsys.readouterr().out
     found = {row["blocks"]: float(row["delta"]) for row in table(tmp_path / "t.csv") if row["item"] == "understanding"}
     assert found == pytest.approx({"N1 1": 25, "N1 2": 75, "N2 1": 25, "N2 2": -25})
+
+
+def test_tables_as_markdown_and_latex(tmp_path):
+    """Beside the CSV stand the table as it is printed, as Markdown and as LaTeX that its packages can set."""
+    made = folder(tmp_path / "run", experiments={"table2": ["understanding"]})
+    run_script("plnd_paper", "table2", str(made), "--output", str(tmp_path / "t"), "--details")
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    head = next(line for line in lines if line.startswith("| Under"))
+    row = [line for line in lines if line.startswith("| ✗")][2]
+    cells = dict(zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (head, row)), strict=True))
+    assert (cells["Eng"], cells["n-Eng"], cells["Δn-Eng"], cells["Δ"]) == ("62.5", "25.0", "-37.5", "+25.0")
+    assert len([line for line in lines if line.startswith("**")]) == 2  # the item, and the text beside it
+    latex = (tmp_path / "t.tex").read_text()
+    assert (
+        latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 2 and r"95 \% interval of $\Delta$" in latex
+    )
+    assert latex.isascii() and r"$\times$" in latex and r"$\checkmark$" in latex
+    details = (tmp_path / "t_details.md").read_text()
+    assert "en-D | " in details and "Δzh-D" in details and " -50.0 |" in details
+
+
+def test_original_scores(tmp_path, capsys):
+    """Table 9 of the appendix: the original's scores by item and language, the average without English, as numbers."""
+    made = folder(tmp_path / "run", experiments={"original": ["understanding"]})
+    run_script("plnd_paper", "original", str(made), "--output", str(tmp_path / "t"))
+    found = {(r["item"], r["language"]): r for r in table(tmp_path / "t.csv")}
+    values = {language: float(found["understanding", language]["value"]) for language in ("en", "de", "zh", "average")}
+    assert values == {"en": 75, "de": 25, "zh": 100, "average": 62.5}
+    assert float(found["text", "average"]["value"]) == pytest.approx(3.5)
+    stderr = {r["task_language"]: r["stderr"] for r in table(made / "results.csv") if r["item"] == "understanding"}
+    assert float(found["understanding", "de"]["stderr"]) == pytest.approx(100 * float(stderr["de"]))
+    assert "75.0" in (tmp_path / "t.md").read_text() and r"\pm" in (tmp_path / "t.tex").read_text()
+    assert "62.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["table8", "table9"])
+def test_numbers_of_two_tables(tmp_path, capsys, name):
+    """What is Table 8 in one version of the paper and another one in a later appendix is asked for by its own name."""
+    with pytest.raises(SystemExit, match="2"):
+        run_script("plnd_paper", name, str(tmp_path), "--output", str(tmp_path / "t"))
+    error = capsys.readouterr().err
+    assert f"{name}: two tables of the paper have this number, say" in error and f"later_{name}" in error
+    assert error.count("\n") == 1
 
 
 def test_table1(tmp_path, capsys):

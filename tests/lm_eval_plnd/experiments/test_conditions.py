@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from handmade import make_scores, scores_metadata
-from lm_eval_plnd.experiments.conditions import BEST, REGIONS, Setting, neuron_sets, plan, region_of, switched_off
+from lm_eval_plnd.experiments.conditions import (
+    BEST,
+    REGIONS,
+    Setting,
+    detected,
+    neuron_sets,
+    plan,
+    region_of,
+    switched_off,
+)
 from lm_eval_plnd.experiments.settings import NEURONS as NEURON_KINDS
+from plnd.errors import PLNDError
 from plnd.neurons.contrast import contrast
 
 
@@ -53,8 +63,8 @@ def test_a_setting_of_several_tables_is_run_once(tiny):
             "specific.solve_ffn.random0 specific.solve.random0 specific.random0 specific.solve_attn specific.solve_ffn",
         ),
         ("table5", "specific.gen.random0 specific.random0 specific.gen"),
-        ("table8", "all.under+solve_ffn+gen without_english.under+solve_ffn+gen"),
-        ("table9", "all.under+solve_ffn+gen without_shared.under+solve_ffn+gen"),
+        ("later_table8", "all.under+solve_ffn+gen without_english.under+solve_ffn+gen"),
+        ("later_table9", "all.under+solve_ffn+gen without_shared.under+solve_ffn+gen"),
         ("table10", "specific.under=1 specific.under=2 specific.gen=1"),
     ],
 )
@@ -114,7 +124,130 @@ def test_a_search_has_its_own_numbers_of_blocks(tiny):
     assert [b for b in range(8) if found.contains(b, "o_proj", 8)] == [6, 7]
 
 
+# the data that is asked for
+
+
+def test_only_languages_whose_neurons_are_needed_are_detected(tiny):
+    """English where its own set is switched off or compared with; of `all` sets, those of the tables' languages."""
+    everywhere = ["en", "de", "zh"]
+    assert detected(tiny(neurons=["all"], experiments={"table5": ["text"]})) == ["de", "zh"]
+    assert detected(tiny(neurons=["specific"], experiments={"table5": ["text"]})) == everywhere
+    assert detected(tiny(neurons=["all"], experiments={"table1": ["text"]})) == everywhere
+    assert detected(tiny(neurons=["all"], experiments={"table5": ["text"], "figure5": []})) == everywhere
+    search = {"search": {"language": "zh", "under": [1], "gen": [1]}}
+    assert detected(tiny(neurons=["all"], experiments={"table10": ["text"]}, **search)) == ["zh"]
+    assert detected(tiny(experiments={"original": ["text"]})) == []
+
+
+def test_sets_of_the_languages_that_are_there(tiny):
+    """Without the scores of all languages there are `all` sets alone: the others would lack what they are minus."""
+    settings, scores = tiny(rule={"epsilon": 0.5}), some_languages()
+    assert set(neuron_sets({"zh": scores["zh"]}, settings)) == {("zh", "all")}
+
+
+def test_a_search_is_evaluated_in_two_languages(tiny):
+    """Table 10 alone asks for its language and English; beside another table, on that one's items for all."""
+    search = {"search": {"language": "zh", "under": [1], "gen": [1]}, "neurons": ["all"]}
+    alone = tiny(experiments={"table10": ["text"]}, **search)
+    assert {language for setting in plan(alone) for language in setting.tasks(alone)["text"]} == {"en", "zh"}
+    both = tiny(experiments={"table10": ["text"], "table1": ["text"]}, **search)
+    assert list(plan(both)[0].tasks(both)["text"]) == ["en", "de", "zh"]
+
+
+def test_sets_alone_evaluate_nothing(tiny):
+    """An experiment of sets and figures has no setting, not even the original; `original` has that one."""
+    assert plan(tiny(experiments={"sets": [], "figure6": []})) == []
+    assert names(tiny(experiments={"original": ["reading"]})) == ["original"]
+
+
 # neurons and numbers
+
+
+def of_eight_blocks(**important: list[int]):
+    """Scores of `zh` and of others, in which so many neurons of each block's `down_proj` are important, the first most.
+
+    Attention has none.
+    """
+    widths = {f"{block}.{name}": 8 for block in range(8) for name in ("o_proj", "down_proj")}
+    model = {"name": "made/by-hand", "revision": None, "model_type": "llama", "blocks": 8, "widths": widths}
+    scores = {}
+    for language in ("en", "de", "zh"):
+        values = {address: np.zeros((1, 8)) for address in widths}
+        for address, counts in {"down_proj": important["ffn"], "o_proj": important["attention"]}.items():
+            for block, count in enumerate(counts):
+                values[f"{block}.{address}"][0, :count] = 9 - np.arange(count) - block / 10
+        scores[language] = make_scores(values, language=language, model=model)
+    return scores
+
+
+def test_equal_numbers(tiny):
+    """Every row of a table switches off as many, those of its region that matter most, or as many random ones there."""
+    settings = tiny(rule={"epsilon": 0.5}, neurons=["all"], equal=True, experiments={"table2": ["text"]})
+    scores = of_eight_blocks(ffn=[1, 2, 2, 2, 2, 2, 2, 6], attention=[0, 1, 1, 1, 1, 1, 1, 1])
+    sets = neuron_sets(scores, settings)
+    planned = [setting for setting in plan(settings) if setting.language == "zh"]
+    assert [setting.name for setting in planned] == [
+        "zh.all.under.table2.random0",
+        "zh.all.table2.random0",
+        "zh.all.solve.table2",
+        "zh.all.gen.table2",
+        "zh.all.under.table2",
+    ]
+    off = {setting.name: switched_off(setting, settings, sets) for setting in planned}
+    assert {len(neurons) for neurons in off.values()} == {4}  # as many as `under` has: 1 + 2 and 0 + 1
+    assert {name: list(v) for name, v in off["zh.all.gen.table2"].items()} == {
+        "7.o_proj": [0],
+        "7.down_proj": [0, 1, 2],
+    }
+    best = {name: list(v) for name, v in off["zh.all.solve.table2"].items()}
+    assert best == {"2.o_proj": [0], "2.down_proj": [0], "3.o_proj": [0], "3.down_proj": [0]}
+    drawn = off["zh.all.under.table2.random0"]
+    assert drawn == off["zh.all.under.table2"].random_like(0) and set(drawn.indices) <= {
+        "0.down_proj",
+        "1.down_proj",
+        "1.o_proj",
+    }
+
+
+def test_equal_numbers_of_each_table(tiny):
+    """The number is that of a table's own regions; the tables' rows are apart, those of others stay as they are."""
+    experiments = {"table2": ["text"], "table4": ["text"], "table1": ["text"]}
+    settings = tiny(rule={"epsilon": 0.5}, neurons=["all"], equal=True, experiments=experiments)
+    sets = neuron_sets(of_eight_blocks(ffn=[5] * 8, attention=[2] * 8), settings)
+    sizes = {x.name: len(switched_off(x, settings, sets)) for x in plan(settings) if x.language == "zh"}
+    assert (sizes["zh.all.under.table2"], sizes["zh.all.solve_attn.table4"]) == (7, 10)  # gen has 7, solve_attn 10
+    assert sizes["zh.all.table4.random0"] == sizes["zh.all.solve_ffn.table4"] == 10
+    assert sizes["zh.all"] == 56
+
+
+def test_equal_numbers_that_are_given(tiny):
+    """The most important of each region, whatever the rule keeps there; of a kind of sets that has fewer, a refusal."""
+    settings = tiny(rule={"epsilon": 8.5}, neurons=["all"], equal=2, experiments={"table4": ["text"]})
+    scores = of_eight_blocks(ffn=[3] * 8, attention=[1] * 8)
+    sets = neuron_sets(scores, settings)
+    off = {x.name: switched_off(x, settings, sets) for x in plan(settings) if x.language == "zh"}
+    assert {len(neurons) for neurons in off.values()} == {2}
+    assert {name: list(v) for name, v in off["zh.all.solve_attn.table4"].items()} == {"2.o_proj": [0], "3.o_proj": [0]}
+    assert off["zh.all.solve_attn.table4"].metadata["rule"]["value"] > 8.5  # 8.8 and 8.7: above the rule's here
+    few = tiny(rule={"epsilon": 8.5}, neurons=["specific"], equal=2, experiments={"table4": ["text"]})
+    with pytest.raises(PLNDError, match="equal: zh has 0 specific neurons in solve_ffn, expected at least 2"):
+        switched_off(next(x for x in plan(few) if x.language == "zh"), few, neuron_sets(scores, few))
+    many = tiny(rule={"epsilon": 8.5}, neurons=["all"], equal=50, experiments={"table4": ["text"]})
+    with pytest.raises(PLNDError, match="equal: found 50, and solve_attn has 40 neurons; give fewer"):
+        neuron_sets(of_eight_blocks(ffn=[8] * 8, attention=[8] * 8), many)
+    with pytest.raises(PLNDError, match="equal: en, the whole model: epsilon_for=0.390625: only 25.000% of the 128"):
+        neuron_sets(scores, many)
+
+
+def test_equal_numbers_of_none_are_refused(tiny):
+    """A region without neurons would make every row nothing: one line that names it."""
+    settings = tiny(rule={"epsilon": 0.5}, neurons=["all"], equal=True, experiments={"table2": ["text"]})
+    sets = neuron_sets(of_eight_blocks(ffn=[0, 0, 2, 2, 2, 2, 2, 2], attention=[0] * 8), settings)
+    setting = next(x for x in plan(settings) if x.language == "zh")
+    with pytest.raises(
+        PLNDError, match="equal: zh has no all neurons in under, so that all of table2 would switch off"
+    ):
+        switched_off(setting, settings, sets)
 
 
 def test_kinds_of_sets(tiny):

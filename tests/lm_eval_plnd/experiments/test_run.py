@@ -25,6 +25,7 @@ from plnd.errors import PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
 from plnd.statistics import weighted_mean
+from programs import run_script
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 TEXT = {"task": "plnd_text_{language}", "metadata": {"data_dir": "plnd:corpus/evaluate", "text_documents": "all"}}
@@ -211,6 +212,37 @@ def test_damaged_samples_are_refused(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_sets_alone(tiny, tmp_path):
+    """An experiment of sets evaluates nothing: neurons and no results; it needs no task and no data of one."""
+    settings = tiny(tasks={}, experiments={"sets": []}, metadata={})
+    assert experiment(settings, tmp_path / "run") == tmp_path / "run" / "neurons"
+    kinds = {path.name for path in (tmp_path / "run" / "neurons").iterdir()}
+    assert {"zh.scores.safetensors", "zh.all.safetensors", "en.specific.safetensors"} <= kinds
+    assert not (tmp_path / "run" / "results.csv").exists()
+    run_script("plnd_paper", "figure5", str(tmp_path / "run"), "--output", str(tmp_path / "figure5"))
+    assert len(table(tmp_path / "figure5.csv")) == 3 * 3 * 3
+
+
+@pytest.mark.slow
+def test_equal_numbers_are_in_the_results(tiny, tmp_path, capsys):
+    """Rows of one table have one number of neurons; the artifact beside has those that were off and no others."""
+    from lm_eval_plnd.experiments.results import arguments, mask_file, read_results
+
+    settings = tiny(languages=["en", "zh"], neurons=["all"], equal=True, experiments={"table5": ["text"]})
+    experiment(settings, tmp_path / "run")
+    found = {row.setting: row for row in read_results(tmp_path / "run") if row.language}
+    assert list(found) == ["zh.all.gen.table5.random0", "zh.all.table5.random0", "zh.all.gen.table5"]
+    (count,) = {row.deactivated for row in found.values()}
+    own = NeuronSet.load(mask_file(tmp_path / "run", found["zh.all.gen.table5"]))
+    assert (len(own), own.digest) == (count, found["zh.all.gen.table5"].mask_sha256)
+    assert own.random_like(0).digest == found["zh.all.gen.table5.random0"].mask_sha256
+    line = arguments(found["zh.all.gen.table5"], settings, "run")
+    assert "mask=run/neurons/zh.all.gen.table5.safetensors" in line and "regions" not in line
+    run_script("plnd_paper", "table5", str(tmp_path / "run"), "--output", str(tmp_path / "t"))
+    assert {row["neurons"] for row in table(tmp_path / "t.csv")} == {str(count)}
+
+
+@pytest.mark.slow
 def test_weights_are_as_before_after_each_setting(tiny, tmp_path, monkeypatch):
     """The one loaded model is bit for bit what it was when every setting is done."""
     from lm_eval_plnd.experiments import run as module
@@ -223,7 +255,7 @@ def test_weights_are_as_before_after_each_setting(tiny, tmp_path, monkeypatch):
         return loaded[-1]
 
     monkeypatch.setattr(module, "load_lm", remembered)
-    settings = tiny(languages=["en", "zh"], experiments={"table9": ["text"]})
+    settings = tiny(languages=["en", "zh"], experiments={"later_table9": ["text"]})
     experiment(settings, tmp_path / "run")
     fresh = load(settings.model).model.state_dict()
     assert all(torch.equal(value, fresh[name]) for name, value in loaded[0].model.state_dict().items())
@@ -424,7 +456,7 @@ def at_small_scale(path: Path, data: Path):
         "seeds": [0],
         "metadata": {"data_dir": str(data)},
         **{f"tasks.{item}.{field}": value for item, given in items.items() for field, value in given.items()},
-        "tasks.text.metadata": {"data_dir": "plnd:corpus/evaluate"},
+        **({"tasks.text.metadata": {"data_dir": "plnd:corpus/evaluate"}} if "text" in items else {}),
     }
     return load_settings(path, changes).limited(2)
 
@@ -438,8 +470,10 @@ def test_every_settings_file_has_a_plan(path, rows_of_all):
     """Its tasks exist and load, its tables have settings, and its cost can be told."""
     from lm_eval_plnd.experiments.cost import estimate
 
-    found = estimate(at_small_scale(path, rows_of_all))
-    assert "zh.all.under+solve_ffn+gen" in found and "evaluation: " in found
+    settings = at_small_scale(path, rows_of_all)
+    found = estimate(settings)
+    assert "detection: 2 passes" in found and f"{len(plan(settings))} settings" in found
+    assert ("zh.all.under+solve_ffn+gen" in found) == ("table3" in settings.experiments)
 
 
 @pytest.mark.slow
@@ -448,10 +482,10 @@ def test_every_settings_file_runs(path, rows_of_all, tmp_path):
     """All of its settings, and every table made of them."""
     settings = at_small_scale(path, rows_of_all)
     experiment(settings, tmp_path / "run")
-    rows = table(tmp_path / "run" / "results.csv")
+    rows = table(tmp_path / "run" / "results.csv") if plan(settings) else []
     assert list(dict.fromkeys(row["setting"] for row in rows)) == [setting.name for setting in plan(settings)]
     assert all(math.isfinite(float(row["value"])) for row in rows)
-    for name in settings.experiments:
+    for name in settings.experiments.keys() - {"sets"}:
         command = [sys.executable, str(SCRIPTS / "plnd_paper.py"), name, str(tmp_path / "run")]
         subprocess.run([*command, "--output", str(tmp_path / name)], check=True, stdout=subprocess.DEVNULL)
         assert len(table(tmp_path / f"{name}.csv")) > 1

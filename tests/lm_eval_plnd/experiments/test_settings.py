@@ -78,6 +78,19 @@ def test_items_of_some_languages():
     assert settings(tasks=tasks).languages_of("understanding") == ["en"]
 
 
+def test_experiments_without_tables():
+    """Sets, and the figures that need nothing else, need no task; the original alone is evaluated on every item."""
+    found = parse_settings({**yaml.safe_load(GOOD), "tasks": {}, "experiments": ["sets", "figure5"]})
+    assert found.experiments == {"sets": [], "figure5": []}
+    assert settings(experiments=["original"]).experiments == {"original": ["understanding", "text"]}
+
+
+def test_projections_by_the_name_of_a_group():
+    """`paper` stands for the projections of which the paper has an importance, and is kept as it was written."""
+    found = settings(rule={"epsilon_for": 0.0013, "projections": "paper"}).rule
+    assert (found.projections, found.of_one_language) == ("paper", {"epsilon_for": 0.0013})
+
+
 SEARCH = {"under": [1, 2], "gen": [1]}
 
 
@@ -93,14 +106,14 @@ SEARCH = {"under": [1, 2], "gen": [1]}
         ({"languages": ["zh", "de"]}, "languages: zh, de; expected en and at least one other"),
         ({"corpus": "corpus.jsonl"}, "corpus: 'corpus.jsonl' is one for all languages, expected {language} in it"),
         ({"corpus": {"en": "a"}}, "corpus.zh: missing"),
-        ({"rule": {}}, "rule: expected exactly one of epsilon, top_k, fraction, or contrast, found none"),
+        ({"rule": {}}, "rule: expected exactly one of epsilon, epsilon_for, top_k, fraction, or contrast, found none"),
         (
             {"rule": {"fraction": 0.1, "top_k": 3}},
-            "rule: expected exactly one of epsilon, top_k, fraction, or contrast, found top_k, ",
+            "rule: expected exactly one of epsilon, epsilon_for, top_k, fraction, or contrast, found top_k, ",
         ),
         (
             {"rule": {"contrast": None}},
-            "rule: expected exactly one of epsilon, top_k, fraction, or contrast, found none",
+            "rule: expected exactly one of epsilon, epsilon_for, top_k, fraction, or contrast, found none",
         ),
         ({"rule": {"contrast": {"count": 0}}}, "rule.contrast: count=0: expected a whole number above 0"),
         ({"rule": {"contrast": {"count": 2.5}}}, "rule.contrast.count: found 2.5, expected a whole number"),
@@ -116,8 +129,8 @@ SEARCH = {"under": [1, 2], "gen": [1]}
             "neurons: 'all' is made from what is important for a language, and rule.contrast finds what is specific to",
         ),
         (
-            {"rule": {"contrast": {}}, "experiments": {"table9": ["text"]}},
-            "experiments.table9: 'without_shared' is made from what is important for a language, and rule.contrast",
+            {"rule": {"contrast": {}}, "experiments": {"later_table9": ["text"]}},
+            "experiments.later_table9: 'without_shared' is made from what is important for a language, and",
         ),
         ({"rule": {"fraction": "1%"}}, "rule.fraction: found '1%', expected a number"),
         ({"rule": {"fraction": 2}}, "rule.fraction: found 2.0, expected more than 0 and at most 1"),
@@ -141,7 +154,23 @@ SEARCH = {"under": [1, 2], "gen": [1]}
             {"tasks": {"understanding": {"task": "x_{language}", "model": {"pretrained": "x"}}}},
             "tasks.understanding.model.pretrained: all items are evaluated on the one loaded model",
         ),
-        ({"experiments": []}, "experiments: none, expected at least one"),
+        ({"experiments": []}, "experiments: none, expected some of table1, table2, "),
+        (
+            {"experiments": ["table8"]},
+            "experiments.table8: two tables of the paper have this number, say the prompts (scripts/plnd_paper.py",
+        ),
+        (
+            {"experiments": {"table9": ["text"]}},
+            "experiments.table9: two tables of the paper have this number, say original or, in the later appendix,",
+        ),
+        ({"experiments": {"sets": ["text"]}}, "experiments.sets: found text, expected no item: it evaluates nothing"),
+        ({"rule": {"epsilon_for": 1.5}}, "rule.epsilon_for: found 1.5, expected more than 0 and at most 1"),
+        (
+            {"rule": {"epsilon_for": 0.1, "projections": "q_proj"}},
+            "rule.projections='q_proj': expected a list of names, such as ['o_proj', 'down_proj'], or one of paper,",
+        ),
+        ({"equal": "all"}, "equal: found 'all', expected true or false"),
+        ({"equal": 0}, "equal: found 0, expected true, false, or a number of neurons"),
         ({"experiments": ["table16"]}, "experiments.table16: unknown, expected some of table1, table2"),
         (
             {"experiments": ["table3"]},
@@ -209,7 +238,7 @@ def test_the_files_that_come_with_plnd(path):
         ({"corpus": {"en": 3, "zh": "z"}}, "corpus.en: found 3, expected text; put it in quotation marks"),
         ({"corpus": {False: "n", "en": "e"}}, "corpus: False is no name; put it in quotation marks"),
         ({"rule": {"fraction": True}}, "rule.fraction: found True, expected a number"),
-        ({"rule": {7: True}}, "rule[7]: unknown, expected some of epsilon, top_k, fraction, projections"),
+        ({"rule": {7: True}}, "rule[7]: unknown, expected some of epsilon, epsilon_for, top_k, fraction, projections"),
         ({"seeds": [True]}, "seeds[0]: found True, expected a whole number"),
         ({"modle": 1, "seeds": 1}, "modle: unknown, expected some of model, languages, "),
         ({"tasks": {"text": 3}}, "tasks.text: found 3, expected fields with values"),

@@ -358,6 +358,7 @@ def test_combine_is_the_algebra(sets, arguments, expected):
     "arguments, keywords",
     [
         ("--epsilon 2.5", {"epsilon": 2.5}),
+        ("--epsilon-for 0.25 --projections paper", {"epsilon_for": 0.25, "projections": "paper"}),
         ("--top-k 3", {"top_k": 3}),
         ("--fraction 0.25", {"fraction": 0.25}),
         ("--top-k 2 --projections q_proj,up_proj", {"top_k": 2, "projections": ["q_proj", "up_proj"]}),
@@ -368,6 +369,17 @@ def test_select_is_the_rule(sets, arguments, keywords):
     """Each flag is the argument of `Scores.select`."""
     assert plnd(f"select zh.scores {arguments} --output out") == 0
     assert NeuronSet.load("out").digest == Scores.load("zh.scores").select(**keywords).digest
+
+
+def test_select_says_the_epsilon_of_a_share(sets, capsys):
+    """One line: the epsilon, with which --epsilon gives the same set, and what was counted how often."""
+    assert plnd("select zh.scores --epsilon-for 0.25 --output out") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    epsilon, share = NeuronSet.load("out").metadata["rule"]["value"], NeuronSet.load("out").metadata["rule"]["share"]
+    assert line.startswith(f"epsilon {epsilon!r} keeps {len(NeuronSet.load('out'))} of ") and f"{share:.3%}" in line
+    assert line.endswith("each feed-forward neuron 3 times: gate_proj, up_proj, down_proj)")
+    assert plnd(f"select zh.scores --epsilon {epsilon!r} --output again") == 0
+    assert NeuronSet.load("again") == NeuronSet.load("out")
 
 
 @pytest.mark.parametrize(
@@ -652,6 +664,7 @@ BAD_INPUT = [
     ("select zh.scores --top-k 0 --output out", "top_k=0: expected a whole number above 0"),
     ("select zh.scores --fraction 2 --output out", "fraction=2.0: expected a number above 0 and at most 1"),
     ("select zh.scores --epsilon nan --output out", "epsilon=nan: expected a number above 0"),
+    ("select zh.scores --epsilon-for 0 --output out", "epsilon_for=0.0: expected a number above 0 and at most 1"),
     ("select zh.scores --output out", "no rule: name the scores of other languages with --against for what is special"),
     ("select zh.scores en.scores --top-k 1 --output out", "2 scores files: several are a group of languages, which is"),
     ("select zh.scores --count 3 --output out", "--count is a rule over languages: name the scores of the others with"),

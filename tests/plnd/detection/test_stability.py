@@ -98,5 +98,5 @@ def test_wrong_input():
         measure_stability(model, documents(), CONFIG, every=0, top_k=9)
     with pytest.raises(PLNDError, match="pass plnd.read_documents"):
         measure_stability(model, "text", CONFIG, top_k=9)
-    with pytest.raises(PLNDError, match="expected exactly one of epsilon, top_k, fraction, found none"):
+    with pytest.raises(PLNDError, match="expected exactly one of epsilon, epsilon_for, top_k, fraction, found none"):
         measure_stability(model, documents(), CONFIG)

@@ -99,6 +99,54 @@ def test_fraction_follows_the_width():
 
 @settings(max_examples=60, deadline=None)
 @given(MATRICES, st.integers(1, 14))
+def test_epsilon_for_a_share_is_the_largest_that_keeps_it(importance, count):
+    """Of all epsilons that keep at least the share, the largest; a share that needs epsilon 0 is refused."""
+    scores, share = make_scores(importance), count / 14
+    worst = sorted(np.concatenate([matrix.min(0) for matrix in importance.values()]))
+    enough = [epsilon for epsilon in set(worst) - {0} if sum(value >= epsilon for value in worst) / 14 >= share]
+    if not enough:
+        with pytest.raises(
+            PLNDError, match="neurons chosen from have an importance above 0 in every document; ask for"
+        ):
+            scores.select(epsilon_for=share)
+        return
+    found, same = scores.select(epsilon_for=share), scores.select(epsilon=max(enough))
+    assert found == same and found.metadata["rule"] == {
+        **same.metadata["rule"],
+        "wanted": share,
+        "share": len(same) / 14,
+        "chosen_from": 14,
+    }
+
+
+def test_what_is_counted_is_an_option():
+    """`paper` leaves out gate and O and has a feed-forward neuron twice, `once` has it once: other epsilons follow."""
+    importance = importance_matrix()
+    for block in range(2):  # the three names of a feed-forward neuron have one importance
+        importance[f"{block}.up_proj"] = importance[f"{block}.gate_proj"] = importance[f"{block}.down_proj"]
+    scores = make_scores(importance)
+    neurons = {name: scores.select(epsilon_for=0.5, projections=name) for name in ("paper", "once")}
+    rules = {name: found.metadata["rule"] for name, found in neurons.items()}
+    assert rules["paper"]["projections"] == ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+    assert rules["once"]["projections"] == ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
+    assert (rules["paper"]["chosen_from"], rules["once"]["chosen_from"]) == (2 * 30, 2 * 28)
+    counts = neurons["paper"].counts()
+    assert counts["up_proj"] == counts["down_proj"] > 0 and counts["o_proj"] == counts["gate_proj"] == 0
+    written_out = scores.select(epsilon_for=0.5, projections=rules["paper"]["projections"])
+    assert written_out.digest == neurons["paper"].digest
+
+
+def test_epsilon_for_a_share_of_scores_that_knew_their_epsilon():
+    """Below the epsilon of detection they do not tell, and say so; above it, the share is that of all neurons."""
+    method = {**scores_metadata()["method"], "projections": ["q_proj"], "epsilon": 3.0, "log_floor": 1e-3}
+    scores = make_scores({"0.q_proj": np.array([[0.0, 0, 0, 3, 4, 5]])}, method=method)
+    assert chosen(scores.select(epsilon_for=0.4)) == {"0.q_proj": {3, 4, 5}}
+    with pytest.raises(PLNDError, match="epsilon_for=0.6: only 50.000% of the 6 neurons chosen from"):
+        scores.select(epsilon_for=0.6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MATRICES, st.integers(1, 14))
 def test_larger_rules_keep_more(importance, n):
     """A smaller epsilon, a larger k or a larger fraction never loses a neuron."""
     scores = make_scores(importance)
@@ -175,8 +223,13 @@ def test_fraction_is_of_what_is_chosen_from():
 @pytest.mark.parametrize(
     "arguments, wording",
     [
-        ({}, "expected exactly one of epsilon, top_k, fraction, found none"),
-        ({"epsilon": 1, "top_k": 2}, "expected exactly one of epsilon, top_k, fraction, found epsilon, top_k"),
+        ({}, "expected exactly one of epsilon, epsilon_for, top_k, fraction, found none"),
+        (
+            {"epsilon": 1, "top_k": 2},
+            "expected exactly one of epsilon, epsilon_for, top_k, fraction, found epsilon, top_k",
+        ),
+        ({"epsilon_for": 1.5}, "epsilon_for=1.5: expected a number above 0 and at most 1"),
+        ({"epsilon_for": True}, "epsilon_for=True: expected a number above 0 and at most 1"),
         ({"epsilon": 0}, "epsilon=0: expected a number above 0"),
         ({"epsilon": -1.5}, "epsilon=-1.5: expected a number above 0"),
         ({"epsilon": float("nan")}, "epsilon=nan: expected a number above 0"),
