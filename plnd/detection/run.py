@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from plnd.io.metadata import SCORES, ScoresMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
+from plnd.models.running import measured
 from plnd.neurons.scores import Scores
 from plnd.version import __version__
 
@@ -74,7 +74,8 @@ def detect(
     Raises:
         FamilyError: if the model's family is unknown.
         CorpusError: if no document can be scored.
-        PLNDError: if `checkpoint` was made with another model, corpus or settings.
+        PLNDError: if `checkpoint` was made with another model, corpus or settings; if another thread works on the
+            model, or neurons of it are switched off or given back meanwhile.
     """
     if isinstance(documents, str):
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
@@ -85,9 +86,10 @@ def detect(
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
     if config.scoring == "official":
         check_official(layout, config.max_length)
-    run = _Run(layout, config, processes or Processes(), None if checkpoint is None else Path(checkpoint))
-    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout)
-    with run.processes.together(), _evaluating(layout.model):
+    processes, path = processes or Processes(), None if checkpoint is None else Path(checkpoint)
+    with processes.together(), measured(layout.model, [block.module for block in layout.blocks]) as unchanged:
+        run = _Run(layout, config, processes, path, unchanged)
+        corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout)
         if resume:
             run.resume()
         title, hidden = config.language or "detect", not (progress and run.processes.first)
@@ -96,22 +98,18 @@ def detect(
         return run.scores(corpus, source)
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 class _Run:
     """One detection, the same in each of its processes: from batches of documents to totals, and to a checkpoint."""
 
-    def __init__(self, layout: Layout, config: DetectConfig, processes: Processes, path: Path | None) -> None:
-        self.layout, self.config, self.processes, self.path = layout, config, processes, path
+    def __init__(
+        self,
+        layout: Layout,
+        config: DetectConfig,
+        processes: Processes,
+        path: Path | None,
+        unchanged: Callable[[], None],
+    ) -> None:
+        self.layout, self.config, self.processes, self.path, self.unchanged = layout, config, processes, path, unchanged
         self.input_device = layout.input_device
         self.device = processes.device or self.input_device
         self.windows = self.documents = self.tokens = 0
@@ -138,6 +136,7 @@ class _Run:
                     advance(len(window))
                     continue
                 self._read_window(window, corpus, advance)
+                self.unchanged()
                 self._save(corpus)
         if self.resumed is not None:
             self._check_resumed(corpus)

@@ -282,6 +282,7 @@ def find_roles(
             finite.
     """
     from plnd.models.layout import Layout
+    from plnd.models.running import measured
     from plnd.roles.activations import Watch, read_chunks
 
     if not thresholds or len(set(thresholds)) < len(thresholds):
@@ -330,9 +331,10 @@ def find_roles(
                     listener.add(chunk, codes)
                 yield pack(codes)
 
-    if output is None:
-        return Roles(np.concatenate(list(rows())), patterns, prompts, metadata)
-    write_roles(output, metadata, patterns, prompts, rows())
+    with measured(layout.model, [block.module for block in layout.blocks]):
+        if output is None:
+            return Roles(np.concatenate(list(rows())), patterns, prompts, metadata)
+        write_roles(output, metadata, patterns, prompts, rows())
     return Roles.load(output)
 
 
