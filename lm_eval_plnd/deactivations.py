@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from plnd.deactivation import MODES, Mode, deactivated
 from plnd.errors import PLNDError
-from plnd.io.files import file_digest
 from plnd.model_description import base_model, is_hub_name
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
@@ -190,7 +189,7 @@ class RolesDeactivation(Deactivation):
         drawn = self.choice.role == "random" or self.choice.control is not None
         return {
             "roles": self.path,
-            "roles_sha256": file_digest(self.path) if self.path else None,
+            "roles_sha256": self.roles.digest,
             "languages": self.roles.languages,
             "deactivate": self.choice.role,
             "share": self.choice.share,

@@ -53,9 +53,10 @@ def deactivated(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto") ->
     Raises:
         ModelMismatchError: if the neurons were made for a model of another family, depth or width.
         PLNDError: if `mode="weights"` and a weight cannot be edited in place; if another thread works on the model, or
-            any does on another one that shares modules or weights with it; and, in the next forward pass or on exit, if an adapter was put around the neurons or
-            taken away; and, in the next forward pass that is not compiled or on exit, if the entries were written to
-            inside (by an optimizer, a merge, by hand), which then stay as written while all others are restored.
+            any does on another one that shares modules or weights with it; and, in the next forward pass or on exit, if
+            an adapter was put around the neurons or taken away; and, in the next forward pass that is not compiled or
+            on exit, if the entries were written to inside (by an optimizer, a merge, by hand), which then stay as
+            written while all others are restored.
     """
     off = deactivate(model, neurons, mode=mode)
     try:

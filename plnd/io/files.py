@@ -126,7 +126,7 @@ def write_bytes(data: bytes, path: str | Path) -> str:
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """A stream whose content becomes the file at `path` when the context ends well, and is gone otherwise.
 
-    A device or a pipe gets the content then, and stays what it is.
+    It can be read again. A device or a pipe gets the content in the end, and stays what it is.
 
     Raises:
         PLNDError: if the folder does not exist or cannot be written.
@@ -144,7 +144,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     target = _target(path)
     with _temporary(target) as temporary:
         try:
-            with open(temporary, "wb") as stream:
+            with open(temporary, "w+b") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -104,8 +104,8 @@ def _check_alone(model: nn.Module) -> None:
         for other in others:
             if not parts.isdisjoint(_parts(other)):
                 raise PLNDError(
-                    f"{type(other).__name__}, on whose neurons thread {_LEASES[other].thread.name} works, shares modules"
-                    f" or weights with this {type(model).__name__}: end that first, or copy the model"
+                    f"{type(other).__name__}, on whose neurons thread {_LEASES[other].thread.name} works, shares"
+                    f" modules or weights with this {type(model).__name__}: end that first, or copy the model"
                 )
 
 

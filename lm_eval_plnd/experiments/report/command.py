@@ -270,7 +270,6 @@ def _switched_off(rows: Sequence[Row]) -> Section:
 def _artifacts(folder: Path) -> Section:
     """Every artifact in the folder: what it holds, of which corpus, and its digests."""
     from plnd.any_artifact import load
-    from plnd.io.files import file_digest
     from plnd.neurons.neuron_set import NeuronSet
     from plnd.roles.roles import Roles
 
@@ -292,7 +291,7 @@ def _artifacts(folder: Path) -> Section:
                 Cell(f"{corpus.documents:,}", kind="number"),
                 Cell(f"{corpus.tokens:,}", kind="number"),
                 digest_cell(corpus.sha256),
-                digest_cell(file_digest(path)),
+                digest_cell(artifact.digest),
             ]
         )
     if lines:
