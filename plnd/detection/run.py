@@ -29,6 +29,7 @@ from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
 from plnd.models.running import measured
 from plnd.neurons.scores import Scores
+from plnd.secrets import without_secrets
 from plnd.version import __version__
 
 WINDOW = 16
@@ -301,7 +302,7 @@ class _Run:
             "model": self.layout.description(),
             "language": config.language,
             "corpus": {
-                "source": source,
+                "source": source and without_secrets(source),
                 "sha256": corpus.digest.hexdigest(),
                 "documents": self.documents,
                 "tokens": self.tokens,

@@ -291,7 +291,7 @@ def _is_block(name: str, blocks: int) -> bool:
     return found is not None and int(found[1] or found[2]) < blocks
 
 
-def check_names(path: Path, tensors: Mapping[str, np.ndarray], expected: set[str]) -> None:
+def check_names(path: Path, tensors: Mapping[str, Any], expected: set[str]) -> None:
     """Refuses a file with a tensor too few or too many."""
     for name in sorted(expected ^ tensors.keys()):
         raise bad(path, f"tensor {name!r:.60} is {'missing' if name in expected else 'not expected'}")

@@ -9,20 +9,29 @@ MAX_ITEMS = 2**22
 """Values in one text: as objects in memory they take some hundred MB at most."""
 
 
-def parse(text: str | bytes, *, items: int = MAX_ITEMS) -> Any:
+def parse(text: str | bytes, *, finite: bool = True) -> Any:
     """What the text says.
 
+    Args:
+        text: UTF-8, where it is bytes.
+        finite: whether to refuse NaN and Infinity, which JSON lacks and Python writes.
+
     Raises:
-        ValueError: if it is no JSON, nested too deeply for Python, has a key twice in one object, a number that JSON
-            lacks or Python does not read, or more than `items` values.
+        ValueError: if it is no JSON, nested too deeply for Python, has a key twice in one object, a number that Python
+            does not read, or more than `MAX_ITEMS` values.
     """
     text = text.decode() if isinstance(text, bytes) else text
-    if sum(map(text.count, ",[{")) > items:
-        raise ValueError(f"more than {items} values")
+    if too_many(text):
+        raise ValueError(f"more than {MAX_ITEMS} values")
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_unknown)
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_unknown if finite else float)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def too_many(text: str) -> bool:
+    """Whether JSON may hold more than `MAX_ITEMS` values."""
+    return len(text) > MAX_ITEMS and sum(map(text.count, ",[{")) > MAX_ITEMS
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
