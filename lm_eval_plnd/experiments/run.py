@@ -11,6 +11,7 @@ import io
 import json
 import math
 import platform
+import re
 import sys
 import time
 import warnings
@@ -24,6 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_plnd.experiments.conditions import Setting, neuron_sets, plan, region_of, switched_off
+from lm_eval_plnd.experiments.enhancement import COLUMNS as TUNED_COLUMNS
+from lm_eval_plnd.experiments.enhancement import ENHANCED, TUNED, Tuning, train, tunings, write_documents
+from lm_eval_plnd.experiments.enhancement import rows as tuned_rows
 from lm_eval_plnd.experiments.results import (
     BITS,
     BYTES,
@@ -62,34 +66,25 @@ def detect_all(
 ) -> list[dict[tuple[str, str], NeuronSet]]:
     """The sets of each sample, whose scores and neurons are in `folder`; what is missing there is detected."""
     neurons = folder / NEURONS
-    from plnd.detection.config import DetectConfig
-    from plnd.detection.run import detect
-    from plnd.io.corpus import read_documents
+    from plnd.detection.part import merge
     from plnd.neurons.scores import Scores
 
     found = []
     read = dict.fromkeys(settings.languages, 0)  # documents that earlier samples took from the corpus
     for sample in range(settings.samples):
         paths = {neurons / f"{_file(language, sample)}.scores.safetensors": language for language in settings.languages}
+        parts = {part: path for path in paths for part in _parts(path, settings.shards)}
+        for part in unwritten(parts, folder):
+            language = paths[parts[part]]
+            if not parts[part].exists():  # a part that is not there may have been merged
+                _detect(settings, model(), language, sample, read[language], part, log)
         for path in unwritten(paths, folder):
-            language = paths[path]
-            source = expand(settings.corpus_of(language))
-            begin = read[language]
-            checkpoint = path.with_name(f"{path.name}.checkpoint")
-            lm, elapsed = model(), _clock()
-            result = detect(
-                lm.model,
-                islice(read_documents(source), begin, None),
-                DetectConfig(language=language, **settings.detection_of(language)),
-                tokenizer=lm.tokenizer,
-                source=f"{Path(source).name} from document {begin}" if begin else Path(source).name,
-                checkpoint=checkpoint,
-                resume=True,
-                progress=True,
-            )
-            result.save(path)
-            checkpoint.unlink(missing_ok=True)
-            log(step="detect", language=language, sample=sample, **elapsed())
+            if settings.shards > 1:
+                merge(_parts(path, settings.shards)).save(path)
+            else:
+                _detect(settings, model(), paths[path], sample, read[paths[path]], path, log)
+        for part in parts:
+            part.unlink(missing_ok=True)
         scores = {language: Scores.load(path) for path, language in paths.items()}
         for path, language in paths.items():
             corpus, written_in = scores[language].metadata.corpus, scores[language].metadata.language
@@ -102,6 +97,50 @@ def detect_all(
             sets[files[path]].save(path)
         found.append(sets)
     return found
+
+
+def _detect(
+    settings: Settings, lm: HFLM, language: str, sample: int, begin: int, path: Path, log: Callable[..., None]
+) -> None:
+    """Detects on one language's documents from number `begin` on, all of them or the share that the path is for."""
+    from plnd.detection.config import DetectConfig
+    from plnd.detection.part import Part
+    from plnd.detection.run import detect, detect_shard
+    from plnd.io.corpus import read_documents
+    from plnd.neurons.scores import Scores
+
+    source, elapsed = expand(settings.corpus_of(language)), _clock()
+    documents = islice(read_documents(source), begin, None)
+    config = DetectConfig(language=language, **settings.detection_of(language))
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
+    options: dict[str, Any] = {
+        "tokenizer": lm.tokenizer,
+        "source": f"{Path(source).name} from document {begin}" if begin else Path(source).name,
+        "checkpoint": checkpoint,
+        "resume": True,
+        "progress": True,
+    }
+    shard = _shard_of(path)
+    found: Scores | Part
+    if shard is None:
+        found = detect(lm.model, documents, config, **options)
+    else:
+        found = detect_shard(lm.model, documents, shard, config, **options)
+    found.save(path)
+    checkpoint.unlink(missing_ok=True)
+    log(step="detect", language=language, sample=sample, **({"shard": shard} if shard else {}), **elapsed())
+
+
+def _parts(path: Path, shards: int) -> list[Path]:
+    """Where the parts of some scores are until they are merged; none if there is only one shard."""
+    names = [f"{path.name}.{number}-of-{shards}.part" for number in range(1, shards + 1)]
+    return [path.with_name(name) for name in names] if shards > 1 else []
+
+
+def _shard_of(path: Path) -> str | None:
+    """Which shard a path is for, `3/8`; None if it is for all of it."""
+    found = re.search(r"\.(\d+)-of-(\d+)\.part$", path.name)
+    return f"{found[1]}/{found[2]}" if found else None
 
 
 def _file(language: str, sample: int) -> str:
@@ -293,6 +332,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
         with open(output / "log.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
+    draw_all(settings, tasks, output)
     samples = detect_all(settings, model, output, log)
     planned = plan(settings)
     off = [switched_off(setting, settings, samples[setting.sample]) for setting in planned]
@@ -323,7 +363,70 @@ def experiment(settings: Settings, output: str | Path) -> Path:
             write_results()
         bar.update(bar.total - bar.n)
     write_results()
+    model.cache_clear()  # the trained models take its place
+    evaluator.cache_clear()
+    enhance(settings, tasks, output, log)
     return output / RESULTS
+
+
+# fine-tuning: Figure 4 and Table 6
+
+
+def draw_all(settings: Settings, tasks: Mapping[str, Task], folder: Path) -> None:
+    """Draws the documents of all that is trained; what is there is kept.
+
+    Raises:
+        PLNDError: if a corpus has too few.
+    """
+    todo = tunings(settings)
+    paths = {folder / TUNED / tuning.corpus: tuning for tuning in todo}
+    if todo:
+        (folder / TUNED).mkdir(exist_ok=True)
+    for path in unwritten(paths, folder):
+        write_documents(settings, paths[path], tasks, path)
+
+
+def enhance(settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Callable[..., None]) -> None:
+    """Trains and evaluates one model after the other, those that are not there yet, and writes `enhancement.csv`."""
+    from tqdm import tqdm
+
+    from plnd.io.files import write_bytes, write_csv
+
+    todo = tunings(settings)
+    paths = {folder / SAMPLES / f"{tuning.name}.json": tuning for tuning in todo}
+
+    def write_table() -> None:
+        with claimed(folder / ENHANCED, folder):
+            done = [(paths[path], _read_values(path)) for path in paths if path.exists()]
+            table = [row for tuning, values in done for row in tuned_rows(tuning, settings, folder, values)]
+            write_csv(folder / ENHANCED, TUNED_COLUMNS, table)
+
+    with tqdm(total=len(paths), desc="enhancement", unit=" models", file=sys.stderr, disable=not paths) as bar:
+        for path in unwritten(paths, folder):
+            bar.set_postfix_str(paths[path].name)
+            bar.update(sum(path.exists() for path in paths) - bar.n)
+            values = _tuned_values(paths[path], settings, tasks, folder, log)
+            write_bytes((json.dumps(values) + "\n").encode(), path)
+            write_table()
+        bar.update(bar.total - bar.n)
+    if paths:
+        write_table()
+
+
+def _tuned_values(
+    tuning: Tuning, settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Callable[..., None]
+) -> Values:
+    """Trains one model, and what it answers on the tasks of its items."""
+    elapsed = _clock()
+    trained = train(tuning, settings, folder)
+    log(step="train", setting=tuning.name, **elapsed())
+    evaluator = Evaluator(settings, load_lm({**settings.model, "pretrained": trained}), tasks)
+    values: Values = {}
+    for item, named in tuning.tasks(settings).items():
+        elapsed = _clock()
+        values |= evaluator(item, list(named.values()))
+        log(step="evaluate", setting=tuning.name, item=item, **elapsed())
+    return values
 
 
 def prepared(settings: Settings) -> dict[str, Task]:

@@ -10,6 +10,7 @@ from plnd.commands.shared import (
     add_fields,
     add_loading,
     add_model,
+    add_plot,
     from_flags,
     model_source,
     open_corpus,
@@ -42,7 +43,7 @@ class Lens(Command):
         )  # fmt: skip
         add_loading(parser)
         parser.add_argument("--csv", help="also write the counts as CSV")
-        parser.add_argument("--plot", help="also draw the shares (.png, .svg, .pdf)")
+        add_plot(parser, "the shares")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
@@ -52,6 +53,7 @@ class Lens(Command):
         from plnd.logit_lens.lens import decode_tokens, lens_panels, save_lens
         from plnd.models.layout import Layout
         from plnd.models.loading import load_model, load_skeleton, load_tokenizer
+        from plnd.plot_style import check_plot
 
         if len(args.corpus) != len(args.language):
             raise PLNDError(f"{len(args.corpus)} corpora and {len(args.language)} languages: expected one for each")
@@ -60,6 +62,8 @@ class Lens(Command):
         config = from_flags(LensConfig, args)
         for path in filter(None, (args.csv, args.plot)):
             check_writable(path)
+        if args.plot:
+            check_plot(args.plot)
         chosen = ("cld3", "script") if args.identifier == "both" else (args.identifier,)
         identifiers = [find_identifier(name) for name in chosen]
         corpora = [open_corpus(corpus, args) for corpus in args.corpus]
@@ -84,4 +88,4 @@ class Lens(Command):
         if args.plot:
             from plnd.plots import plot_lines
 
-            plot_lines(panels, args.plot, "share (%)", along="blocks passed")
+            plot_lines(panels, args.plot, "share (%)", along="blocks passed", passed=True, columns=args.columns)

@@ -23,7 +23,7 @@ from safetensors.numpy import save as serialize
 from plnd.addresses import PROJECTIONS, split_address
 from plnd.errors import ArtifactError, PLNDError
 from plnd.io import strict_json
-from plnd.io.metadata import Metadata, ScoresMetadata
+from plnd.io.metadata import PART, Metadata, ScoresMetadata
 from plnd.io.safetensors_layout import MAX_HEADER, Place, checked_header
 from plnd.io.steady_file import SteadyFile
 from plnd.model_description import ModelDescription
@@ -210,7 +210,7 @@ def read(stream: Opened, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarr
     """
     path = stream.path
     metadata = check_metadata(path, stream.metadata, kind)
-    _check_scores(path, metadata)
+    check_scores(path, metadata)
     for name in stream.keys():
         place = stream.get_slice(name)
         if place.dtype not in ("I32", "F32"):
@@ -247,6 +247,8 @@ def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) ->
 
     Without the checksum, which is the file's.
     """
+    if metadata.get("format") == PART and kind.form != PART:
+        raise bad(path, f"a part of scores ({_shard_of(metadata)}); merge first: plnd merge PART… --output F")
     if metadata.get("format") != kind.form:
         raise bad(path, f"holds {metadata.get('format')!r:.60}, expected {kind.made_by}")
     version = metadata.get("version")
@@ -264,7 +266,13 @@ def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) ->
     return checked
 
 
-def _check_scores(path: Path, metadata: ScoresMetadata) -> None:
+def _shard_of(metadata: Mapping[str, Any]) -> str:
+    """Which shard a part says it is."""
+    shard = metadata.get("shard")
+    return f"shard {shard.get('number')}/{shard.get('count')}" if isinstance(shard, Mapping) else "of a shard"
+
+
+def check_scores(path: Path, metadata: ScoresMetadata) -> None:
     """Refuses fields that contradict one another, or name what plnd does not know."""
     for reason, count in metadata.corpus.skipped_counts.items():
         if count < len(metadata.corpus.skipped.get(reason, ())):

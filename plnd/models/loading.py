@@ -75,7 +75,7 @@ def load_skeleton(name: str, *, revision: str | None = None, trust_remote_code: 
     try:
         with torch.device("meta"):
             return kind.from_config(config, trust_remote_code=trust_remote_code)
-    except ValueError as error:
+    except Exception as error:  # whatever a class makes of a configuration with other values than it expects
         raise cannot_load(name, error) from None
 
 
