@@ -9,13 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plnd.deactivation import MODES, Mode, deactivated
 from plnd.errors import PLNDError
-from plnd.io.files import file_digest
 from plnd.model_description import base_model, is_hub_name
+from plnd.models.layout import Layout
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.roles.deactivation import Choice
@@ -76,16 +77,21 @@ class MaskDeactivation(Deactivation):
     Attributes:
         path: the mask's file, if it has one.
         mask: the whole mask.
-        neurons: those of it that are deactivated, or the control.
+        chosen: those of it that are deactivated, or in whose place the control is drawn.
         mode: as of `plnd.deactivated`.
         options: the arguments that chose among the mask, for the results file.
     """
 
     path: str | None
     mask: NeuronSet
-    neurons: NeuronSet
+    chosen: NeuronSet
     mode: Mode
     options: Mapping[str, Any]
+
+    @cached_property
+    def neurons(self) -> NeuronSet:
+        """What is deactivated. A control is drawn when it is wanted first, after the model was checked."""
+        return self.chosen if self.options["control"] is None else self.chosen.random_like(self.options["seed"])
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> MaskDeactivation:
@@ -117,8 +123,6 @@ class MaskDeactivation(Deactivation):
                 f"mask {path or 'from Python'}: {_why_empty(mask, regions, projections)}, so that the whole model would"
                 " be evaluated; choose others, or take --model hf"
             )
-        if control == "random":
-            neurons = neurons.random_like(seed)
         options = {
             "regions": None if regions is None else "+".join(regions),
             "projections": None if projections is None else "+".join(projections),
@@ -149,6 +153,7 @@ class MaskDeactivation(Deactivation):
         return self.neurons.digest
 
     def attach(self, lm: DocumentLM) -> None:  # noqa: D102
+        self.mask.check_model(Layout(lm.model).description())
         with self.applied(lm.model):  # refuses now what it cannot do
             pass
 
@@ -190,7 +195,7 @@ class RolesDeactivation(Deactivation):
         drawn = self.choice.role == "random" or self.choice.control is not None
         return {
             "roles": self.path,
-            "roles_sha256": file_digest(self.path) if self.path else None,
+            "roles_sha256": self.roles.digest,
             "languages": self.roles.languages,
             "deactivate": self.choice.role,
             "share": self.choice.share,

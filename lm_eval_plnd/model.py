@@ -24,6 +24,7 @@ from lm_eval_plnd.identity import answers_digest
 from plnd.errors import PLNDError
 from plnd.models.layout import check_tokens, unwrap
 from plnd.models.loading import cannot_load
+from plnd.models.running import lease
 from plnd.neurons.neuron_set import NeuronSet
 
 _OF_HF = frozenset(signature(HFLM.__init__).parameters) - {"self", "kwargs"}
@@ -115,18 +116,24 @@ class PLNDLM(DocumentLM):
         """`model` without the neurons, as it answers requests; restored on exit. With roles, which are of a request's
         document, the whole model.
 
-        May be nested. Other threads that evaluate the same model object wait.
+        May be nested. Other threads that evaluate the same model, with an adapter or without, wait; those that detect
+        on it, or switch neurons of it off otherwise, are refused in one line, and so is this while they do.
         """
-        with _TURNS.setdefault(self.model, RLock()):
+        base = _base(self.model)
+        with _TURNS.setdefault(base, RLock()):
             if self._off:
                 yield self.model
                 return
-            with self.source.applied(self.model):
-                self._off = True
-                try:
-                    yield self.model
-                finally:
-                    self._off = False
+            release = lease(base)  # also of a model of which nothing is switched off, which others leave alone then
+            try:
+                with self.source.applied(self.model):
+                    self._off = True
+                    try:
+                        yield self.model
+                    finally:
+                        self._off = False
+            finally:
+                release()
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """As in `HFLM`, without the neurons."""
@@ -214,6 +221,11 @@ def _check_once(arguments: Mapping[str, Any], further: Mapping[str, Any] | None)
             raise PLNDError(
                 f"{name}={arguments[name]} in model_args: lm-eval gives {name}={value} itself; take --{name}"
             )
+
+
+def _base(model: Any) -> nn.Module:
+    """The model that an adapter is around, which others may evaluate without it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class _FilledIn(str):

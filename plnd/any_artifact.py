@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plnd.io.artifact import read_metadata
+from plnd.io.artifact import opened
 from plnd.io.metadata import NEURONS, ROLES, SCORES
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
@@ -23,5 +23,6 @@ def load(path: str | Path) -> Scores | NeuronSet | Roles:
     Raises:
         ArtifactError: one line that says what is wrong with the file, and what to do.
     """
-    form = read_metadata(Path(path)).get("format")
-    return (_KINDS[form] if isinstance(form, str) and form in _KINDS else NeuronSet).load(path)
+    with opened(Path(path)) as stream:
+        form = stream.metadata.get("format")
+        return (_KINDS[form] if isinstance(form, str) and form in _KINDS else NeuronSet).of_file(stream)

@@ -27,7 +27,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, locate, unwrap
 from plnd.models.quantised import packing
-from plnd.models.running import LOCK, forget_compiled, lease
+from plnd.models.running import changed, editing, forget_compiled, lease
 from plnd.neurons.neuron_set import NeuronSet, check_set
 
 Mode = Literal["auto", "weights", "activations"]
@@ -52,10 +52,11 @@ def deactivated(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto") ->
 
     Raises:
         ModelMismatchError: if the neurons were made for a model of another family, depth or width.
-        PLNDError: if `mode="weights"` and a weight cannot be edited in place; if another thread has neurons of the
-            model switched off; and, in the next forward pass or on exit, if an adapter was put around the neurons or
-            taken away; and, in the next forward pass that is not compiled or on exit, if the entries were written to
-            inside (by an optimizer, a merge, by hand), which then stay as written while all others are restored.
+        PLNDError: if `mode="weights"` and a weight cannot be edited in place; if another thread works on the model, or
+            any does on another one that shares modules or weights with it; and, in the next forward pass or on exit, if
+            an adapter was put around the neurons or taken away; and, in the next forward pass that is not compiled or
+            on exit, if the entries were written to inside (by an optimizer, a merge, by hand), which then stay as
+            written while all others are restored.
     """
     off = deactivate(model, neurons, mode=mode)
     try:
@@ -86,7 +87,7 @@ def deactivate(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto", hol
         raise PLNDError(f"{obstacle}: its weights cannot be zeroed in place; use mode=activations")
     if mode == "auto":
         mode = "activations" if obstacle else "weights"
-    with LOCK:
+    with editing():
         replaced = [off for off in active(layout.model) if holder is not None and off.holder == holder]
         off = Deactivation(layout.model, neurons, mode, holder, targets)
         for other in replaced:
@@ -121,7 +122,7 @@ class Deactivation:
         self._model = ref(model)
         self._undo: list[Callable[[], None]] = []
         self._kept: list[_Kept] = []
-        with LOCK, ExitStack() as failed:
+        with editing(), ExitStack() as failed:
             failed.callback(self.close)
             self._undo.append(lease(model))
             record = _RECORDS.setdefault(model, _Record())
@@ -134,6 +135,7 @@ class Deactivation:
                     self._undo.append(hook.remove)
                 forget_compiled()
             self._watch(record, [target for target, _ in targets])
+            changed(model)
             failed.pop_all()
 
     def __call__(self) -> None:
@@ -146,9 +148,11 @@ class Deactivation:
         Raises:
             PLNDError: if an entry cannot be given back, for what happened to it meanwhile; all others are.
         """
-        with LOCK:
+        with editing():
             self.closed, undo, self._undo = True, self._undo, []
             model = self._model()
+            if model is not None and undo:
+                changed(model)
             record = None if model is None else _RECORDS.get(model)
             if record is not None and self in record.open:
                 record.open.remove(self)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plnd.deactivation import deactivated
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, locate
-from plnd.models.running import hooked
+from plnd.models.running import replacing
 from plnd.neurons.neuron_set import NeuronSet
 
 Kind = Literal["zero", "mean"]
@@ -36,7 +36,8 @@ def intervened(
     """The model with the values of `neurons` replaced; on exit, also by an exception, it is bit for bit what it was.
 
     `mean` hangs hooks on the modules and touches no weight. Inside, what `torch.compile` made runs as if it were not
-    compiled. Contexts may be nested: of a neuron that several name, the innermost decides.
+    compiled. Contexts may be nested: of a neuron that several name, the innermost decides. A copy of the model that is
+    made inside keeps the values replaced; with `mean` it cannot be pickled.
 
     Args:
         model: as for `plnd.deactivated`.
@@ -65,7 +66,7 @@ def intervened(
     _check_alone(layout, targets)
     means = {target.name: _means(target, values or {}, neurons.indices[target.name]) for target in targets}
     with ExitStack() as stack:
-        stack.enter_context(hooked(layout.model))
+        stack.enter_context(replacing(layout.model))
         for target in targets:
             index = target.storage(torch.from_numpy(neurons.indices[target.name]).long())
             replacement = _Replacement(target, index, means[target.name])

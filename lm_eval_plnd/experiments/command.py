@@ -61,12 +61,12 @@ class Experiment(Command):
 
 
 def _change(text: str) -> tuple[str, Any]:
-    import yaml
+    from lm_eval_plnd.experiments.yaml_text import parse_yaml
 
     name, sign, value = text.partition("=")
+    if not sign:
+        raise PLNDError(f"--set {text}: expected NAME=VALUE, the value as in YAML")
     try:
-        if sign:
-            return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        pass
-    raise PLNDError(f"--set {text}: expected NAME=VALUE, the value as in YAML")
+        return name.strip(), parse_yaml(value)
+    except PLNDError as error:
+        raise PLNDError(f"--set {name}: {error}; expected NAME=VALUE, the value as in YAML") from None

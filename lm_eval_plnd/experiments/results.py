@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
+from plnd.io import strict_json
 
 if TYPE_CHECKING:
     from lm_eval_plnd.experiments.settings import Settings
@@ -28,6 +29,8 @@ SAMPLES, NEURONS = "samples", "neurons"
 TEXT, BITS, BYTES = "text", "bits_per_byte", "bytes"
 MODEL_OPTIONS = ("batch_size", "device")
 """Of the model's arguments, those that lm-eval's command line has options for."""
+MAX_BYTES = 2**26
+"""Of a file that is read here."""
 
 Samples = dict[str, dict[str, list[Any]]]
 """Task to metric to one value per document, in the documents' order."""
@@ -237,14 +240,21 @@ def read_text(path: Path) -> str:
     """A text file.
 
     Raises:
-        PLNDError: if it is missing, cannot be read or is not UTF-8.
+        PLNDError: if it is missing, cannot be read, is not UTF-8, or has more bytes or values than results have.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        text = data.decode()
     except OSError as error:
         raise PLNDError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError:
         raise PLNDError(f"{path}: not UTF-8 text") from None
+    if len(data) > MAX_BYTES or text.count(",") + text.count("\n") > strict_json.MAX_ITEMS:
+        raise PLNDError(
+            f"{path}: larger than results are, at most {MAX_BYTES:,} bytes and {strict_json.MAX_ITEMS:,} values"
+        )
+    return text
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -254,9 +264,9 @@ def read_json(path: Path) -> dict[str, Any]:
         PLNDError: if it holds something else.
     """
     try:
-        found = json.loads(read_text(path))
-    except (ValueError, RecursionError):
-        raise PLNDError(f"{path}: not JSON; the file is damaged") from None
+        found = strict_json.parse(read_text(path), finite=False)
+    except ValueError as error:
+        raise PLNDError(f"{path}: not JSON ({error!s:.80}); the file is damaged") from None
     if not isinstance(found, dict):
         raise PLNDError(f"{path}: a JSON {type(found).__name__}, expected an object")
     return found

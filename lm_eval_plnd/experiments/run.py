@@ -44,6 +44,7 @@ from lm_eval_plnd.experiments.settings import Settings, load_settings
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
+from plnd.io import strict_json
 from plnd.statistics import weighted_mean
 
 if TYPE_CHECKING:
@@ -523,6 +524,6 @@ def _clock() -> Callable[[], dict[str, float]]:
 
 def _read_values(path: Path) -> Values:
     try:
-        return json.loads(path.read_text())
+        return strict_json.parse(path.read_bytes(), finite=False)
     except (OSError, ValueError):
         raise PLNDError(f"{path}: damaged; delete it, and this setting is evaluated again") from None

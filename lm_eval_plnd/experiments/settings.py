@@ -11,12 +11,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from lm_eval_plnd.experiments.yaml_text import read_yaml
 from plnd.addresses import PROJECTIONS
 from plnd.demo_data import expand as expand
 from plnd.errors import PLNDError
+from plnd.io.files import check_name
 from plnd.neurons.contrast import TIMES
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import GROUPS, listed
+from plnd.secrets import secret_in
 
 TABLES = {
     "table1": "generation",
@@ -325,13 +328,7 @@ def load_settings(path: str | Path, changes: Mapping[str, Any] | None = None) ->
         PLNDError: one line with the file, the field, what was found and what is expected.
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PLNDError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise PLNDError(f"{path}: not YAML ({reason})") from None
-    try:
+        found = read_yaml(path)
         if not isinstance(found, dict):
             raise PLNDError(f"{'empty' if found is None else f'found {found!r:.60}'}, expected fields with values")
         for name, value in (changes or {}).items():
@@ -430,11 +427,20 @@ def _dotted(path: Sequence[str | int]) -> str:
 
 def _check(settings: Settings) -> None:
     """Refuses what the types allow and makes no sense."""
+    if (secret := secret_in(settings.model_dump())) is not None:
+        raise PLNDError(
+            f"{secret}: holds a token or password, which the results would hold as well: log in (hf auth login), or set"
+            " HF_TOKEN"
+        )
     if not settings.model.get("pretrained"):
         raise PLNDError("model.pretrained: missing, expected a folder or hub name")
     for name, values in (("languages", settings.languages), ("seeds", settings.seeds), ("neurons", settings.neurons)):
         if not values or len(set(values)) < len(values):
             raise PLNDError(f"{name}: found {values!r:.60}, expected one or more, each once")
+    for language in settings.languages:
+        check_name(language, "languages")
+    if len({language.casefold() for language in settings.languages}) < len(settings.languages):
+        raise PLNDError(f"languages: {', '.join(settings.languages)}: two that are one file on some systems")
     if settings.english not in settings.languages or len(settings.languages) < 2:
         raise PLNDError(
             f"languages: {', '.join(settings.languages)}; expected {settings.english} and at least one other"

@@ -16,6 +16,7 @@ import fsspec
 import pyarrow.parquet
 
 from plnd.errors import CorpusError
+from plnd.io.corpus import without_code
 
 MPARAREL = (
     "https://raw.githubusercontent.com/coastalcph/mpararel/7153b7bdc86901fbe23d0c2909a4f2d4609b09d9/"
@@ -58,7 +59,7 @@ class HubDataset:
 
     def rows(self, language: str, split: str) -> datasets.Dataset:
         """The rows of one language."""
-        return datasets.load_dataset(self.name, self.config_of(language), split=split)
+        return datasets.load_dataset(self.name, self.config_of(language), split=split, **without_code())
 
 
 MGSM = HubDataset("juletxara/mgsm")

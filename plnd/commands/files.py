@@ -44,12 +44,11 @@ class Show(Command):
     def run(args: argparse.Namespace) -> None:
         """Prints where an artifact is from and what was done to it, in words or as JSON."""
         from plnd.any_artifact import load
-        from plnd.io.files import file_digest
         from plnd.neurons.neuron_set import NeuronSet
         from plnd.roles.roles import Roles
 
         artifact = load(args.file)
-        metadata, model, sha256 = artifact.metadata, artifact.metadata.model, file_digest(args.file)
+        metadata, model, sha256 = artifact.metadata, artifact.metadata.model, artifact.digest
         if args.json:
             facts = metadata | {"sha256": sha256}
             if isinstance(artifact, NeuronSet):

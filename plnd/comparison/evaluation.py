@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from plnd.comparison.documents import Document
-from plnd.comparison.measures import evaluating
 from plnd.detection.documents import batched
 from plnd.detection.measures.relevance import next_token_nats
 from plnd.interventions import Kind, intervened
 from plnd.models.batches import padded
 from plnd.models.layout import unwrap
+from plnd.models.running import measured
 from plnd.neurons.neuron_set import NeuronSet
 
 
@@ -24,7 +24,7 @@ def document_nats(model: nn.Module, documents: Sequence[Document], batch_size: i
     language_model = unwrap(model)
     order = sorted(range(len(documents)), key=lambda n: -len(documents[n].ids))
     nats = np.empty(len(documents))
-    with evaluating(language_model):
+    with measured(language_model, [language_model], whole=False):
         for rows in batched(order, batch_size):
             batch = padded([documents[n].ids for n in rows])
             ids, mask = (tensor.to(language_model.device) for tensor in batch)

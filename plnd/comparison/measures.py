@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ from plnd.detection.observer import Observer
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded
 from plnd.models.layout import Block, Layout
-from plnd.models.running import hooked
+from plnd.models.running import hooked, measured
 
 MEASURES = ("importance", "activation", "probability", "value", "size", "square", "attribution", "relevance")
 REACH, STEPS = 4.0, 8
@@ -87,7 +87,7 @@ def measure(
         PLNDError: if a number is not finite.
     """
     layout = Layout(model)
-    with evaluating(layout.model):
+    with measured(layout.model, [block.module for block in layout.blocks]):
         found = _importances(layout, documents, batch_size)
         found |= _with_gradients(layout, documents, batch_size, progress)
     for name, values in found.items():
@@ -126,7 +126,8 @@ def histograms(
         places = bins + torch.arange(len(unit)) * BINS
         total[name] += torch.bincount(places.flatten(), minlength=len(total[name]))
 
-    with torch.no_grad(), evaluating(layout.model), hooked(layout.model), ExitStack() as stack:
+    blocks = [block.module for block in layout.blocks]
+    with torch.no_grad(), measured(layout.model, blocks), ExitStack() as stack:
         masks: list[Tensor] = []
         for block in feed_forward_blocks(layout):
             stack.callback(_before_down(layout, block, lambda n, h: see(n, _shaped(h, masks[-1]), masks[-1].cpu())))
@@ -158,17 +159,6 @@ def column_norms(layout: Layout) -> np.ndarray:
     """L2 norm of every neuron's column of `down_proj`, [neurons] float64: the same whatever the language."""
     weights = (layout.targets[name].weight().detach() for name in neuron_widths(layout))
     return np.concatenate([weight.double().norm(dim=0).cpu().numpy() for weight in weights])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 # passes

@@ -95,7 +95,8 @@ def _observed_attention(
             mask = bias if not module.is_causal else bias + _causal(query, key)
         else:
             mask = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
-    module._plnd_watch(query, key, mask, scaling, softcap)  # type: ignore[operator]
+    if hasattr(module, "_plnd_watch"):  # not of another model, which shares its configuration
+        module._plnd_watch(query, key, mask, scaling, softcap)  # type: ignore[operator]
     if softcap is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
@@ -121,16 +122,18 @@ def _observed_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights:
         hidden: [tokens, hidden].
         index, weights: the experts of each token and their shares, [tokens, experts per token].
     """
-    watch = module._plnd_watch(len(hidden))  # type: ignore[operator]
+    watch = module._plnd_watch(len(hidden)) if hasattr(module, "_plnd_watch") else None  # type: ignore[operator]
     output = torch.zeros_like(hidden)
     for expert in index.unique().tolist():
         token, place = (index == expert).nonzero(as_tuple=True)
         share = weights[token, place, None]
         fused = linear(hidden[token], module.gate_up_proj[expert])  # type: ignore[index]
         inner = module._apply_gate(fused)  # type: ignore[operator]
-        watch.add(expert, token, fused, inner, share)
+        if watch is not None:
+            watch.add(expert, token, fused, inner, share)
         output.index_add_(0, token, (linear(inner, module.down_proj[expert]) * share).to(output.dtype))  # type: ignore[index]
-    watch.done()
+    if watch is not None:
+        watch.done()
     return output
 
 

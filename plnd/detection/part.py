@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save as serialize
 from torch import Tensor
 
 from plnd.detection.config import mean_is_per_token
@@ -131,8 +131,7 @@ class Part:
 
     def to_bytes(self) -> bytes:
         """The part as bytes."""
-        metadata = {artifact.METADATA_KEY: artifact.to_json(self.metadata)}
-        return serialize({"values": self.totals.values.cpu().contiguous().numpy()}, metadata=metadata)
+        return artifact.encode({"values": self.totals.values.cpu().contiguous().numpy()}, self.metadata)
 
     @property
     def digest(self) -> str:
@@ -148,11 +147,14 @@ class Part:
         """
         path = Path(path)
         with artifact.opened(path) as stream:
-            metadata = artifact.check_metadata(path, artifact.metadata_of(path, stream), PartMetadata)
+            metadata = artifact.check_metadata(path, stream.metadata, PartMetadata)
             artifact.check_scores(path, metadata)
-            if set(stream.keys()) != {"values"} or stream.get_slice("values").get_dtype() != "F64":
+            place = stream.get_slice("values") if stream.keys() == ["values"] else None
+            if place is None or place.dtype != "F64":
                 raise artifact.bad(path, "expected one tensor, `values`, of float64; make this part again")
-            values = torch.from_numpy(stream.get_tensor("values"))
+            if math.prod(place.shape) > ROWS * sum(site.width for site in metadata.sites):
+                raise artifact.bad(path, "holds more numbers than its metadata has neurons for; make this part again")
+            values = torch.tensor(stream.get_tensor("values"))
         for problem in _problems(metadata, values):
             raise artifact.bad(path, f"{problem}; make this part again")
         return cls(metadata, Totals({site.name: site.width for site in metadata.sites}, values))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,9 @@ from plnd.io.metadata import PART, PartMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
+from plnd.models.running import measured
 from plnd.neurons.scores import Scores
+from plnd.secrets import without_secrets
 from plnd.version import __version__
 
 WINDOW = 16
@@ -77,7 +78,8 @@ def detect(
     Raises:
         FamilyError: if the model's family is unknown.
         CorpusError: if no document can be scored.
-        PLNDError: if `checkpoint` was made with another model, corpus or settings.
+        PLNDError: if `checkpoint` was made with another model, corpus or settings; if another thread works on the
+            model, or neurons of it are switched off or given back meanwhile.
     """
     whole = Shard()
     return _detect(model, documents, whole, config, tokenizer, source, checkpoint, resume, progress, processes).scores()
@@ -138,26 +140,16 @@ def _detect(
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
     if config.scoring == "official":
         check_official(layout, config.max_length)
-    run = _Run(layout, config, shard, processes or Processes(), None if checkpoint is None else Path(checkpoint))
-    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout, shard)
-    with run.processes.together(), _evaluating(layout.model):
+    processes, path = processes or Processes(), None if checkpoint is None else Path(checkpoint)
+    with processes.together(), measured(layout.model, [block.module for block in layout.blocks]) as unchanged:
+        run = _Run(layout, config, shard, processes, path, unchanged)
+        corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout, shard)
         if resume:
             run.resume()
         title, hidden = config.language or "detect", not (progress and run.processes.first)
         with tqdm(total=config.max_documents, unit=" documents", desc=title, disable=hidden) as bar:
             run.read(corpus, bar.update)
         return run.part(corpus, source)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 class _Run:
@@ -168,9 +160,16 @@ class _Run:
     """
 
     def __init__(
-        self, layout: Layout, config: DetectConfig, shard: Shard, processes: Processes, path: Path | None
+        self,
+        layout: Layout,
+        config: DetectConfig,
+        shard: Shard,
+        processes: Processes,
+        path: Path | None,
+        unchanged: Callable[[], None],
     ) -> None:
         self.layout, self.config, self.shard, self.processes, self.path = layout, config, shard, processes, path
+        self.unchanged = unchanged
         self.input_device = layout.input_device
         self.device = processes.device or self.input_device
         self.windows = 0
@@ -198,6 +197,7 @@ class _Run:
                     advance(len(window))
                     continue
                 self._read_window(share, number, window, advance)
+                self.unchanged()
                 self._end_window(corpus)
         if self.resumed is not None:
             self._check_resumed(corpus)
@@ -262,11 +262,11 @@ class _Run:
             return self.tally
         mine, whole = self.tally, Tally()
         tallies = self.processes.exchange((mine.documents, mine.tokens, mine.non_finite, mine.totals.widths))
-        widths: dict[str, int] = next((measured for *_, measured in tallies if measured), {})
+        widths: dict[str, int] = next((found for *_, found in tallies if found), {})
         whole.totals, theirs = Totals.empty(widths, self.device), Totals.empty(widths, self.device)
-        for source, (documents, tokens, non_finite, measured) in enumerate(tallies):
+        for source, (documents, tokens, non_finite, found) in enumerate(tallies):
             whole.merge(Tally(documents, tokens, non_finite))
-            if measured:
+            if found:
                 values = mine.totals.values if source == self.processes.rank else theirs.values
                 whole.totals.add(self.processes.collect(values, source))
         if everywhere and widths:
@@ -341,7 +341,7 @@ class _Run:
             "model": self.layout.description(),
             "language": config.language,
             "corpus": {
-                "source": source,
+                "source": source and without_secrets(source),
                 "sha256": corpus.digest,
                 "documents": tally.documents,
                 "tokens": tally.tokens,

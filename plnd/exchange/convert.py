@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import warnings
 import zipfile
@@ -23,6 +22,7 @@ from torch import nn
 
 from plnd.addresses import PROJECTIONS
 from plnd.errors import ArtifactError, PLNDError
+from plnd.io import strict_json
 from plnd.io.metadata import NeuronsMetadata
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
@@ -47,11 +47,14 @@ ABSTRACT_THOUGHT = {
 LAPE_LANGUAGES = ("en", "zh", "fr", "es", "vi", "id", "ja")
 """The order of languages in the seven-language files of RUCAIBox/Language-Specific-Neurons, as its README gives it."""
 
-MAX_BYTES = 2**26
-"""Of an old file, unpacked; the published ones have less than a hundredth."""
+MAX_BYTES = 2**24
+"""Of an old file, unpacked; the published ones have less than a twentieth."""
+MAX_LANGUAGES = 256
 
 _NUMBER = r"(?:[0-9]{1,9}|np\.int64\([0-9]{1,9}\))"  # numpy 2 writes its integers so
-_ITEM = re.compile(rf"({_NUMBER}): ?(?:set\(\)|\{{({_NUMBER}(?:, ?{_NUMBER})*)\}})(?:, ?|$)")
+_BLOCK = re.compile(rf"({_NUMBER}): ?(set\(\)|\{{)")
+_ENTRY = re.compile(rf" ?{_NUMBER}")
+_NEXT = re.compile(r", ?|$")
 _DIGITS = re.compile(r"\b[0-9]+")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
@@ -148,28 +151,27 @@ def _parse_line(path: Path, number: int, line: str) -> dict[int, np.ndarray]:
     blocks: dict[int, np.ndarray] = {}
     position, end = 1, len(line) - 1
     while position < end:
-        item = _ITEM.match(line, position, end)
-        if item is None:
+        start = _BLOCK.match(line, position, end)
+        entries, after = [], start.end() if start else 0
+        if start and start[2] == "{":
+            after = line.find("}", after, end) + 1
+            entries = line[start.end() : after - 1].split(",") if after else [""]
+        then = _NEXT.match(line, after, end)
+        if start is None or then is None or not all(map(_ENTRY.fullmatch, entries)):
             found = line[position : position + 30]
             raise _bad(path, f"line {number}, column {position + 1}: {found!r}, expected block: {{index, …}}")
-        (block,) = _DIGITS.findall(item[1])
-        _add(path, blocks, int(block), map(int, _DIGITS.findall(item[2] or "")), f"line {number}")
-        position = item.end()
+        (block,) = _DIGITS.findall(start[1])
+        _add(path, blocks, int(block), (int(_DIGITS.search(entry)[0]) for entry in entries), f"line {number}")  # type: ignore[index]
+        position = then.end()
     return blocks
 
 
 def _parse_json(path: Path, text: str) -> Neurons:
     """An object of groups of blocks of lists."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            raise _bad(path, "holds an object with the same name twice")
-        return result
-
     try:
-        groups = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        groups = strict_json.parse(text)
+    except ValueError as error:
         raise _bad(path, f"not whole JSON ({error})") from None
     for name in sorted(groups.keys() ^ ABSTRACT_THOUGHT.keys()):
         raise _bad(path, f"group {name!r:.60} is {'missing' if name in ABSTRACT_THOUGHT else 'not known'}")
@@ -199,6 +201,9 @@ def _read_lape(path: Path, data: bytes, layout: Layout) -> list[Neurons]:
         raise _bad(path, f"holds {size:,} bytes unpacked, expected at most {MAX_BYTES:,}")
     if not isinstance(languages, list) or not languages or not all(isinstance(blocks, list) for blocks in languages):
         raise _bad(path, "expected a list of languages, each a list of blocks")
+    if len(languages) > MAX_LANGUAGES or max(map(len, languages)) > len(layout.blocks):
+        most = f"expected at most {MAX_LANGUAGES} languages of the model's {len(layout.blocks)} blocks"
+        raise _bad(path, f"holds {len(languages)} languages of up to {max(map(len, languages))} blocks, {most}")
     projection = "gate_proj" if any(name.endswith(".gate_proj") for name in layout.widths) else "up_proj"
     neurons: list[Neurons] = []
     for number, blocks in enumerate(languages):
@@ -307,7 +312,7 @@ def _check_range(path: Path, address: str, indices: np.ndarray, width: int, what
 def _add(path: Path, blocks: dict[int, np.ndarray], block: int, indices: Iterable[int], where: str) -> None:
     if block in blocks:
         raise _bad(path, f"{where} has block {block} twice")
-    values = np.array(list(indices), dtype=np.int64)
+    values = np.fromiter(indices, dtype=np.int64)
     if len(np.unique(values)) < len(values):
         raise _bad(path, f"{where}, block {block}: holds an index twice")
     blocks[block] = values

@@ -32,6 +32,7 @@ from plnd.inspection.writing import Writer
 from plnd.logit_lens.lens import PROVEN_TOKENS, Unembedding
 from plnd.model_description import check_model
 from plnd.models.layout import Layout
+from plnd.models.running import measured
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
 
@@ -84,15 +85,11 @@ def inspect_neurons(
     check_origin(layout.description(), neurons, scores, corpora)
     chosen = choose(neurons, config.top, layout.widths)
     readers = {language: _Reader(layout, tokenizer, config, language, docs) for language, docs in corpora.items()}
-    unembed = Unembedding(layout)
-    training = layout.model.training
-    layout.model.eval()
-    try:
+    with measured(layout.model, [block.module for block in layout.blocks]):
+        unembed = Unembedding(layout)
         vocabulary = unembed.prove(next(iter(readers.values())).first[:PROVEN_TOKENS])
         fired = _read(layout, readers, chosen, config, progress)
         written = _written(Writer(layout, tokenizer, unembed, vocabulary, config.written), chosen)
-    finally:
-        layout.model.train(training)
     language, digest = (neurons.metadata.language, neurons.digest) if isinstance(neurons, NeuronSet) else (None, None)
     return Inspection(
         model=layout.description()["name"] or layout.family.name,

@@ -6,38 +6,75 @@ handles tensors and metadata and knows no class: `NeuronSet`, `Scores` and `Role
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from safetensors import safe_open
 from safetensors.numpy import save as serialize
 
 from plnd.addresses import PROJECTIONS, split_address
 from plnd.errors import ArtifactError, PLNDError
+from plnd.io import strict_json
 from plnd.io.metadata import PART, Metadata, ScoresMetadata
+from plnd.io.safetensors_layout import MAX_HEADER, Place, checked_header
+from plnd.io.steady_file import SteadyFile
 from plnd.model_description import ModelDescription
 
 Kind = TypeVar("Kind", bound=Metadata)
 Scored = TypeVar("Scored", bound=ScoresMetadata)
 
 METADATA_KEY = "plnd"
+CHECKSUM = "checksum"
+"""The field of the metadata that holds the SHA-256 of the file as it would be with zeros for these 64 digits."""
 MAX_BLOCKS = 2**16
+MAX_WIDTH = 2**24
+"""Neurons of one projection; all experts of the largest mixtures together have a sixteenth of that."""
 MAX_DEPTH = 16
 """Of nested metadata; so that whatever was read can be written and printed again."""
+_ZEROS = b"0" * 64
+_DTYPES = {"U8": "u1", "I32": "<i4", "F32": "<f4", "I64": "<i8", "F64": "<f8"}
 
 
-def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
+def encode(tensors: Mapping[str, np.ndarray], metadata: Metadata) -> bytes:
     """An artifact as bytes, the same for equal content on every machine."""
-    text = to_json(metadata)
+    text, place = header_text(metadata)
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    return serialize(ordered, metadata={METADATA_KEY: text})
+    data = serialize(ordered, metadata={METADATA_KEY: text})
+    if not place:
+        return data
+    before, _, after = data.partition(place)
+    return b"".join([before, hashlib.sha256(before + _ZEROS + after).hexdigest().encode(), after])
+
+
+def header_text(metadata: Metadata) -> tuple[str, bytes]:
+    """The metadata as JSON, and what stands in it where the checksum belongs, and nowhere else; empty: it has none."""
+    text = to_json(metadata)
+    if metadata.version < metadata.checked_since:
+        return text, b""
+    place = hashlib.sha256(text.encode()).hexdigest()
+    return to_json({**metadata, CHECKSUM: place}), place.encode()
+
+
+def write_checksum(stream: BinaryIO, place: bytes) -> None:
+    """Puts the checksum of an artifact that was written to `stream`, which can be read, where `place` stands."""
+    stream.seek(0)
+    at = stream.read(MAX_HEADER).index(place)
+    stream.seek(at)
+    stream.write(_ZEROS)
+    stream.seek(0)
+    digest = hashlib.sha256()
+    while part := stream.read(2**20):
+        digest.update(part)
+    stream.seek(at)
+    stream.write(digest.hexdigest().encode())
 
 
 def to_json(value: Any) -> str:
@@ -46,44 +83,145 @@ def to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=dict, **options)
 
 
-def read(path: Path, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarray]]:
+class Opened:
+    """An artifact that is open: its metadata and its tensors are of one state of one file.
+
+    Attributes:
+        path: where it is, for errors.
+
+    Raises:
+        ValueError: if it is no whole safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._file = path, SteadyFile(path)
+        self._header, self._texts, self._places = checked_header(self._file)
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """As plain JSON, with the checksum; what else it must hold is not checked yet (`check_metadata`).
+
+        Raises:
+            ArtifactError: if there is none, it is not plain, or its checksum is not that of the file.
+        """
+        text = self._texts.get(METADATA_KEY)
+        if text is None:
+            raise bad(self.path, "a safetensors file, but not one of plnd's: it has no 'plnd' metadata")
+        try:
+            metadata = strict_json.parse(text)
+        except ValueError as error:
+            raise bad(self.path, f"its 'plnd' metadata is not JSON ({error!s:.80}); the file is damaged") from None
+        if not isinstance(metadata, dict):
+            raise bad(self.path, "its 'plnd' metadata is not an object; the file is damaged")
+        if problem := _not_plain(metadata):
+            raise bad(self.path, f"metadata {problem}; the file is damaged")
+        if CHECKSUM in metadata and metadata[CHECKSUM] != self._checksum(metadata[CHECKSUM]):
+            raise bad(self.path, "its content is not that of its checksum; the file is damaged: copy or make it again")
+        return metadata
+
+    def _checksum(self, said: Any) -> str | None:
+        digits = said.encode() if isinstance(said, str) else b""
+        if len(digits) != len(_ZEROS) or self._header.count(digits) != 1:
+            return None
+        return self._hashed(self._header.replace(digits, _ZEROS))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return self._hashed(self._header)
+
+    def _hashed(self, header: bytes) -> str:
+        digest = hashlib.sha256(header)
+        for part in self._file.parts(len(header), self._file.size):
+            digest.update(part)
+        return digest.hexdigest()
+
+    def keys(self) -> list[str]:
+        """Names of the tensors."""
+        return list(self._places)
+
+    def get_slice(self, name: str) -> Place:
+        """A tensor's dtype and shape, without reading it."""
+        return self._places[name]
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """A tensor, read."""
+        place = self._places[name]
+        values = np.frombuffer(self._file.read(place.start, place.size), dtype=_DTYPES[place.dtype])
+        return values.reshape(place.shape).astype(values.dtype.newbyteorder("="), copy=False)
+
+    def get_rows(self, name: str) -> Rows:
+        """A tensor of bytes, [rows, width], that stays in the file."""
+        return Rows(self._file, self._places[name])
+
+
+class Rows:
+    """Rows of bytes of an artifact, uint8 [rows, width], read when they are wanted.
+
+    Reading raises ArtifactError if the file is no longer what it was when it was opened.
+    """
+
+    def __init__(self, file: SteadyFile, place: Place) -> None:
+        self._file, self._start, self.shape = file, place.start, place.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> np.ndarray:
+        """One row, [width], or some, [some, width]."""
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            return self._read(start, max(0, stop - start))
+        numbers = np.arange(len(self))[rows]
+        if numbers.ndim == 0:
+            return self._read(int(numbers), 1)[0]
+        return np.concatenate([np.empty((0, self.shape[1]), np.uint8), *(self._read(int(n), 1) for n in numbers)])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def _read(self, start: int, count: int) -> np.ndarray:
+        width = self.shape[1]
+        found = self._file.read(self._start + start * width, count * width)
+        return np.frombuffer(found, dtype=np.uint8).reshape(count, width)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """The artifact, open; whatever is wrong with the file becomes an `ArtifactError`."""
+    if not os.path.isfile(path):
+        raise bad(path, f"{'is a folder' if os.path.isdir(path) else 'no such file'}, expected a plnd artifact")
+    try:
+        found = Opened(path)
+    except OSError as error:
+        raise bad(path, f"cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise bad(path, f"not a whole safetensors file ({error!s:.120}); copy or make it again") from None
+    yield found
+
+
+def read(stream: Opened, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarray]]:
     """Metadata, checked, and tensors (int32 and float32, not checked yet) of an artifact of one form.
+
+    Nothing is read but what the metadata has a place for.
 
     Raises:
         ArtifactError: one line that says what is wrong with the file, and what to do.
     """
-    with opened(path) as stream:  # once: another process may put another file in its place at any time
-        metadata = check_metadata(path, metadata_of(path, stream), kind)
-        check_scores(path, metadata)
-        names = stream.keys()
-        for name in names:
-            dtype = stream.get_slice(name).get_dtype()
-            if dtype not in ("I32", "F32"):  # not every other one can be read as numpy
-                raise bad(path, f"tensor {name!r:.60} is {dtype}, expected I32 or F32")
-        return metadata, {name: stream.get_tensor(name) for name in names}
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Metadata of any artifact, as plain JSON; what it must hold is not checked yet (`check_metadata`)."""
-    with opened(path) as stream:
-        return metadata_of(path, stream)
-
-
-def metadata_of(path: Path, stream: Any) -> dict[str, Any]:
-    """The same of the file that is open."""
-    text = (stream.metadata() or {}).get(METADATA_KEY)
-    if text is None:
-        raise bad(path, "a safetensors file, but not one of plnd's: it has no 'plnd' metadata")
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError):
-        raise bad(path, "its 'plnd' metadata is not JSON; the file is damaged") from None
-    if not isinstance(metadata, dict):
-        raise bad(path, "its 'plnd' metadata is not an object; the file is damaged")
-    problem = _not_plain(metadata)
-    if problem:
-        raise bad(path, f"metadata {problem}; the file is damaged")
-    return metadata
+    path = stream.path
+    metadata = check_metadata(path, stream.metadata, kind)
+    check_scores(path, metadata)
+    for name in stream.keys():
+        place = stream.get_slice(name)
+        if place.dtype not in ("I32", "F32"):
+            raise bad(path, f"tensor {name!r:.60} is {place.dtype}, expected I32 or F32")
+        address = name if name in metadata.model.widths else name.rpartition(".")[0]
+        if address not in metadata.model.widths:
+            raise bad(path, f"tensor {name!r:.60} is not expected")
+        if math.prod(place.shape) > metadata.model.widths[address]:
+            shape, width = list(place.shape), metadata.model.widths[address]
+            raise bad(path, f"tensor {name!r:.60} is of shape {shape!s:.60}, of {width} neurons")
+    return metadata, {name: stream.get_tensor(name) for name in stream.keys()}
 
 
 def _not_plain(metadata: dict[str, Any]) -> str | None:
@@ -104,25 +242,11 @@ def _not_plain(metadata: dict[str, Any]) -> str | None:
     return "is nested too deeply" if level else None
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """The safetensors file, open; whatever is wrong with it becomes an `ArtifactError`."""
-    if not os.path.isfile(path):
-        raise bad(path, f"{'is a folder' if os.path.isdir(path) else 'no such file'}, expected a plnd artifact")
-    try:
-        with safe_open(path, framework="np") as stream:
-            yield stream
-    except PLNDError:
-        raise
-    except OSError as error:
-        raise bad(path, f"cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # the library's own errors differ by version, and a damaged file may raise any of them
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise bad(path, f"not a whole safetensors file ({reason}); copy or make it again") from None
-
-
 def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) -> Kind:
-    """The metadata of an artifact of one form; refuses another form, another version, and fields of other types."""
+    """The metadata of an artifact of one form; refuses another form, another version, and fields of other types.
+
+    Without the checksum, which is the file's.
+    """
     if metadata.get("format") == PART and kind.form != PART:
         raise bad(path, f"a part of scores ({_shard_of(metadata)}); merge first: plnd merge PART… --output F")
     if metadata.get("format") != kind.form:
@@ -131,11 +255,13 @@ def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) ->
     if isinstance(version, int) and version > kind.newest:
         raise bad(path, f"format version {version}, but this plnd reads up to {kind.newest}: upgrade plnd")
     try:
-        checked = kind.of(metadata)
+        checked = kind.of({name: value for name, value in metadata.items() if name != CHECKSUM})
     except PLNDError as error:
         raise bad(path, f"metadata {error}") from None
     if checked.version < 1:
         raise bad(path, f"format version {version}, expected {'1' if kind.newest == 1 else f'1 to {kind.newest}'}")
+    if checked.version >= kind.checked_since and CHECKSUM not in metadata:
+        raise bad(path, f"metadata has no checksum, as version {version} has; the file is damaged")
     _check_model(path, checked.model)
     return checked
 
@@ -164,8 +290,8 @@ def _check_model(path: Path, model: ModelDescription) -> None:
         block, projection = split_address(name)
         if projection not in PROJECTIONS or not _is_block(block, model.blocks):
             raise bad(path, f"metadata names {name!r:.60}, which a model of {model.blocks} blocks does not have")
-        if not 0 < width < 2**31:
-            raise bad(path, f"metadata gives {name} {width} neurons")
+        if not 0 < width <= MAX_WIDTH:
+            raise bad(path, f"metadata gives {name} {width} neurons, expected 1 to {MAX_WIDTH}")
 
 
 def _is_block(name: str, blocks: int) -> bool:
@@ -173,7 +299,7 @@ def _is_block(name: str, blocks: int) -> bool:
     return found is not None and int(found[1] or found[2]) < blocks
 
 
-def check_names(path: Path, tensors: Mapping[str, np.ndarray], expected: set[str]) -> None:
+def check_names(path: Path, tensors: Mapping[str, Any], expected: set[str]) -> None:
     """Refuses a file with a tensor too few or too many."""
     for name in sorted(expected ^ tensors.keys()):
         raise bad(path, f"tensor {name!r:.60} is {'missing' if name in expected else 'not expected'}")

@@ -289,6 +289,13 @@ def _saved_documents(folder: Source, text_field: str, split: str | None = None) 
             yield from _text(row, text_field, where)
 
 
+def without_code() -> dict[str, bool]:
+    """What keeps `datasets` from running code of a data set, or asking to, before it lost the ability (4.0)."""
+    import datasets
+
+    return {} if int(datasets.__version__.partition(".")[0]) >= 4 else {"trust_remote_code": False}
+
+
 def _data_set_documents(source: str, text_field: str) -> Iterator[str]:
     name, _, rest = source.partition(":")
     config, _, split = rest.partition(":")
@@ -305,7 +312,8 @@ def _streamed(source: str) -> Any:
     name, _, rest = source.partition(":")
     config, _, split = rest.partition(":")
     with _loading(source):
-        return datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        options = {"split": split or "train", "streaming": True, **without_code()}
+        return datasets.load_dataset(name, config or None, **options)
 
 
 def _row_documents(rows: Any, where: str, text_field: str) -> Iterator[str]:

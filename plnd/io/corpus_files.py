@@ -25,6 +25,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
 from plnd.errors import CorpusError
+from plnd.io.strict_json import MAX_ITEMS, too_many
 
 ENDINGS = {
     ".txt": "text",
@@ -50,6 +51,10 @@ HEAD = 4096
 """Bytes at the start of a file by which it is known."""
 BLOCK = 1 << 16
 """Bytes that are decoded at a time where there are no lines."""
+MAX_RECORD = 2**26
+"""Bytes of a line, or letters of a record: a document of a hundred books."""
+_TOO_LONG = f"longer than {MAX_RECORD:,} bytes, expected a document a line, or a record each"
+_TOO_MANY = f"more than {MAX_ITEMS:,} values, expected the fields of one document"
 BATCH = 256
 """Rows of Parquet and Arrow in memory at a time, unless their own batches are larger."""
 ENCODINGS = {  # the longer marks first
@@ -308,7 +313,10 @@ def numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
 def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
     number = 1
     try:
-        for number, line in enumerate(stream, 1):  # decoded line by line, so that the line that is not UTF-8 is known
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_RECORD + 1), b""), 1):
+            if len(line) > MAX_RECORD:
+                raise CorpusError(f"{name}, line {number}: {_TOO_LONG}")
+            # decoded line by line, so that the line that is not UTF-8 is known
             yield line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode()
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x}"
@@ -341,6 +349,8 @@ def rows_of(stream: BinaryIO, name: str, form: str, text_field: str | None = Non
 
 def _json_lines(stream: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
     for number, line in numbered_lines(stream, name):
+        if too_many(line):
+            raise CorpusError(f"{name}, line {number}: {_TOO_MANY}")
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -360,7 +370,7 @@ def _json_list(stream: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
             if number > 1:
                 text.take(",")
                 text.next()
-            yield here, text.value(decoder)
+            yield here, text.value(decoder, here)
         text.take("]")
         here = f"{name}, after the list"
         if text.next():
@@ -405,10 +415,14 @@ class _Text:
             raise _Unexpected
         self.text = self.text[1:]
 
-    def value(self, decoder: json.JSONDecoder) -> Any:
-        """Takes the next JSON value; reads on while what there is may be the beginning of one."""
+    def value(self, decoder: json.JSONDecoder, here: str) -> Any:
+        """Takes the next JSON value, which is `here`; reads on while what there is may be the beginning of one."""
         while True:
+            if len(self.text) > 2 * MAX_RECORD:
+                raise CorpusError(f"{here}: {_TOO_LONG}")
             try:
+                if too_many(self.text):
+                    raise CorpusError(f"{here}: {_TOO_MANY}")
                 value, end = decoder.raw_decode(self.text)
             except json.JSONDecodeError as error:
                 cut = error.pos >= len(self.text) - 16 or error.msg.startswith("Unterminated string")
@@ -431,7 +445,7 @@ def _table_rows(stream: BinaryIO, name: str, form: str, text_field: str | None) 
     columns = cells[separator]
     if len(set(columns)) < len(columns):
         raise CorpusError(f"{name}: columns {', '.join(columns):.80}: two of one name, expected different ones")
-    csv.field_size_limit(2**31 - 1)  # a document may be longer than the 128 KiB that csv takes for a mistake
+    csv.field_size_limit(MAX_RECORD)  # a document may be longer than the 128 KiB that csv takes for a mistake
     reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         for row in reader:

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -27,6 +28,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_NAME = re.compile(r"\w[\w@+-]{0,63}")
+_RESERVED = re.compile(r"(?i)con|prn|aux|nul|(com|lpt)[0-9¹²³]")
 FRESH_SECONDS = 60
 """A temporary file younger than this is left alone: its process may not have locked it yet."""
 
@@ -72,6 +75,20 @@ def check_outputs(read: Mapping[str, str], written: Mapping[str, str]) -> None:
         earlier = seen.setdefault(os.path.realpath(path), name)
         if earlier != name:
             raise PLNDError(f"{name} {path}: is the file of {earlier}, too; choose another name")
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuses what cannot be, or begin, the name of a file on every system: a path, nothing, a name that Windows keeps.
+
+    Args:
+        name: of a language, say.
+        what: names it in the error.
+    """
+    if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):
+        raise PLNDError(
+            f"{what}: {name!r:.60} cannot be part of a file's name; expected at most 64 letters, digits, _, -, + and @,"
+            " such as zh or zh-Hant"
+        )
 
 
 def is_special(path: str | Path) -> bool:
@@ -127,7 +144,7 @@ def write_bytes(data: bytes, path: str | Path) -> str:
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """A stream whose content becomes the file at `path` when the context ends well, and is gone otherwise.
 
-    A device or a pipe gets the content then, and stays what it is.
+    It can be read again. A device or a pipe gets the content in the end, and stays what it is.
 
     Raises:
         PLNDError: if the folder does not exist or cannot be written.
@@ -145,7 +162,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     target = _target(path)
     with _temporary(target) as temporary:
         try:
-            with open(temporary, "wb") as stream:
+            with open(temporary, "w+b") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())

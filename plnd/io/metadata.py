@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import InstanceOf
 from typing_extensions import Self
 
+from plnd.errors import PLNDError
 from plnd.model_description import Count, ModelDescription, Record
 from plnd.version import __version__
 
@@ -72,6 +73,8 @@ class Metadata(Record):
     """What the form is called, and the command that makes it, for errors."""
     newest: ClassVar[int] = 1
     """The version of the form that is written; those before are read."""
+    checked_since: ClassVar[int] = 2
+    """The version from which on a file has a checksum."""
 
     format: str
     version: Count
@@ -84,7 +87,8 @@ class ScoresMetadata(Metadata):
 
     form = SCORES
     made_by = "scores (from `plnd detect`)"
-    newest = 2  # since then with the logs that contrast reads
+    newest = 3  # since 2 with the logs that contrast reads
+    checked_since = 3
 
     language: str | None
     corpus: CorpusDescription
@@ -146,7 +150,7 @@ class PartMetadata(ScoresMetadata):
 
     form = PART
     made_by = "a part (from `plnd detect --shard`)"
-    newest = 1
+    newest = checked_since = 1
 
     shard: ShardDescription
     section_count: Count
@@ -168,7 +172,8 @@ class NeuronsMetadata(ScoresMetadata):
 
     form = NEURONS
     made_by = "neurons (from `plnd select` or `plnd combine`)"
-    newest = 1
+    newest = 2
+    checked_since = 2
 
     rule: Rule
     scores_sha256: str
@@ -184,7 +189,7 @@ class NeuronsMetadata(ScoresMetadata):
     @classmethod
     def completed(cls, said: Mapping[str, Any]) -> Self:
         """With what was said, the model at least, and «unknown» for what was not."""
-        if type(said) is cls:
+        if type(said) is cls and said.format == NEURONS:
             return said
         unknown = {
             "format": NEURONS,
@@ -197,7 +202,12 @@ class NeuronsMetadata(ScoresMetadata):
             "rule": {"name": "unknown"},
             "scores_sha256": "",
         }
-        return cls.of({**unknown, **said})
+        if said.get("format", NEURONS) != NEURONS:  # what scores say
+            said = {**said, "format": NEURONS, "version": cls.newest}
+        found = cls.of({**unknown, **said})
+        if not 1 <= found.version <= cls.newest:
+            raise PLNDError(f"format version {found.version}, expected 1 to {cls.newest}")
+        return found
 
 
 class ParallelCorpus(Record):
@@ -232,6 +242,7 @@ class RolesMetadata(Metadata):
 
     form = ROLES
     made_by = "roles (from `plnd roles`)"
+    newest = 2
 
     languages: list[str]
     tasks: list[str] | None

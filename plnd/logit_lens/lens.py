@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -28,7 +28,7 @@ from plnd.logit_lens.config import LensConfig
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
 from plnd.models.batches import padded
 from plnd.models.layout import Layout
-from plnd.models.running import hooked
+from plnd.models.running import hooked, measured
 
 INPUT = "input"
 """The place before the first block, beside the blocks' own names."""
@@ -248,15 +248,14 @@ def decode_tokens(
     limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and max_length > limit:
         raise PLNDError(f"max_length={max_length}: the model has {limit} positions; use at most that")
-    unembed = Unembedding(layout)
     sequences: Iterator[list[int]] = islice(_token_ids(layout, documents, tokenizer, max_length), config.max_documents)
     first = next(sequences, None)
     if first is None:
         raise CorpusError("no document with a token to decode in the corpus")
     read, positions = 0, 0
-    training = layout.model.training
-    layout.model.eval()
-    try:
+    blocks = [block.module for block in layout.blocks]
+    with measured(layout.model, blocks, whole=False):
+        unembed = Unembedding(layout)
         vocabulary = unembed.prove(first[:PROVEN_TOKENS])
         if top_k > vocabulary:
             raise PLNDError(f"top_k={top_k}: the model has {vocabulary} tokens; use at most that")
@@ -269,8 +268,6 @@ def decode_tokens(
                 read += len(batch)
                 positions += sum(map(len, batch))
                 bar.update(len(batch))
-    finally:
-        layout.model.train(training)
     counts = torch.stack([watch.counts[place].cpu() for place in watch.places]).numpy()
     name = layout.description()["name"] or layout.family.name
     return DecodedTokens(name, top_k, read, positions, tuple(watch.places), counts)
@@ -387,14 +384,11 @@ class Unembedding:
             start = tokens.new_full((1, 1), model.config.decoder_start_token_id or 0)
             further["decoder_input_ids"] = torch.cat((start, tokens[:, :-1]), dim=1)
         hidden: list[Tensor] = []
-        handle = self.blocks[-1].module.register_forward_hook(lambda _, __, output: hidden.append(_hidden(output)))
-        try:
-            with hooked(model):
-                own = model(
-                    input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, **further
-                ).logits[0]
-        finally:
-            handle.remove()
+        with hooked(model), ExitStack() as stack:
+            last = self.blocks[-1].module
+            handle = last.register_forward_hook(lambda _, __, output: hidden.append(_hidden(output)))
+            stack.callback(handle.remove)
+            own = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, **further).logits[0]
         try:
             logits = self(hidden[0][0]).to(own.device)
         except RuntimeError as error:  # a matrix of another width
@@ -432,16 +426,11 @@ class _Watch:
     def attached(self) -> Iterator[None]:
         """Watches the model inside the context."""
         blocks = [block.module for block in self.unembed.blocks]
-        handles = [blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)]
-        handles += [
-            m.register_forward_hook(partial(self._after, n)) for n, m in zip(self.places[1:], blocks, strict=True)
-        ]
-        try:
-            with hooked(self.layout.model):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(self.layout.model), ExitStack() as stack:
+            stack.callback(blocks[0].register_forward_pre_hook(self._before, with_kwargs=True).remove)
+            for name, module in zip(self.places[1:], blocks, strict=True):
+                stack.callback(module.register_forward_hook(partial(self._after, name)).remove)
+            yield
 
     def read(self, batch: Sequence[list[int]]) -> None:
         """One forward pass of the body.

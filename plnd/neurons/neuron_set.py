@@ -14,7 +14,7 @@ from plnd.addresses import PROJECTIONS, address_order, numbered, split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
-from plnd.io.metadata import NEURONS, NeuronsMetadata
+from plnd.io.metadata import NeuronsMetadata
 from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
@@ -159,7 +159,7 @@ class NeuronSet:
             name: draw(self.widths[name], len(indices), seed, name).astype(np.int32) for name, indices in self.items()
         }
         control = {"name": "random", "seed": seed}
-        return NeuronSet(drawn, _zeros(drawn), self.metadata.replaced(control=control))
+        return NeuronSet(drawn, _zeros(drawn), self.metadata)._with(control=control)
 
     # relation to a model
 
@@ -193,8 +193,14 @@ class NeuronSet:
         Raises:
             ArtifactError: one line that says what is wrong with the file, and what to do.
         """
-        path = Path(path)
-        metadata, tensors = artifact.read(path, NeuronsMetadata)
+        with artifact.opened(Path(path)) as stream:
+            return cls.of_file(stream)
+
+    @classmethod
+    def of_file(cls, stream: artifact.Opened) -> NeuronSet:
+        """The same of a file that is open."""
+        path = stream.path
+        metadata, tensors = artifact.read(stream, NeuronsMetadata)
         widths = metadata.model.widths
         indices, importance = {}, {}
         addresses = {key.removesuffix(".importance") for key in tensors} & widths.keys()
@@ -210,7 +216,7 @@ class NeuronSet:
     def to_bytes(self) -> bytes:
         """The neurons artifact as bytes, the same for equal sets on every machine."""
         tensors = dict(self.indices) | {f"{name}.importance": values for name, values in self.importance.items()}
-        return artifact.encode(tensors, self.metadata | {"format": NEURONS, "version": NeuronsMetadata.newest})
+        return artifact.encode(tensors, self.metadata)
 
     @property
     def digest(self) -> str:
@@ -249,6 +255,8 @@ class NeuronSet:
         return [*self.metadata.operands, *further]
 
     def _with(self, **metadata: Any) -> NeuronSet:
+        """Another set, so of the newest version."""
+        metadata["version"] = NeuronsMetadata.newest
         return NeuronSet(self.indices, self.importance, self.metadata.replaced(**metadata))
 
 

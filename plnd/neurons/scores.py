@@ -24,6 +24,9 @@ from plnd.numbers import is_real, is_whole
 LOGS_SINCE = 2
 """The format version from which on scores have `mean_log` and `std_log`."""
 
+_ROUNDING = 1e-5
+"""By how much of itself a minimum may be above a mean that was added up in another order or dtype."""
+
 _EXPECTED = {
     "epsilon": "a number above 0",
     "epsilon_for": "a number above 0 and at most 1",
@@ -162,8 +165,14 @@ class Scores:
         Raises:
             ArtifactError: one line that says what is wrong with the file, and what to do.
         """
-        path = Path(path)
-        metadata, tensors = artifact.read(path, ScoresMetadata)
+        with artifact.opened(Path(path)) as stream:
+            return cls.of_file(stream)
+
+    @classmethod
+    def of_file(cls, stream: artifact.Opened) -> Scores:
+        """The same of a file that is open."""
+        path = stream.path
+        metadata, tensors = artifact.read(stream, ScoresMetadata)
         widths, projections = metadata.model.widths, metadata.method.projections
         addresses = [name for name in widths if split_address(name)[1] in projections]
         if not addresses:
@@ -177,6 +186,8 @@ class Scores:
             if logs:
                 artifact.check_logs(path, f"{name}.mean_log", tensors[f"{name}.mean_log"], widths[name])
                 artifact.check_importance(path, f"{name}.std_log", tensors[f"{name}.std_log"], widths[name])
+            if (tensors[f"{name}.min"] > tensors[f"{name}.mean"] * np.float32(1 + _ROUNDING)).any():
+                raise artifact.bad(path, f"{name} has a minimum above its mean")
             ranks = tensors[f"{name}.worst_rank"]
             artifact.check_indices(path, f"{name}.worst_rank", ranks, widths[name])
             if len(ranks) != widths[name]:

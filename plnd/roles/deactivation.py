@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.models.layout import Layout
-from plnd.models.running import hooked
+from plnd.models.running import replacing
 from plnd.neurons.random_draw import draw
 from plnd.roles.activations import feed_forward_widths
 from plnd.roles.roles import ROLES, Roles
@@ -92,7 +92,7 @@ def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, n
                 raise ModelMismatchError(f"block {name}: roles of {len(chosen)} neurons, but the model has {has}")
     nothing = {name: np.zeros(width, dtype=bool) for name, width in widths.items()}
     with ExitStack() as stack:
-        stack.enter_context(hooked(layout.model))
+        stack.enter_context(replacing(layout.model))
         for name in widths:
             mask = torch.from_numpy(np.stack([row.get(name, nothing[name]) for row in neurons]))
             if bool(mask.any()):

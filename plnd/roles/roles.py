@@ -18,46 +18,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from plnd.errors import PLNDError
+from plnd.io.artifact import Opened, Rows, opened
 from plnd.io.metadata import ROLES as FORMAT
 from plnd.io.metadata import RolesMetadata
 from plnd.model_description import ModelDescription
+from plnd.roles.codes import ROLES, pack, role_table, unpack
 from plnd.roles.roles_file import packed_width, read_roles, role_widths, write_roles
+from plnd.secrets import without_secrets
 from plnd.version import __version__
 
 if TYPE_CHECKING:
     from plnd.roles.activations import Chunk, Tokens
     from plnd.roles.parallel import Parallel
-
-ROLES = ("all_shared", "partial_shared", "specific", "non_activated")
-"""In the order of their codes, 0 to 3."""
-
-
-def role_table(languages: int, among: Sequence[int] | None = None) -> np.ndarray:
-    """The role of every pattern of languages.
-
-    Args:
-        languages: P; pattern n is that of a neuron that is active in language p if bit p of n is set.
-        among: only these languages count; by default all.
-    Returns:
-        uint8 [2^P], codes of `ROLES`. Of two languages none is partial-shared: one is specific, two are all.
-    """
-    chosen = list(range(languages) if among is None else among)
-    if len(set(chosen)) < 2:
-        raise PLNDError("roles need at least two languages")
-    patterns = np.arange(2**languages)
-    count = sum((patterns >> p) & 1 for p in set(chosen))
-    return np.select([count == len(set(chosen)), count == 0, count == 1], [0, 3, 2], 1).astype(np.uint8)
-
-
-def pack(roles: np.ndarray) -> np.ndarray:
-    """Role codes, uint8 [examples, neurons], at two bits each, the first lowest: uint8 [examples, ⌈neurons / 4⌉]."""
-    padded = np.pad(roles, ((0, 0), (0, -roles.shape[1] % 4))).reshape(len(roles), -1, 4)
-    return padded[..., 0] | padded[..., 1] << 2 | padded[..., 2] << 4 | padded[..., 3] << 6
-
-
-def unpack(packed: np.ndarray, neurons: int) -> np.ndarray:
-    """What `pack` packed: uint8 [examples, neurons]."""
-    return (packed[..., None] >> np.array([0, 2, 4, 6], dtype=np.uint8) & 3).reshape(len(packed), -1)[:, :neurons]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,26 +37,35 @@ class Roles:
     """The roles of every feed-forward neuron of a model in a number of examples.
 
     Attributes:
-        packed: uint8 [examples, bytes], two bits a neuron, all blocks one after the other (`pack`); may lie in a file.
+        packed: uint8 [examples, bytes], two bits a neuron, all blocks one after the other (`pack`), or `Rows` of a
+            file.
         patterns: int64 [thresholds, blocks, 2^P]: how many neurons, over all examples, were active in exactly the
             languages that the bits name. Ratios of any choice of languages follow from it.
         prompts: int64 [examples, P], what tells prompts apart (`plnd.roles.parallel.prompt_digest`).
         metadata: what the artifact says of model, languages, tasks, documents, corpus and method.
+        digest: SHA-256 of the file that they were read from, if they were.
     """
 
-    packed: np.ndarray
+    packed: np.ndarray | Rows
     patterns: np.ndarray
     prompts: np.ndarray
     metadata: RolesMetadata
+    digest: str | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Roles:
         """Opens a roles artifact.
 
         Raises:
-            ArtifactError: one line that says what is wrong with the file.
+            ArtifactError: one line that says what is wrong with the file; later, if it is written to meanwhile.
         """
-        return cls(*read_roles(path))
+        with opened(Path(path)) as stream:
+            return cls.of_file(stream)
+
+    @classmethod
+    def of_file(cls, stream: Opened) -> Roles:
+        """The same of a file that is open."""
+        return cls(*read_roles(stream))
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -282,6 +263,7 @@ def find_roles(
             finite.
     """
     from plnd.models.layout import Layout
+    from plnd.models.running import measured
     from plnd.roles.activations import Watch, read_chunks
 
     if not thresholds or len(set(thresholds)) < len(thresholds):
@@ -303,7 +285,7 @@ def find_roles(
         "tasks": None if parallel.tasks is None else list(parallel.tasks),
         "documents": [list(row) for row in parallel.documents or ()],
         "corpus": {
-            "source": parallel.source,
+            "source": parallel.source and without_secrets(parallel.source),
             "sha256": hashlib.sha256(json.dumps([list(map(list, row)) for row in inputs]).encode()).hexdigest(),
             "documents": len(inputs),
             "tokens": sum(len(ids) for row in inputs for ids in row),
@@ -330,9 +312,10 @@ def find_roles(
                     listener.add(chunk, codes)
                 yield pack(codes)
 
-    if output is None:
-        return Roles(np.concatenate(list(rows())), patterns, prompts, metadata)
-    write_roles(output, metadata, patterns, prompts, rows())
+    with measured(layout.model, [block.module for block in layout.blocks]):
+        if output is None:
+            return Roles(np.concatenate(list(rows())), patterns, prompts, metadata)
+        write_roles(output, metadata, patterns, prompts, rows())
     return Roles.load(output)
 
 

@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from lm_eval_plnd.deactivations import NoDeactivation
 from lm_eval_plnd.model import PLNDLM
 from plnd.deactivation import deactivate, deactivated
 from plnd.demo_data import demo_model
@@ -182,6 +183,36 @@ def test_threads_take_turns_on_one_model(base, loaded, tmp_path):
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda n: only("loglikelihood", lms[n % 2]), range(6)))
     assert found == alone * 3
+
+
+def test_threads_take_turns_on_a_model_with_and_without_an_adapter(base, loaded, tmp_path):
+    """The model of an adapter that deactivates nothing waits for the mask on the model inside, and the reverse."""
+    tuned = get_peft_model(loaded, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    common = {"batch_size": 2, "max_length": 64, "tokenizer": str(base)}
+    whole = PLNDLM(tuned, peft=None, mask=mask(base, tmp_path / "2.safetensors", seed=2), **common)
+    whole.source = NoDeactivation("none")
+    lms = [PLNDLM(tuned, mask=mask(base, tmp_path / "1.safetensors", seed=1), **common), whole]
+    alone = [only("loglikelihood", lm) for lm in lms]
+    assert alone[0] != alone[1]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda n: only("loglikelihood", lms[n % 2]), range(6)))
+    assert found == alone * 3
+    with deactivated(loaded, NeuronSet.load(tmp_path / "2.safetensors")), ThreadPoolExecutor(1) as threads:
+        for lm in lms:
+            error = threads.submit(only, "loglikelihood", lm).exception()
+            assert isinstance(error, PLNDError) and "another thread (MainThread) works on this model" in str(error)
+
+
+def test_nothing_is_drawn_for_a_mask_of_another_model(base, tmp_path, monkeypatch):
+    """A small file that claims the widest projections is refused before a control is drawn among them."""
+    model = Layout(AutoModelForCausalLM.from_pretrained(base)).description()
+    wide = {**model, "widths": dict.fromkeys(model["widths"], 2**24)}
+    neurons = {name: np.arange(2, dtype=np.int32) for name in wide["widths"]}
+    importance = {name: np.ones(2, np.float32) for name in neurons}
+    NeuronSet(neurons, importance, {**METADATA, "model": wide}).save(tmp_path / "wide.safetensors")
+    monkeypatch.setattr(NeuronSet, "random_like", lambda *a: pytest.fail("drawn"))
+    with pytest.raises(ModelMismatchError, match="has 16777216 neurons"):
+        PLNDLM(str(base), mask=str(tmp_path / "wide.safetensors"), control="random", **COMMON)
 
 
 def test_deactivated_is_how_requests_are_answered(base, loaded, tmp_path):

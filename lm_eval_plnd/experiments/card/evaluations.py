@@ -14,6 +14,7 @@ from lm_eval_plnd.experiments import results
 from lm_eval_plnd.experiments.results import Row
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.errors import PLNDError
+from plnd.secrets import without_secrets
 
 RECORD, ADAPTER = "plnd.json", "adapter_config.json"
 """Files by which an export of `plnd export` and a PEFT adapter are known."""
@@ -265,4 +266,5 @@ def _command(found: Mapping[str, Any], config: Mapping[str, Any], arguments: Map
 
 
 def _one_line(command: str) -> str:
-    return " ".join(command.splitlines())
+    """Without line breaks, tokens and passwords."""
+    return without_secrets(" ".join(command.splitlines()))

@@ -36,6 +36,7 @@ from lm_eval_plnd.experiments.report.scores import look_of, score_sections
 from lm_eval_plnd.experiments.results import Row
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
+from plnd.secrets import without_secrets
 
 PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
 COMMANDS = "commands.sh"
@@ -270,7 +271,6 @@ def _switched_off(rows: Sequence[Row]) -> Section:
 def _artifacts(folder: Path) -> Section:
     """Every artifact in the folder: what it holds, of which corpus, and its digests."""
     from plnd.any_artifact import load
-    from plnd.io.files import file_digest
     from plnd.neurons.neuron_set import NeuronSet
     from plnd.roles.roles import Roles
 
@@ -292,7 +292,7 @@ def _artifacts(folder: Path) -> Section:
                 Cell(f"{corpus.documents:,}", kind="number"),
                 Cell(f"{corpus.tokens:,}", kind="number"),
                 digest_cell(corpus.sha256),
-                digest_cell(file_digest(path)),
+                digest_cell(artifact.digest or ""),
             ]
         )
     if lines:
@@ -305,7 +305,7 @@ def _settings(folder: Path) -> Section:
     """The experiment's settings and the software that ran it."""
     section = Section("settings and software")
     if (folder / results.SETTINGS).is_file():
-        section.code.append((results.SETTINGS, results.read_text(folder / results.SETTINGS)))
+        section.code.append((results.SETTINGS, without_secrets(results.read_text(folder / results.SETTINGS))))
     if (folder / results.ENVIRONMENT).is_file():
         found = results.read_json(folder / results.ENVIRONMENT)
         lines = [[Cell(name), Cell(results.plain(value))] for name, value in sorted(found.items())]
@@ -337,7 +337,7 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
         looks = [look_of(row) for row in firsts]
         section.tables.append(Table(caption, ["setting", "$MODEL"], cells, looks, folded=True))
     if (folder / COMMANDS).is_file():
-        section.code.append((COMMANDS, results.read_text(folder / COMMANDS)))
+        section.code.append((COMMANDS, without_secrets(results.read_text(folder / COMMANDS))))
     return section
 
 

@@ -259,3 +259,113 @@ def test_numbers_stay_as_they_are_written():
     found = settings(rule={"fraction": 1}, detection={"epsilon": 1})
     assert type(found.rule.fraction) is float and type(found.detection["epsilon"]) is int
     assert "epsilon: 1\n" in found.text()
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        "../../evil",
+        "a/b",
+        "a\\b",
+        "",
+        ".",
+        "..",
+        ".zh",
+        "CON",
+        "nul",
+        "com1",
+        "zh.s1",
+        "a\n",
+        "a\0",
+        "z h",
+        "x" * 65,
+        "-",
+    ],
+)
+def test_languages_that_are_no_part_of_a_files_name(language):
+    """Artifacts are named after languages: none leads out of the folder, or into another one's file."""
+    with pytest.raises(PLNDError, match="languages: .* cannot be part of a file's name"):
+        settings(languages=["en", language])
+
+
+def test_languages_that_are(tmp_path):
+    """Codes, names and other scripts are; two that differ by case alone are one file on some systems."""
+    names = ["en", "zh-Hant", "pt_BR", "中文", "con_", "x" * 64]
+    assert settings(languages=names).languages == names
+    with pytest.raises(PLNDError, match="languages: en, zh, ZH: two that are one file on some systems"):
+        settings(languages=["en", "zh", "ZH"])
+
+
+TOKEN = "hf_" + "a1B2" * 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"model": {"pretrained": "m", "token": "abc"}}, "model.token"),
+        ({"model": {"pretrained": "m", "use_auth_token": "abc"}}, "model.use_auth_token"),
+        ({"model": {"pretrained": "m", "proxies": {"https": "http://me:pass@host"}}}, "model.proxies.https"),
+        ({"corpus": f"https://huggingface.co/x/{{language}}?token={TOKEN}"}, "corpus"),
+        ({"corpus": {"en": "a", "zh": f"https://user:{TOKEN}@huggingface.co/x"}}, "corpus.zh"),
+        ({"metadata": {"source": [f"x?access_token={TOKEN}"]}}, "metadata.source"),
+        ({"tasks": {"text": {"task": "t_{language}", "model": {"token": "x"}}}}, "tasks.text.model.token"),
+    ],
+)
+def test_secrets_are_refused(changes, where):
+    """Settings are copied into the folder and its report: a token is not taken, and not said again."""
+    with pytest.raises(PLNDError) as caught:
+        settings(**changes)
+    assert str(caught.value).startswith(f"{where}: holds a token or password") and TOKEN not in str(caught.value)
+
+
+def test_what_only_looks_like_a_secret():
+    """Arguments that have to do with tokens of text, and `token: true`, which says to use the one that is there."""
+    model = {"pretrained": "m", "prefix_token_id": 1, "add_bos_token": True, "token": True, "max_gen_toks": 9}
+    assert settings(model=model).model == model
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (LAUGHS, "more than 100,000 values, aliases repeated; expected settings"),
+        ("a: &a [*a]", "more than 100,000 values, aliases repeated; expected settings"),
+        ("limit: 1\nseeds: [1]\nlimit: 2", "line 3: 'limit' is there twice"),
+        ("model: {pretrained: a, pretrained: b}", "line 1: 'pretrained' is there twice"),
+        ("limit: " + "9" * 5000, "not YAML (Exceeds the limit (4300"),
+        ("limit: " + "9" * 4000, "limit: a number of 4000 digits"),
+        ("model: {revision: 2026-02-30}", "not YAML (day is out of range for month)"),
+        ("model: {revision: 2026-02-03}", "model.revision: found 2026-02-03, which YAML reads as date; put it in"),
+        ("model: {revision: 2026-02-03 99:99:99}", "not YAML ("),
+        (
+            "model: {revision: !!binary aGFsbG8=}",
+            "model.revision: found b'hallo', which YAML reads as bytes; put it in",
+        ),
+        ("model: !!set {a, b}", "model: found"),
+        ("rule: {epsilon: .nan}", "rule.epsilon: found nan, expected a finite number"),
+        ("a: " + "[" * 33 + "]" * 33, "values inside one another, more than 32 deep; expected settings"),
+        ("a: " + "[" * 5000, "values inside one another, more than 32 deep; expected settings"),
+        ("a: !!python/object/apply:os.abort []", "not YAML (could not determine a constructor"),
+        ("a: \x07", "not YAML ("),
+        ("? [a]\n: b", "not YAML ("),
+        ("x" * (2**20 + 1), "larger than 1,048,576 bytes, expected settings"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_yaml_that_is_no_settings(tmp_path, text, line):
+    """Bombs, and values that are odd to YAML or Python, are one line, at once."""
+    test_a_file_that_holds_something_else(tmp_path, text, line)
+
+
+def test_aliases_are_read(tmp_path):
+    """The negative of the bombs above: a value may be said once and meant twice, and merged."""
+    text = (
+        GOOD.replace("{limit: 20}", "x").replace("seeds: [0]", "")
+        + "\nmetadata: &m {data_dir: d}\ndetection: &d {qk: exact}\n"
+    )
+    (tmp_path / "s.yaml").write_text(text + "search: {under: &n [1, 2], gen: *n}\n")
+    assert load_settings(tmp_path / "s.yaml").search.gen == [1, 2]

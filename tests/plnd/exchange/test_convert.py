@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -270,7 +271,8 @@ def test_nothing_is_evaluated(tmp_path, llama):
 
 BAD_JSON = [
     ('{"fwd_up": ', "not whole JSON ("),
-    ('{"a": 1, "a": 2}', "holds an object with the same name twice"),
+    ('{"a": 1, "a": 2}', "not whole JSON (key 'a' is there twice)"),
+    ('{"a": [' + "0," * 2**22 + "0]}", "not whole JSON (more than 4194304 values)"),
     ('{"a": ' + "[" * 100_000, "not whole JSON ("),
     ('{"a": ' + "9" * 5000 + "}", "not whole JSON ("),
     ({k: v for k, v in ABSTRACT.items() if k != "attn_o"}, "group 'attn_o' is missing"),
@@ -324,7 +326,8 @@ BAD_LAPE = [
     ([[torch.tensor([1, 1])]], "language 0, block 0: holds an index twice"),
     ([[torch.tensor([40])]], "0.gate_proj has 40, out of range for 40 neurons"),
     ([[torch.tensor([-1])]], "0.gate_proj has -1, out of range for 40 neurons"),
-    ([[torch.tensor([1])] * 3], "has neurons of 2.gate_proj, which the model"),
+    ([[torch.tensor([1])] * 3], "holds 1 languages of up to 3 blocks, expected at most 256 languages of the model's 2"),
+    ([[]] * 257, "holds 257 languages of up to 0 blocks, expected at most"),
 ]
 
 
@@ -364,7 +367,7 @@ def test_files_that_cannot_be_read(tmp_path, llama):
         convert(tmp_path, llama)
     with open(tmp_path / "old", "wb") as stream:
         stream.truncate(MAX_BYTES + 1)
-    with pytest.raises(PLNDError, match="is larger than 67,108,864 bytes"):
+    with pytest.raises(PLNDError, match="is larger than 16,777,216 bytes"):
         convert(tmp_path / "old", llama)
 
 
@@ -397,3 +400,17 @@ def test_mutated_files(tmp_path, llama, content, data):
     else:
         neurons.save(tmp_path / "new.safetensors")
         assert NeuronSet.load(tmp_path / "new.safetensors") == neurons
+
+
+def test_a_long_file_takes_little_memory(tmp_path, llama):
+    """A few dozen bytes for each number, where a pattern over the whole line took hundreds; then it is refused."""
+    numbers = ",".join(map(str, range(200_000)))
+    path = tmp_path / "old"
+    path.write_text("\n".join(["{0: {%s}}" % numbers] * 5))  # noqa: UP031
+    tracemalloc.start()
+    try:
+        with pytest.raises(PLNDError, match="0.k_proj has 199999, out of range for 48 query rows"):
+            convert(path, llama)
+        assert tracemalloc.get_traced_memory()[1] < 12 * path.stat().st_size
+    finally:
+        tracemalloc.stop()

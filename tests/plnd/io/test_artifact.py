@@ -8,6 +8,8 @@ import os
 import stat
 import struct
 import threading
+import time
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from handmade import MODEL, make_neurons, make_scores, neurons_metadata, scores_metadata
+from handmade import MODEL, make_neurons, make_scores, neurons_metadata, rechecked, scores_metadata
 from plnd.addresses import PROJECTIONS
 from plnd.any_artifact import load
 from plnd.commands.main import main
 from plnd.errors import ArtifactError, PLNDError
+from plnd.io.artifact import opened
 from plnd.io.files import check_writable, file_digest, write_bytes
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
@@ -32,6 +35,11 @@ IMPORTANCE = {name: np.arange(3 * w).reshape(3, w) * 7 % 12 for name, w in MODEL
 SCORES = make_scores(IMPORTANCE)
 BEFORE = make_scores(IMPORTANCE, version=1, method={"name": "plnd", "projections": list(PROJECTIONS), "qk": "exact"})
 """The same in format version 1, as plnd wrote it before the logs."""
+CHECKED = {
+    "neurons": make_neurons({"0.q_proj": [0, 3], "1.down_proj": [2, 5, 7]}, version=2),
+    "scores": make_scores({name: IMPORTANCE[name] for name in ("0.k_proj", "1.k_proj")}, version=3),
+}
+"""Artifacts of the versions that are written, which have a checksum."""
 
 
 def tensors_of(neurons: NeuronSet) -> dict[str, np.ndarray]:
@@ -98,7 +106,7 @@ def test_scores_of_version_1_are_read(tmp_path):
     assert again.save(tmp_path / "again") == digest == file_digest(tmp_path / "old")
     for rule in ({"top_k": 2}, {"epsilon": 3}, {"fraction": 0.3}):
         old, new = again.select(**rule), SCORES.select(**rule)
-        assert old == new and old.metadata.version == new.metadata.version == 1
+        assert old == new and old.metadata.version == new.metadata.version == 2
         assert NeuronSet.load(saved(old, tmp_path / "set")).metadata.scores_sha256 == digest
 
 
@@ -166,8 +174,10 @@ def test_other_content_gives_other_bytes():
         (NEURONS, "c7cb5d1e9195d715acc164421bd803871670e35399a57e37d41c2f2ad2fa7677"),
         (SCORES, "8c0d6f27cbde724936d5d35e4b890b281dfb5ec31149b8db869382bb78b85e3d"),
         (BEFORE, "05ac643c96cfa480b75ccd605a0b3272607f909b95e6ec726a7f877d505407c6"),
+        (CHECKED["neurons"], "7eb2a3d82acabfd41efdcfe117eb1f2cd98531a29563cbc8b83b1b2c1bb76fb5"),
+        (CHECKED["scores"], "0dd13526eed1cee8bee08cb030665124870b2fbb6bf5b44b3db2a709db739187"),
     ],
-    ids=["neurons", "scores", "scores of version 1"],
+    ids=["neurons of version 1", "scores of version 2", "scores of version 1", "neurons", "scores"],
 )
 def test_golden_bytes(artifact, digest):
     """The format has not changed; whoever changes it must raise `newest`, and say so in the changelog."""
@@ -295,20 +305,34 @@ NESTED = json.loads("[" * 17 + "]" * 17)
 @pytest.mark.parametrize(
     "text, wording",
     [
-        ("{", "its 'plnd' metadata is not JSON; the file is damaged"),
-        ("[" * 100_000, "its 'plnd' metadata is not JSON; the file is damaged"),
-        ("9" * 5_000, "its 'plnd' metadata is not JSON; the file is damaged"),
+        ("{", "its 'plnd' metadata is not JSON (Expecting property name enclosed in double quotes"),
+        ("[" * 100_000, "its 'plnd' metadata is not JSON (nested too deeply); the file is damaged"),
+        ("9" * 5_000, "its 'plnd' metadata is not JSON (Exceeds the limit (4300"),
+        (
+            json.dumps(neurons_metadata()).replace("{", '{"version": 1, ', 1),
+            "its 'plnd' metadata is not JSON (key 'version' is there twice); the file is damaged",
+        ),
+        (
+            json.dumps(neurons_metadata()).replace('"widths": {', '"widths": {"0.q_proj": 7, '),
+            "its 'plnd' metadata is not JSON (key '0.q_proj' is there twice); the file is damaged",
+        ),
         ("[]", "its 'plnd' metadata is not an object; the file is damaged"),
         (neurons_metadata(more=NESTED), "metadata is nested too deeply; the file is damaged"),
-        (neurons_metadata(more=float("nan")), "metadata holds a number that is not finite; the file is damaged"),
-        (neurons_metadata(more={"x": [float("inf")]}), "metadata holds a number that is not finite"),
+        (neurons_metadata(more=float("nan")), "its 'plnd' metadata is not JSON (NaN is no JSON); the file is damaged"),
+        (
+            json.dumps(neurons_metadata(more=1)).replace('"more": 1', '"more": [1e999]'),
+            "metadata holds a number that is not finite; the file is damaged",
+        ),
         (neurons_metadata(language="\ud800"), "metadata holds half a surrogate pair; the file is damaged"),
         (neurons_metadata(**{"\udfff": 1}), "metadata holds half a surrogate pair; the file is damaged"),
         (neurons_metadata(format="plnd.other"), "holds 'plnd.other', expected neurons"),
         (neurons_metadata(format=["x"] * 99), "holds ['x', 'x',"),
-        (neurons_metadata(version=2), "format version 2, but this plnd reads up to 1: upgrade plnd"),
-        (neurons_metadata(version=2, model=None), "format version 2, but this plnd reads up to 1: upgrade plnd"),
-        (neurons_metadata(version=0), "format version 0, expected 1"),
+        (neurons_metadata(version=3), "format version 3, but this plnd reads up to 2: upgrade plnd"),
+        (neurons_metadata(version=3, model=None), "format version 3, but this plnd reads up to 2: upgrade plnd"),
+        (neurons_metadata(version=0), "format version 0, expected 1 to 2"),
+        (neurons_metadata(version=2), "metadata has no checksum, as version 2 has; the file is damaged"),
+        (neurons_metadata(version=2, checksum=7), "its content is not that of its checksum; the file is damaged"),
+        (neurons_metadata(checksum="0" * 64), "its content is not that of its checksum; the file is damaged"),
         (neurons_metadata(version=1.0), "metadata field version is 1.0, expected int"),
         (neurons_metadata(version=True), "metadata field version is True, expected int"),
         (neurons_metadata(version=-1), "metadata field version is -1, expected int"),
@@ -392,7 +416,7 @@ def _widths(**changes: Any) -> dict[str, Any]:
         (_widths(**{"0.q_proj\n": 6}), "metadata names '0.q_proj\\n', which"),
         (_widths(**{"9" * 400 + ".q_proj": 6}), "metadata names '999"),
         (_widths(**{"0.q_proj": 0}), "metadata gives 0.q_proj 0 neurons"),
-        (_widths(**{"0.q_proj": 2**31}), "metadata gives 0.q_proj 2147483648 neurons"),
+        (_widths(**{"0.q_proj": 2**31 - 1}), "metadata gives 0.q_proj 2147483647 neurons, expected 1 to 16777216"),
         (_widths(**{"0.q_proj": True}), "metadata field model.widths['0.q_proj'] is True, expected int"),
         (_widths(**{"0.q_proj": "6"}), "metadata field model.widths['0.q_proj'] is '6', expected int"),
         (_model(blocks=0), "metadata gives 0 blocks and 14 widths"),
@@ -410,11 +434,11 @@ def test_versions_of_scores(tmp_path):
     tensors, old = scores_tensors(SCORES), scores_tensors(BEFORE)
     said = [
         refusal(write(tmp_path / "file", vectors, scores_metadata(version=version)))
-        for vectors, version in ((tensors, 3), (tensors, 0), (old, 2), (tensors, 1))
+        for vectors, version in ((tensors, 4), (tensors, 0), (old, 2), (tensors, 1))
     ]
     assert said == [
-        "format version 3, but this plnd reads up to 2: upgrade plnd",
-        "format version 0, expected 1 to 2",
+        "format version 4, but this plnd reads up to 3: upgrade plnd",
+        "format version 0, expected 1 to 3",
         "tensor '0.down_proj.mean_log' is missing",
         "tensor '0.down_proj.mean_log' is not expected",
     ]
@@ -499,6 +523,7 @@ def test_dtype_that_numpy_does_not_have(tmp_path):
         ({f"{Q}.min": np.ones(5, np.float32)}, "0.q_proj.min is float32 of shape [5], expected float32 of shape [6]"),
         ({f"{Q}.mean": np.full(6, np.nan, np.float32)}, "0.q_proj.mean holds values that are negative or not finite"),
         ({f"{Q}.mean": np.full(6, -1, np.float32)}, "0.q_proj.mean holds values that are negative or not finite"),
+        ({f"{Q}.min": SCORES.mean[Q] + 1}, "0.q_proj has a minimum above its mean"),
         ({f"{Q}.mean_log": None}, "tensor '0.q_proj.mean_log' is missing"),
         ({f"{Q}.mean_log": np.ones(5, np.float32)}, "0.q_proj.mean_log is float32 of shape [5], expected float32 of"),
         ({f"{Q}.mean_log": np.ones(6, np.int32)}, "0.q_proj.mean_log is int32 of shape [6], expected float32 of shape"),
@@ -577,7 +602,7 @@ def damaged(draw, data: bytes) -> bytes:
     return bytes(damaged)
 
 
-@pytest.mark.parametrize("artifact", [NEURONS, SCORES, BEFORE], ids=["neurons", "scores", "scores of version 1"])
+@pytest.mark.parametrize("artifact", [NEURONS, BEFORE, *CHECKED.values()], ids=["neurons 1", "scores 1", *CHECKED])
 @FUZZ
 @given(data=st.data())
 def test_fuzz_damaged_bytes(artifact, tmp_path, capsys, data):
@@ -681,3 +706,108 @@ def test_a_file_that_is_replaced_meanwhile_is_one_file(tmp_path):
         stop.set()
         writer.join()
     assert set(loaded) == {neurons.digest for neurons in both}
+
+
+# one file, in one state, and no more of it than it may have
+
+
+@pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_flipped_bit_is_refused(tmp_path, kind, step):
+    """Wherever in the file it is: length, header, metadata, padding, numbers; the file as it was is read."""
+    path = saved(CHECKED[kind], tmp_path / "file")
+    data = path.read_bytes()
+    assert load(path).digest == hashlib.sha256(data).hexdigest()
+    for bit in range(0, 8 * len(data), step):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        refusal(path)
+
+
+@pytest.mark.parametrize("kind", CHECKED)
+def test_the_checksum_is_what_the_readme_says(kind):
+    """SHA-256 of the file with zeros for its own digits, under which another value would be refused."""
+    data = CHECKED[kind].to_bytes()
+    assert rechecked(data) == data and rechecked(data.replace(b"zh", b"en")) != data
+
+
+def test_scores_of_before_stay_what_they_are_and_what_is_made_of_sets_is_new(tmp_path):
+    """A file of version 1 or 2 has the digest that names it, also when it is saved again; a set made of it is new."""
+    for artifact in (NEURONS, SCORES):
+        path = saved(artifact, tmp_path / "file")
+        assert load(path).metadata.version < artifact.metadata.newest and load(path).digest == file_digest(path)
+    assert (NEURONS | NEURONS).metadata.version == NEURONS.random_like(0).metadata.version == 2
+
+
+def test_a_file_that_becomes_shorter_or_other_while_it_is_read(tmp_path):
+    """What is written into a file that is open is one line, where a mapped file would end the process."""
+    path = saved(CHECKED["scores"], tmp_path / "file")
+    for change in (lambda: os.truncate(path, 100), lambda: path.write_bytes(b"x" * 10**5)):
+        saved(CHECKED["scores"], path)
+        with opened(path) as stream:
+            name = stream.keys()[0]
+            stream.get_tensor(name)
+            time.sleep(0.02)  # beyond the grain of the file system's clock
+            change()
+            with pytest.raises(ArtifactError) as caught:
+                stream.get_tensor(name)
+        assert str(caught.value) == f"{path}: was written to while it was read; copy or make it again"
+
+
+def test_a_pipe_is_no_artifact(tmp_path):
+    """It is refused, and not waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe") == "no such file, expected a plnd artifact"
+
+
+def sparse(path: Path, metadata: dict, tensors: dict[str, tuple[str, list[int], int]]) -> Path:
+    """A file of a few blocks on the disk, whose header claims tensors of any size."""
+    header, end = {"__metadata__": {"plnd": json.dumps(metadata)}}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + end)
+    return path
+
+
+@pytest.mark.parametrize(
+    "tensors, wording",
+    [
+        ({"x": ("F32", [2**29], 2**31)}, "tensor 'x' is not expected"),
+        ({Q: ("I32", [2**29], 2**31)}, "tensor '0.q_proj' is of shape [536870912], of 6 neurons"),
+        (
+            {f"{Q}.importance": ("F32", [2**29, 1], 2**31)},
+            "tensor '0.q_proj.importance' is of shape [536870912, 1], of",
+        ),
+        ({Q: ("U8", [2**31], 2**31)}, "tensor '0.q_proj' is U8, expected I32 or F32"),
+        ({Q: ("I32", [2**63 - 1] * 64, 8)}, "not a whole safetensors file (tensor '0.q_proj' of shape"),
+    ],
+)
+def test_tensors_that_nothing_has_a_place_for_are_not_read(tmp_path, tensors, wording):
+    """Two GiB of holes are refused for what the header says, and take no memory."""
+    path = sparse(tmp_path / "file", neurons_metadata(), tensors)
+    tracemalloc.start()
+    try:
+        assert refusal(path).startswith(wording)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("inner", ["[],", "1,", "{},"])
+def test_metadata_of_millions_of_values_is_refused(tmp_path, inner):
+    """Text that would become hundreds of times its size in memory is not parsed."""
+    text = "[" + inner * (5 * 10**6) + "0]"
+    said = refusal(write(tmp_path / "file", {}, '{"format": "plnd.neurons", "more": ' + text + "}"))
+    assert said.startswith("not a whole safetensors file (more than 4194304 values)")
+
+
+def test_a_header_of_any_size_is_not_read(tmp_path):
+    """A length that a header cannot have, in a file that is long enough for it."""
+    path = tmp_path / "file"
+    path.write_bytes(struct.pack("<Q", 2**31) + b"{}")
+    os.truncate(path, 2**32)
+    assert refusal(path).startswith("not a whole safetensors file (a header of 2147483648 bytes in a file of")

@@ -573,3 +573,31 @@ def test_a_quoted_text_of_several_lines_in_a_table_with_tabs(tmp_path):
     path = tmp_path / "c.tsv"
     path.write_text('text\tid\n"a\nb"\t1\n')
     assert list(read_documents(path)) == ["a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "line"),
+    [
+        ("x.txt.gz", (b"", b"a" * 2**20, b""), "line 1: longer than 67,108,864 bytes, expected a document a line"),
+        ("x.jsonl.gz", (b'{"text": "', b"a" * 2**20, b'"}'), "line 1: longer than 67,108,864 bytes, expected a"),
+        ("x.json.gz", (b'[{"text": "', b"a" * 2**20, b'"}]'), "record 1: longer than 67,108,864 bytes, expected a"),
+        ("x.csv.gz", (b'text,n\n"', b"a\n" * 2**19, b'",1\n'), "field larger than field limit (67108864)"),
+        ("y.jsonl.gz", (b'{"text": [', b"[]," * 2**15, b"0]}"), "line 1: more than 4,194,304 values, expected the"),
+        ("y.json.gz", (b'[{"text": [', b"[]," * 2**15, b"0]}]"), "record 1: more than 4,194,304 values, expected the"),
+    ],
+)
+@pytest.mark.slow
+def test_bombs(tmp_path, name, parts, line):
+    """A few hundred kB that unpack to one line, record, cell or document of any size: refused before memory is full."""
+    first, middle, last = parts
+    with gzip.open(tmp_path / name, "wb", compresslevel=1) as stream:
+        stream.write(first)
+        for _ in range(160):
+            stream.write(middle)
+        stream.write(last)
+    tracemalloc.start()
+    try:
+        assert line in refusal(tmp_path / name, "text")
+        assert tracemalloc.get_traced_memory()[1] < 2**29
+    finally:
+        tracemalloc.stop()

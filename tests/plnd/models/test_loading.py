@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from transformers import (
     ViTConfig,
 )
 
+from handmade import MODEL, make_neurons
 from plnd.commands.main import main
 from plnd.deactivation import deactivated
 from plnd.demo_data import demo_model
@@ -153,6 +155,8 @@ def own(tmp_path) -> Path:
 def test_a_models_own_code_runs_only_when_told(own, tmp_path, capsys, monkeypatch):
     """Without the flag every command refuses in one line, asks nothing and runs nothing; with it, the code runs."""
     monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("asked"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 99))
+    make_neurons({"0.q_proj": [0]}, model={**MODEL, "name": str(own)}).save(tmp_path / "x.safetensors")
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path)
     Path("x.txt").write_text("Some words, and some more of them.")
@@ -161,6 +165,8 @@ def test_a_models_own_code_runs_only_when_told(own, tmp_path, capsys, monkeypatc
         "lens --model own --language x --corpus x.txt",
         "convert own/own.py --model own --output x.safetensors",
         "roles --model own --parallel x.jsonl --output x.roles",
+        "verify x.safetensors --model own",
+        "neuron x.safetensors --model own --corpus x=x.txt",
     ):
         Path("x.jsonl").write_text('{"a": "b", "c": "d"}\n')
         assert main(command.split()) == 2

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handmade import rechecked
 from plnd.any_artifact import load
 from plnd.errors import ArtifactError, FamilyError, PLNDError
+from plnd.io.files import file_digest
 from plnd.models.layout import Layout, attribute
+from plnd.roles.codes import role_counts
 from plnd.roles.parallel import Parallel, prompt_digest
 from plnd.roles.roles import ROLES, Roles, active_patterns, artifact_bytes, find_roles, pack, role_table, unpack
 from plnd.roles.roles_file import packed_width
@@ -253,14 +259,15 @@ def test_an_interrupted_pass_leaves_nothing(tmp_path):
 def damaged(data: bytes, old: str, new: str) -> bytes:
     """The file with one piece of its header replaced by another of the same length."""
     assert len(old) == len(new) and data.count(old.encode()) == 1
-    return data.replace(old.encode(), new.encode())
+    return rechecked(data.replace(old.encode(), new.encode()))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ('\\"format\\":\\"plnd.roles\\"', '\\"format\\":\\"plnd.rules\\"', "expected roles|holds 'plnd.rules'"),
-        ('\\"version\\":1', '\\"version\\":9', "format version 9"),
+        ('\\"version\\":2', '\\"version\\":9', "format version 9"),
+        ('\\"documents\\":2,', '\\"documents\\":9,', "names 2 examples, and counts 9"),
         ('[\\"en\\",\\"de\\",\\"zh\\"]', '[\\"en\\",\\"de\\",\\"en\\"]', "names 3 languages"),
         ('[\\"en\\",\\"de\\",\\"zh\\"]', '[\\"en\\",\\"de_zh\\"]    ', "names 2 languages"),
         ('\\"documents\\":[[0,0,0]', '\\"documents\\":[[0,0  ]', "other numbers of documents"),
@@ -275,7 +282,7 @@ def test_damaged_artifacts_are_refused(tmp_path, old, new, words):
     find_roles(model, parallel, inputs, output=path)
     data = path.read_bytes()
     if old == '\\"down':
-        data = data.replace(b'0.down_proj\\":', b'0.drwn_proj\\":', 1)
+        data = rechecked(data.replace(b'0.down_proj\\":', b'0.drwn_proj\\":', 1))
     else:
         data = damaged(data, old, new)
     path.write_bytes(data)
@@ -289,13 +296,56 @@ def test_counts_that_do_not_add_up_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     find_roles(model, parallel, inputs, output=path)
     data = bytearray(path.read_bytes())
-    data[8 + int.from_bytes(data[:8], "little")] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ArtifactError, match="patterns do not count"):
+    start = 8 + int.from_bytes(data[:8], "little")
+    many = np.frombuffer(data[start : start + 32], "<i8") + 2**62  # four, whose sum is what it was, in int64
+    for place, change in ((start, bytes([data[start] ^ 1])), (start, many.tobytes())):
+        path.write_bytes(rechecked(bytes(data[:place] + change + data[place + len(change) :])))
+        with pytest.raises(ArtifactError, match="patterns do not count"):
+            Roles.load(path)
+    path.write_bytes(rechecked(bytes(data[:-1] + bytes([data[-1] ^ 1]))))
+    with pytest.raises(ArtifactError, match="block 1 has other roles than its patterns say"):
         Roles.load(path)
     path.write_bytes(data[:-1])
     with pytest.raises(ArtifactError, match="not a whole safetensors file"):
         Roles.load(path)
+
+
+def test_any_flipped_bit_of_roles_is_refused(tmp_path):
+    """The checksum holds for an artifact that is written row by row, too."""
+    model, parallel, inputs = make("llama", examples=1)
+    path = tmp_path / "x.safetensors"
+    assert find_roles(model, parallel, inputs, output=path).digest == file_digest(path)
+    data = path.read_bytes()
+    for bit in range(0, 8 * len(data), 97):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ArtifactError):
+            load(path)
+
+
+def test_roles_whose_file_becomes_shorter(tmp_path):
+    """An example that is wanted later is one line, where a mapped file would end the process; another file is none."""
+    model, parallel, inputs = make("llama", examples=3)
+    path = tmp_path / "x.safetensors"
+    roles = find_roles(model, parallel, inputs, output=path)
+    before = roles.codes([2, 0])
+    find_roles(model, parallel, inputs, output=path)
+    np.testing.assert_array_equal(roles.codes([2, 0]), before)
+    roles = Roles.load(path)
+    time.sleep(0.02)  # beyond the grain of the file system's clock
+    os.truncate(path, 500)
+    with pytest.raises(ArtifactError, match="was written to while it was read"):
+        roles.codes([0])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_roles_are_counted_block_by_block(widths, examples, random):
+    """Of packed roles as of codes, wherever in a byte a block begins and ends."""
+    codes = np.array([[random.randrange(4) for _ in range(sum(widths))] for _ in range(examples)], dtype=np.uint8)
+    blocks = np.split(codes, np.cumsum(widths)[:-1], axis=1)
+    expected = [[(block == code).sum() for code in range(4)] for block in blocks]
+    np.testing.assert_array_equal(role_counts(pack(codes), np.array(widths)), expected)
 
 
 def test_size_of_an_artifact(tmp_path):

@@ -1,0 +1,47 @@
+"""JSON of files that nobody vouches for: of a bounded size, each key once, and only what JSON has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MAX_ITEMS = 2**22
+"""Values in one text: as objects in memory they take some hundred MB at most."""
+
+
+def parse(text: str | bytes, *, finite: bool = True) -> Any:
+    """What the text says.
+
+    Args:
+        text: UTF-8, where it is bytes.
+        finite: whether to refuse NaN and Infinity, which JSON lacks and Python writes.
+
+    Raises:
+        ValueError: if it is no JSON, nested too deeply for Python, has a key twice in one object, a number that Python
+            does not read, or more than `MAX_ITEMS` values.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    if too_many(text):
+        raise ValueError(f"more than {MAX_ITEMS} values")
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_unknown if finite else float)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def too_many(text: str) -> bool:
+    """Whether JSON may hold more than `MAX_ITEMS` values."""
+    return len(text) > MAX_ITEMS and sum(map(text.count, ",[{")) > MAX_ITEMS
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice!r:.60} is there twice")
+    return found
+
+
+def _unknown(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
