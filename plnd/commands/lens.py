@@ -11,6 +11,7 @@ from plnd.commands.shared import (
     add_loading,
     add_model,
     from_flags,
+    loading,
     model_source,
     open_corpus,
 )
@@ -66,7 +67,7 @@ class Lens(Command):
         source = model_source(args)
         Layout(load_skeleton(args.model, **source))
         tokenizer = load_tokenizer(args.model, **source)
-        model = load_model(args.model, **source, dtype=args.dtype, device=args.device, quantize=args.quantize)
+        model = load_model(args.model, **source, **loading(args))
         counts = []
         for language, documents in zip(args.language, corpora, strict=True):
             decoded = decode_tokens(model, tokenizer, documents, config, progress=True)

@@ -25,6 +25,7 @@ from typing import (
 
 from plnd.errors import PLNDError
 from plnd.inspection.text import visible
+from plnd.models.free_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from plnd.io.metadata import CorpusDescription
@@ -66,8 +67,11 @@ def error_line(error: Exception) -> str | None:
     """What to print for an error; None for one that nobody expected."""
     if isinstance(error, PLNDError):
         return str(error)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch for it
-        return "out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16"
+    if is_out_of_memory(error):
+        return (
+            "out of memory; try a smaller --batch-size or --max-length, --dtype bfloat16, or, of plnd detect,"
+            " --blockwise, which holds two blocks of the model at a time"
+        )
     return None
 
 
@@ -159,6 +163,15 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         "--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any"
     )
     parser.add_argument("--quantize", choices=("8bit", "4bit"), help="pack the weights with bitsandbytes while loading")
+    parser.add_argument(
+        "--offload", action="store_true",
+        help="let --device auto leave on disk what fits nowhere; it is read from there in every pass",
+    )  # fmt: skip
+
+
+def loading(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_loading`, as `plnd.load_model` takes them."""
+    return {"dtype": args.dtype, "device": args.device, "quantize": args.quantize, "offload": args.offload}
 
 
 # corpora

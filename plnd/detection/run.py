@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from plnd.detection.totals import LOG_FLOOR, Totals, at_least, mean_and_deviatio
 from plnd.errors import CorpusError, PLNDError
 from plnd.io.metadata import SCORES, ScoresMetadata
 from plnd.models.batches import padded
+from plnd.models.blockwise import in_step, weights_of
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
 from plnd.neurons.scores import Scores
@@ -85,6 +87,8 @@ def detect(
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
     if config.scoring == "official":
         check_official(layout, config.max_length)
+    if config.method == "relevance" and weights_of(layout.model) is not None:
+        raise PLNDError("method=relevance needs a backward pass, which blockwise does not have: load the model whole")
     run = _Run(layout, config, processes or Processes(), None if checkpoint is None else Path(checkpoint))
     corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout)
     with run.processes.together(), _evaluating(layout.model):
@@ -146,9 +150,10 @@ class _Run:
     def _read_window(self, window: Sequence[Document], corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
         """What holds from one window to the next does not depend on how many processes there are."""
         non_finite: list[int] = []
-        batches = batched(sorted(window, key=lambda d: -len(d.ids)), self.config.batch_size)
+        batches = list(batched(sorted(window, key=lambda d: -len(d.ids)), self.config.batch_size))
+        measured = self._measure(batches[self.processes.rank :: self.processes.count])
         for batch_of_each in batched(batches, self.processes.count):
-            non_finite += self._add(batch_of_each, corpus)
+            non_finite += self._add(batch_of_each, measured, corpus)
             advance(sum(map(len, batch_of_each)))
         self.windows += 1
         self.non_finite.add(sorted(non_finite))
@@ -157,21 +162,23 @@ class _Run:
     def _receive(self, block: Any, site: str, importance: Tensor) -> None:
         self.measured[f"{block}.{site}"] = importance
 
-    def _add(self, batches: list[list[Document]], corpus: TokenizedCorpus) -> list[int]:
+    def _add(
+        self, batches: list[list[Document]], measured: Iterator[dict[str, Tensor]], corpus: TokenizedCorpus
+    ) -> list[int]:
         """Takes in one batch of each process, in the order of ranks (the last ones may have none).
 
         Returns:
             The numbers of the documents with non-finite importance, which are left out.
         """
         rank = self.processes.rank
-        mine, finite = None, None
+        mine, finite, widths = None, None, {}
         if rank < len(batches):
-            finite = self._measure(batches[rank])
+            importance = next(measured)
+            finite = torch.stack([torch.isfinite(x).all(-1).cpu() for x in importance.values()]).all(0)
             weights = torch.tensor([len(d.ids) if self.config.per_token else 1 for d in batches[rank]])[finite]
-            parts = (summarized(x[finite.to(x.device)], weights) for x in self.measured.values())
+            parts = (summarized(x[finite.to(x.device)], weights) for x in importance.values())
             mine = torch.cat([x.to(self.device) for x in parts], dim=1)
-        widths = {name: importance.shape[-1] for name, importance in self.measured.items()}
-        self.measured = {}
+            widths = {name: x.shape[-1] for name, x in importance.items()}
         answers = self._agree(corpus, None if finite is None else (finite.tolist(), widths))
         if self.totals is None:
             self.totals = Totals.empty(answers[0][1], self.device)
@@ -189,13 +196,22 @@ class _Run:
             self.totals.add(self.processes.broadcast(theirs, source))  # type: ignore[arg-type]
         return non_finite
 
-    def _measure(self, batch: list[Document]) -> Tensor:
-        """One pass over a batch; which documents gave finite numbers only."""
+    def _measure(self, batches: Sequence[list[Document]]) -> Iterator[dict[str, Tensor]]:
+        """One pass over each batch: site to importance, [documents, width], in the order of the batches."""
+        measured: list[dict[str, Tensor]] = [{} for _ in batches]
+
+        def turn(number: int) -> None:
+            self.measured = measured[number]
+            self.observer.spans = [(0, len(d.ids)) for d in batches[number]]
+
+        for number, _ in in_step(self.layout.model, [partial(self._pass, batch) for batch in batches], turn):
+            yield measured[number]
+            measured[number] = {}
+
+    def _pass(self, batch: list[Document]) -> None:
         ids, mask = padded([document.ids for document in batch])
-        self.observer.spans = [(0, len(d.ids)) for d in batch]
         mask = mask_of_all(mask) if self.all_seen else mask
         self.observer.run(ids.to(self.input_device), mask.to(self.input_device))
-        return torch.stack([torch.isfinite(x).all(-1).cpu() for x in self.measured.values()]).all(0)
 
     def _agree(self, corpus: TokenizedCorpus, value: Any = None) -> list[Any]:
         """What every process gave.

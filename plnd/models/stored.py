@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ def read_tensor(source: Path, stored: Stored) -> Tensor:
     import torch
 
     tensor = torch.empty(stored.shape, dtype=getattr(torch, DTYPES[stored.dtype]))
-    space = memoryview(tensor.view(-1).view(torch.uint8).numpy()) if math.prod(stored.shape) else memoryview(b"")
+    space = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     with open(source / stored.file, "rb", buffering=0) as stream:
         stream.seek(stored.offset)
         while len(space):
