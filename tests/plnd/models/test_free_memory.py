@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
 from plnd.commands.shared import error_line
 from plnd.errors import PLNDError
 from plnd.models.free_memory import check_fits, free_memory, left_by_groups
 from plnd.models.loading import check_not_on_disk, load_model
+from tiny import tiny_model
 
 
 def write(folder: Path, **files: str) -> None:
