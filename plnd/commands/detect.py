@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from plnd.commands.shared import (
     Command,
+    add_blockwise,
     add_corpus,
     add_fields,
     add_loading,
@@ -17,7 +18,7 @@ from plnd.commands.shared import (
     describe_corpus,
     error_line,
     from_flags,
-    loading,
+    load_any,
     model_source,
     open_corpus,
     print_error,
@@ -43,11 +44,7 @@ class Detect(Command):
         parser.add_argument("--output", required=True, help="scores artifact to write")
         add_fields(parser, DetectConfig, required=("language",))
         add_loading(parser)
-        parser.add_argument(
-            "--blockwise", action="store_true",
-            help="for a model larger than memory: read it block by block from its files, once for every 16 batches; the"
-            " result is the same bit for bit",
-        )  # fmt: skip
+        add_blockwise(parser)
         parser.add_argument(
             "--resume", action="store_true", help="continue a killed run; the result is the same bit for bit"
         )
@@ -78,9 +75,8 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     from plnd.detection.run import detect
     from plnd.io.corpus import pipes
     from plnd.io.files import check_writable
-    from plnd.models.blockwise import blockwise_model
     from plnd.models.layout import Layout
-    from plnd.models.loading import disable_progress_bars, load_model, load_skeleton, load_tokenizer
+    from plnd.models.loading import disable_progress_bars, load_skeleton, load_tokenizer
 
     config = from_flags(DetectConfig, args)
     checkpoint = checkpoint_path(args)
@@ -95,16 +91,8 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     documents = open_corpus(args.corpus, args)
     Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
     tokenizer = load_tokenizer(args.model, **model_source(args))
-    options = loading(args)
-    if processes.device is not None:
-        options["device"] = str(processes.device)
-    if args.blockwise:
-        for flag in ("quantize", "offload"):
-            if options.pop(flag):
-                raise PLNDError(f"--{flag} with --blockwise: the weights are read as they are stored; leave one out")
-        model = blockwise_model(args.model, **model_source(args), **options)
-    else:
-        model = load_model(args.model, **model_source(args), **options)
+    device = args.device if processes.device is None else str(processes.device)
+    model = load_any(args, device=device)
     scores = detect(
         model,
         documents,

@@ -174,6 +174,31 @@ def loading(args: argparse.Namespace) -> dict[str, Any]:
     return {"dtype": args.dtype, "device": args.device, "quantize": args.quantize, "offload": args.offload}
 
 
+def add_blockwise(parser: argparse.ArgumentParser) -> None:
+    """Adds --blockwise, to what works on a model of which two blocks are in memory at a time."""
+    parser.add_argument(
+        "--blockwise", action="store_true",
+        help="for a model larger than memory: read it from its files block by block, once for every 16 batches; the"
+        " result is the same bit for bit",
+    )  # fmt: skip
+
+
+def load_any(args: argparse.Namespace, **changed: Any) -> Any:
+    """The model that the flags name, whole or blockwise; `changed` replaces some of `loading`."""
+    from plnd.models.blockwise import blockwise_model
+    from plnd.models.loading import load_model
+
+    options = model_source(args) | loading(args) | changed
+    if not args.blockwise:
+        return load_model(args.model, **options)
+    for flag in ("quantize", "offload"):
+        if options.pop(flag):
+            raise PLNDError(
+                f"--{flag} with --blockwise: weights are read as stored; leave one out"
+            )
+    return blockwise_model(args.model, **options)
+
+
 # corpora
 
 
