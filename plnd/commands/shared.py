@@ -193,9 +193,7 @@ def load_any(args: argparse.Namespace, **changed: Any) -> Any:
         return load_model(args.model, **options)
     for flag in ("quantize", "offload"):
         if options.pop(flag):
-            raise PLNDError(
-                f"--{flag} with --blockwise: weights are read as stored; leave one out"
-            )
+            raise PLNDError(f"--{flag} with --blockwise: weights are read as stored; leave one out")
     return blockwise_model(args.model, **options)
 
 

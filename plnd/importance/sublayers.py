@@ -56,6 +56,10 @@ class Readout:
         gained = None if gain is None else torch.linalg.vector_norm(weight * gain[:, None], dim=0)
         return _square_sum(weight).sqrt() * self.factor, gained, gain, signs, _signed_sum(weight, signs)
 
+    def read(self) -> None:
+        """Reads the weights now."""
+        self._vectors  # noqa: B018
+
     @property
     def column_norm(self) -> Tensor:
         """‖W[:, k]‖ times the factor, [width]."""

@@ -1,8 +1,8 @@
 """The importance of the PLND paper (arXiv:2402.18815, eq. 1), by the closed forms of `plnd.importance`.
 
 They take a block to compute what its row of the families table says, so each block is held to that on the first
-document (`plnd.detection.measures.proof`). What they need of a block's weights is read in its first pass: of a model
-that is read block by block, they are not there before.
+document (`plnd.detection.measures.proof`). Of a model that is read block by block, what they need of a block's weights
+is taken in its first pass: they are not there before.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from plnd.detection.measures.traces import AttentionTraces
 from plnd.detection.observer import Handle, ObservedBlock, forward_pass
 from plnd.importance.attention import Attention, attention_importance
 from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
+from plnd.models.blockwise import weights_of
 from plnd.models.families import Norm
 
 
@@ -121,5 +122,9 @@ def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Read
     """How a sub-layer's output projection, and the norm behind it, if any, reach the residual stream."""
     weight = block.target(projection).weight
     if norm is None:
-        return Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
-    return Readout(weight, partial(block.gain, norm), block.at(f"{norm.module}.{norm.eps}"))
+        readout = Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
+    else:
+        readout = Readout(weight, partial(block.gain, norm), block.at(f"{norm.module}.{norm.eps}"))
+    if weights_of(block.observer.layout.model) is None:
+        readout.read()  # what cannot be read is refused before a pass
+    return readout

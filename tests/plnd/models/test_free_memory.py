@@ -69,7 +69,7 @@ def test_a_model_larger_than_memory_is_an_instruction(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, **wide, "num_hidden_layers": 8, "dtype": "float32"}))
     for device in ("cpu", "auto"):
         with pytest.raises(
-            PLNDError, match=r"its weights take 2,\d+.\d GiB, and .* free on cpu: plnd detect --blockwise"
+            PLNDError, match=r"its weights take 1,\d+\.\d GiB, and .* free on cpu: plnd detect --blockwise"
         ):
             load_model(str(tmp_path), device=device)
     with pytest.raises(PLNDError, match="free on cpu: give a smaller --dtype"):
@@ -81,9 +81,10 @@ def test_a_model_larger_than_memory_is_an_instruction(tmp_path):
 def test_nothing_is_left_on_disk_unasked(tmp_path):
     """A model of which transformers left a block on disk is refused by a line that says how else to do it."""
     tiny_model("llama", torch.float32).save_pretrained(tmp_path)
-    places = {"": "cpu", "model.layers.1": "disk"}
+    parts = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head")
+    places = {part: "disk" if part == "model.layers.1" else "cpu" for part in parts}
     model = AutoModelForCausalLM.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offload")
-    with pytest.raises(PLNDError, match="1 of its 2 parts fit on no device and would be read from disk in every pass"):
+    with pytest.raises(PLNDError, match="1 of its 6 parts fit on no device and would be read from disk in every pass"):
         check_not_on_disk("m", model)
     check_not_on_disk("m", load_model(str(tmp_path), device="cpu"))
 
