@@ -14,6 +14,8 @@ from plnd.version import __version__ as __version__
 _HOMES = {
     "DetectConfig": "detection.config",
     "detect": "detection.run",
+    "detect_shard": "detection.run",
+    "merge": "detection.part",
     "Scores": "neurons.scores",
     "NeuronSet": "neurons.neuron_set",
     "Processes": "detection.processes",
@@ -49,8 +51,10 @@ if TYPE_CHECKING:
     from plnd.deactivation import deactivate as deactivate
     from plnd.deactivation import deactivated as deactivated
     from plnd.detection.config import DetectConfig as DetectConfig
+    from plnd.detection.part import merge as merge
     from plnd.detection.processes import Processes as Processes
     from plnd.detection.run import detect as detect
+    from plnd.detection.run import detect_shard as detect_shard
     from plnd.errors import PLNDError as PLNDError
     from plnd.exchange.convert import convert as convert
     from plnd.exchange.export import export as export

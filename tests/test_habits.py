@@ -24,6 +24,7 @@ MIRROR_NOTHING = {
     "tests/peft_plnd/test_training.py": "gradients and optimizers, of layer and model together",
     "tests/scripts/test_enhancement_changes.py": "the table of scripts/enhancement.py, without training",
     "tests/scripts/test_plnd_paper_lens.py": "the second half of scripts/plnd_paper.py: tables and figures of the lens",
+    "tests/scripts/test_slurm.py": "the job scripts of scripts/slurm",
     "tests/tasks/test_round_trips.py": "the task files, from a row to its score",
     "tests/tasks/test_tasks.py": "the task files",
     "tests/tasks/test_xquad_answers.py": "the task files, on all answers of XQuAD",

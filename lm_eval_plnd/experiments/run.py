@@ -11,6 +11,7 @@ import io
 import json
 import math
 import platform
+import re
 import sys
 import time
 import warnings
@@ -61,34 +62,25 @@ def detect_all(
 ) -> list[dict[tuple[str, str], NeuronSet]]:
     """The sets of each sample, whose scores and neurons are in `folder`; what is missing there is detected."""
     neurons = folder / NEURONS
-    from plnd.detection.config import DetectConfig
-    from plnd.detection.run import detect
-    from plnd.io.corpus import read_documents
+    from plnd.detection.part import merge
     from plnd.neurons.scores import Scores
 
     found = []
     read = dict.fromkeys(settings.languages, 0)  # documents that earlier samples took from the corpus
     for sample in range(settings.samples):
         paths = {neurons / f"{_file(language, sample)}.scores.safetensors": language for language in settings.languages}
+        parts = {part: path for path in paths for part in _parts(path, settings.shards)}
+        for part in unwritten(parts, folder):
+            language = paths[parts[part]]
+            if not parts[part].exists():  # a part that is not there may have been merged
+                _detect(settings, model(), language, sample, read[language], part, log)
         for path in unwritten(paths, folder):
-            language = paths[path]
-            source = expand(settings.corpus_of(language))
-            begin = read[language]
-            checkpoint = path.with_name(f"{path.name}.checkpoint")
-            lm, elapsed = model(), _clock()
-            result = detect(
-                lm.model,
-                islice(read_documents(source), begin, None),
-                DetectConfig(language=language, **settings.detection_of(language)),
-                tokenizer=lm.tokenizer,
-                source=f"{Path(source).name} from document {begin}" if begin else Path(source).name,
-                checkpoint=checkpoint,
-                resume=True,
-                progress=True,
-            )
-            result.save(path)
-            checkpoint.unlink(missing_ok=True)
-            log(step="detect", language=language, sample=sample, **elapsed())
+            if settings.shards > 1:
+                merge(_parts(path, settings.shards)).save(path)
+            else:
+                _detect(settings, model(), paths[path], sample, read[paths[path]], path, log)
+        for part in parts:
+            part.unlink(missing_ok=True)
         scores = {language: Scores.load(path) for path, language in paths.items()}
         for path, language in paths.items():
             corpus, written_in = scores[language].metadata.corpus, scores[language].metadata.language
@@ -101,6 +93,50 @@ def detect_all(
             sets[files[path]].save(path)
         found.append(sets)
     return found
+
+
+def _detect(
+    settings: Settings, lm: HFLM, language: str, sample: int, begin: int, path: Path, log: Callable[..., None]
+) -> None:
+    """Detects on one language's documents from number `begin` on, all of them or the share that the path is for."""
+    from plnd.detection.config import DetectConfig
+    from plnd.detection.part import Part
+    from plnd.detection.run import detect, detect_shard
+    from plnd.io.corpus import read_documents
+    from plnd.neurons.scores import Scores
+
+    source, elapsed = expand(settings.corpus_of(language)), _clock()
+    documents = islice(read_documents(source), begin, None)
+    config = DetectConfig(language=language, **settings.detection_of(language))
+    checkpoint = path.with_name(f"{path.name}.checkpoint")
+    options: dict[str, Any] = {
+        "tokenizer": lm.tokenizer,
+        "source": f"{Path(source).name} from document {begin}" if begin else Path(source).name,
+        "checkpoint": checkpoint,
+        "resume": True,
+        "progress": True,
+    }
+    shard = _shard_of(path)
+    found: Scores | Part
+    if shard is None:
+        found = detect(lm.model, documents, config, **options)
+    else:
+        found = detect_shard(lm.model, documents, shard, config, **options)
+    found.save(path)
+    checkpoint.unlink(missing_ok=True)
+    log(step="detect", language=language, sample=sample, **({"shard": shard} if shard else {}), **elapsed())
+
+
+def _parts(path: Path, shards: int) -> list[Path]:
+    """Where the parts of some scores are until they are merged; none if there is only one shard."""
+    names = [f"{path.name}.{number}-of-{shards}.part" for number in range(1, shards + 1)]
+    return [path.with_name(name) for name in names] if shards > 1 else []
+
+
+def _shard_of(path: Path) -> str | None:
+    """Which shard a path is for, `3/8`; None if it is for all of it."""
+    found = re.search(r"\.(\d+)-of-(\d+)\.part$", path.name)
+    return f"{found[1]}/{found[2]}" if found else None
 
 
 def _file(language: str, sample: int) -> str:

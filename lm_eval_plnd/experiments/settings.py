@@ -175,6 +175,7 @@ class Settings(Fields):
         neurons: the sets that the tables by region (2 to 5, 10) switch off, some of `NEURONS`.
         task_languages: `own` evaluates each set in its own language and English, `all` in every language.
         samples: how many samples of documents to detect on, each beginning where the last one ended.
+        shards: parts into which each detection is cut, so that several processes share it; changes no result.
         seeds: of the random controls, which are drawn like the first sample's sets.
         limit: at most so many documents of each task.
         metadata: as lm-eval's, for all items.
@@ -194,6 +195,7 @@ class Settings(Fields):
     neurons: list[str] = ["specific"]
     task_languages: str = "own"
     samples: int = 1
+    shards: int = 1
     seeds: list[int] = [0]
     limit: int | None = None
     metadata: dict[str, Any] = {}
@@ -366,7 +368,7 @@ def _check(settings: Settings) -> None:
             raise PLNDError(f"neurons: {name!r} {_NO_LANGUAGE_NEURONS}")
     if settings.task_languages not in ("own", "all"):
         raise PLNDError(f"task_languages: unknown {settings.task_languages!r}, expected own or all")
-    for name, number in (("samples", settings.samples), ("limit", settings.limit)):
+    for name, number in (("samples", settings.samples), ("shards", settings.shards), ("limit", settings.limit)):
         if number is not None and number < 1:
             raise PLNDError(f"{name}: found {number}, expected 1 or more")
     _check_detection(settings)

@@ -1,12 +1,13 @@
-"""`plnd detect`: from a corpus to scores, in one process or in several."""
+"""`plnd detect` and `plnd merge`: from a corpus to scores, in one process or several, on one machine or many."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plnd.commands.shared import (
     Command,
@@ -22,12 +23,17 @@ from plnd.commands.shared import (
     model_source,
     open_corpus,
     print_error,
+    say,
 )
 from plnd.detection.config import DetectConfig
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
+    from plnd.detection.part import Part
     from plnd.detection.processes import Processes
+    from plnd.detection.shards import Shard
+    from plnd.io.corpus import Sections
+    from plnd.neurons.scores import Scores
 
 
 class Detect(Command):
@@ -41,7 +47,12 @@ class Detect(Command):
         """Adds the subcommand's options, most of them the fields of `DetectConfig`."""
         add_model(parser, "folder or hub name of a causal language model")
         add_corpus(parser, "one or several: ")
-        parser.add_argument("--output", required=True, help="scores artifact to write")
+        parser.add_argument("--output", required=True, help="scores artifact to write; with --shard, a part of one")
+        parser.add_argument(
+            "--shard", metavar="I/N",
+            help="score one of N shares of the documents, 3/64 the third of 64, and write a part; plnd merge makes of"
+            " all parts what one run would write",
+        )  # fmt: skip
         add_fields(parser, DetectConfig, required=("language",))
         add_loading(parser)
         add_blockwise(parser)
@@ -72,13 +83,15 @@ class Detect(Command):
 
 def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     """What each process does; the first one writes."""
-    from plnd.detection.run import detect
+    from plnd.detection.run import detect, detect_shard
+    from plnd.detection.shards import Shard
     from plnd.io.corpus import pipes
     from plnd.io.files import check_writable
     from plnd.models.layout import Layout
     from plnd.models.loading import disable_progress_bars, load_skeleton, load_tokenizer
 
     config = from_flags(DetectConfig, args)
+    shard = None if args.shard is None else Shard.parse(args.shard)
     checkpoint = checkpoint_path(args)
     if processes.first:
         check_writable(args.output)
@@ -88,28 +101,76 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
         disable_progress_bars()
     if processes.count > 1 and (pipe := next(iter(pipes(args.corpus)), None)):
         raise PLNDError(f"{pipe}: a pipe, which {processes.count} processes cannot all read; write a file")
-    documents = open_corpus(args.corpus, args)
+    documents = _documents(args, config, shard, processes)
     Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
     tokenizer = load_tokenizer(args.model, **model_source(args))
     device = args.device if processes.device is None else str(processes.device)
     model = load_any(args, device=device)
-    scores = detect(
-        model,
-        documents,
-        config,
-        tokenizer=tokenizer,
-        source=", ".join(args.corpus),
-        checkpoint=checkpoint,
-        resume=args.resume,
-        progress=True,
-        processes=processes,
-    )
+    options: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "source": ", ".join(args.corpus),
+        "checkpoint": checkpoint,
+        "resume": args.resume,
+        "progress": True,
+        "processes": processes,
+    }
+    found: Scores | Part
+    if shard is None:
+        found = detect(model, documents, config, **options)
+    else:
+        found = detect_shard(model, documents, shard, config, **options)
     if processes.first:
-        digest = scores.save(args.output)
+        digest = found.save(args.output)
         checkpoint.unlink(missing_ok=True)  # not before the scores are safe
-        print(f"{args.output}: {describe_corpus(scores.metadata.corpus)}; sha256 {digest}")
+        which = "" if shard is None else f"shard {shard}, "
+        print(f"{args.output}: {which}{describe_corpus(found.metadata.corpus)}; sha256 {digest}")
+
+
+def _documents(
+    args: argparse.Namespace, config: DetectConfig, shard: Shard | None, processes: Processes
+) -> Iterator[str] | Sections:
+    """The corpus, in sections where it has some and all of it counts; on one line, what a shard reads of it."""
+    from plnd.io.corpus import read_sections
+
+    whole = config.max_documents is not None or args.format is not None
+    sections = None if whole else read_sections(args.corpus, args.text_field)
+    speaks = shard is not None and processes.first
+    if sections is None:
+        if speaks:
+            print(f"shard {shard}: reads the whole corpus and scores its share", file=sys.stderr)
+        return open_corpus(args.corpus, args)
+    numbers = range(len(sections))
+    mine = [number for number in numbers if shard is None or shard.within(number, len(numbers)) is not None]
+    if speaks:
+        print(f"shard {shard}: reads {len(mine)} of {len(numbers)} {sections.names}", file=sys.stderr)
+    next(sections[mine[0]], None)  # what cannot be read is refused before a model is loaded
+    return sections
 
 
 def checkpoint_path(args: argparse.Namespace) -> Path:
     """Where the state of an unfinished run is kept; written from its first minute on."""
     return Path(f"{args.output}.checkpoint")
+
+
+class Merge(Command):
+    """The subcommand."""
+
+    help = "make scores of the parts that plnd detect --shard wrote, in any order: those of the run without shards"
+    example = "plnd merge zh.1.part zh.2.part zh.3.part --output zh.scores.safetensors"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the parts and where to write."""
+        parser.add_argument("parts", nargs="+", metavar="PART", help="all parts of one run")
+        parser.add_argument("--output", required=True, help="scores artifact to write")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Merges."""
+        from plnd.detection.part import merge
+        from plnd.io.files import check_writable
+
+        check_writable(args.output)
+        scores = merge(args.parts)
+        digest = scores.save(args.output)
+        say(f"{args.output}: {describe_corpus(scores.metadata.corpus)}; sha256 {digest}")

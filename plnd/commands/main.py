@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import NoReturn
 
 from plnd.commands.arena import Arena
-from plnd.commands.detect import Detect
+from plnd.commands.detect import Detect, Merge
 from plnd.commands.files import Convert, Export, Families, Show, Verify
 from plnd.commands.lens import Lens
 from plnd.commands.neuron import Neuron
@@ -23,6 +23,7 @@ from plnd.version import __version__
 
 COMMANDS: dict[str, Command] = {
     "detect": Detect,
+    "merge": Merge,
     "select": Select,
     "combine": Combine,
     "show": Show,
@@ -40,7 +41,7 @@ COMMANDS_GROUP = "plnd.commands"
 """Entry points of this group add subcommands: objects as `plnd.commands.shared.Command` describes them."""
 
 INPUTS = (
-    *("scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
+    *("parts", "scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
     *("model", "corpus", "corpora", "parallel", "include_path"),
 )
 OUTPUTS = ("output", "csv", "json", "html", "plot")

@@ -36,7 +36,7 @@ class Select(Command):
         special = parser.add_argument_group(
             "what is special to the language",
             "Neurons that are at least twice as important for it as for any other language (contrast). With --against\n"
-            "alone: the 0.15 % that matter most, among those that pass at an error rate of 5 %.",
+            "alone: the 0.1 % that matter most, among those that pass at an error rate of 5 %.",
         )
         special.add_argument(
             "--against", nargs="+", metavar="SCORES",

@@ -16,7 +16,9 @@ from torch import nn
 
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Skipped
-from plnd.detection.totals import NUMBERS, Totals
+from plnd.detection.shards import Shard
+from plnd.detection.tally import Tally
+from plnd.detection.totals import ROWS, Totals
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes
 from plnd.models.blockwise import weights_of
@@ -33,18 +35,14 @@ class Checkpoint:
 
     Attributes:
         settings: what must be equal for a run to be continued (`run_settings`).
-        windows, documents, tokens: how many were taken in.
-        skipped: documents with non-finite importance.
-        totals: the numbers of every neuron.
+        windows: how many were taken in.
+        tally: what was found in them.
         digest: of the corpus up to here.
     """
 
     settings: dict[str, Any]
     windows: int
-    documents: int
-    tokens: int
-    skipped: Skipped
-    totals: Totals
+    tally: Tally
     digest: str
 
     def save(self, path: Path) -> None:
@@ -52,13 +50,14 @@ class Checkpoint:
         header = {
             "settings": self.settings,
             "windows": self.windows,
-            "documents": self.documents,
-            "tokens": self.tokens,
-            "bad": asdict(self.skipped),
-            "widths": self.totals.widths,
+            "documents": self.tally.documents,
+            "tokens": self.tally.tokens,
+            "bad": {section: asdict(left_out) for section, left_out in self.tally.non_finite.items()},
+            "widths": self.tally.totals.widths,
             "digest": self.digest,
         }
-        write_bytes(serialize({"values": self.totals.values.cpu()}, metadata={"plnd": json.dumps(header)}), path)
+        values = self.tally.totals.values.cpu()
+        write_bytes(serialize({"values": values}, metadata={"plnd": json.dumps(header)}), path)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -72,20 +71,22 @@ class Checkpoint:
                 header = json.loads(stream.metadata()["plnd"])
                 values = stream.get_tensor("values")
             widths = {str(name): int(width) for name, width in header["widths"].items()}
-            if values.dim() == 2 and len(values) < NUMBERS:
+            if values.dim() == 2 and len(values) < ROWS:
                 raise PLNDError(
                     f"{path}: a checkpoint of an earlier plnd, with {len(values)} numbers of every neuron where"
-                    f" {NUMBERS} are expected; delete it to start again"
+                    f" {ROWS} are expected; delete it to start again"
                 )
-            if values.shape != (NUMBERS, sum(widths.values())) or values.dtype != torch.float64:
+            if values.shape != (ROWS, sum(widths.values())) or values.dtype != torch.float64:
                 raise ValueError(f"{values.dtype} of shape {list(values.shape)}")
             return cls(
                 settings=header["settings"],
                 windows=int(header["windows"]),
-                documents=int(header["documents"]),
-                tokens=int(header["tokens"]),
-                skipped=Skipped(int(header["bad"]["count"]), list(header["bad"]["numbers"])),
-                totals=Totals(widths, values),
+                tally=Tally(
+                    documents=int(header["documents"]),
+                    tokens=int(header["tokens"]),
+                    non_finite={int(section): Skipped(**bad) for section, bad in header["bad"].items()},
+                    totals=Totals(widths, values),
+                ),
                 digest=str(header["digest"]),
             )
         except PLNDError:
@@ -97,7 +98,7 @@ class Checkpoint:
 
 
 def run_settings(
-    layout: Layout, config: DetectConfig, window: int, deactivated: Sequence[Mapping[str, Any]] = ()
+    layout: Layout, config: DetectConfig, window: int, shard: Shard, deactivated: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
     """What must be equal for a run to be continued, as JSON gives it back.
 
@@ -106,6 +107,7 @@ def run_settings(
     settings = {
         "plnd": __version__,
         "window": window,
+        "shard": str(shard),
         "model": layout.description(),
         "config": asdict(config),
         "dtype": str(layout.model.dtype),

@@ -103,4 +103,9 @@ class DetectConfig:
     @property
     def per_token(self) -> bool:
         """Whether the mean is over all tokens of the corpus; of importances it is over documents."""
-        return self.method != "plnd"
+        return mean_is_per_token(self.method)
+
+
+def mean_is_per_token(method: str) -> bool:
+    """Whether a method's mean is one over tokens."""
+    return method != "plnd"

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from plnd.detection.config import DetectConfig
+from plnd.detection.shards import Shard
+from plnd.io.corpus import Sections
 from plnd.models.layout import Layout
 
 NAMED = 100
@@ -22,12 +24,14 @@ class Document:
     """A document as the model takes it.
 
     Attributes:
-        number: its position in the corpus, from 0.
+        number: its position in its section of the corpus, from 0.
         ids: its token ids.
+        section: number of the section.
     """
 
     number: int
     ids: list[int]
+    section: int = 0
 
 
 class SavedTokenizer:
@@ -55,37 +59,85 @@ class Skipped:
     numbers: list[int] = field(default_factory=list)
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Takes in more, none of them before those that are there."""
+        """Takes in more."""
         numbers = list(numbers)
-        self.count += len(numbers)
-        self.numbers += numbers[: NAMED - len(self.numbers)]
+        self.merge(Skipped(len(numbers), numbers))
+
+    def merge(self, other: Skipped) -> None:
+        """Takes in what others left out, whatever the order of documents."""
+        self.count += other.count
+        self.numbers = sorted(self.numbers + other.numbers)[:NAMED]
 
 
 @dataclass
-class TokenizedCorpus:
-    """Tokenised documents that are long enough, and what was met on the way."""
+class Section:
+    """What was met in one section of a corpus: most corpora are one.
 
-    documents: Iterable[str | Sequence[int]]
-    tokenizer: Any
-    config: DetectConfig
-    layout: Layout
+    Attributes:
+        read: documents, whatever became of them.
+        short: those that are not long enough.
+        digest: SHA-256 of the token ids of the others, each document's after their number.
+    """
+
     read: int = 0
-    long_enough: int = 0
     short: Skipped = field(default_factory=Skipped)
     digest: Any = field(default_factory=hashlib.sha256)
 
-    def __iter__(self) -> Iterator[Document]:
-        config = self.config
-        for number, document in enumerate(self.documents):
-            self.read += 1
+
+class TokenizedCorpus:
+    """Tokenised documents that are long enough, and what was met on the way.
+
+    Attributes:
+        count: sections of the whole corpus (`plnd.io.corpus.Sections`). One, where `max_documents` are to be counted.
+        sections: number to section, of those that this shard reads, as far as it has come.
+        long_enough: documents among them that can be scored.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[str | Sequence[int]] | Sections,
+        tokenizer: Any,
+        config: DetectConfig,
+        layout: Layout,
+        shard: Shard,
+    ) -> None:
+        several = isinstance(documents, Sections) and config.max_documents is None
+        self.documents: Sections | list = documents if several else [documents]  # type: ignore[assignment]
+        self.tokenizer, self.config, self.layout, self.shard = tokenizer, config, layout, shard
+        self.count = len(self.documents)
+        self.sections: dict[int, Section] = {}
+        self.long_enough = 0
+
+    def windows(self, size: int) -> Iterator[tuple[Shard, int, list[Document]]]:
+        """So many documents after the other, of every section that the shard reads.
+
+        Yields:
+            the shard's share of the section, the number of the window within it, from 0, and its documents.
+        """
+        for number in range(self.count):
+            share = self.shard.within(number, self.count)
+            if share is not None:
+                for window, documents in enumerate(batched(self._section(number), size)):
+                    yield share, window, documents
+
+    @property
+    def digest(self) -> str:
+        """Of all that was read so far."""
+        return combined_digest([section.digest.hexdigest() for section in self.sections.values()])
+
+    def _section(self, number: int) -> Iterator[Document]:
+        config, section = self.config, self.sections.setdefault(number, Section())
+        where = "" if self.count == 1 else f"section {number} of "
+        for place, document in enumerate(self.documents[number]):
+            section.read += 1
             ids = self._ids(document)
-            self.layout.check_tokens(ids, f"document {number} of the corpus")
+            self.layout.check_tokens(ids, f"document {place} of {where}the corpus")
             if len(ids) < config.min_length:
-                self.short.add([number])
+                section.short.add([place])
                 continue
             self.long_enough += 1
-            self.digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
-            yield Document(number, ids)
+            section.digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
+            yield Document(place, ids, number)
             if self.long_enough == config.max_documents:
                 return
 
@@ -93,6 +145,11 @@ class TokenizedCorpus:
         if isinstance(document, str):
             return self.tokenizer(document, truncation=True, max_length=self.config.max_length)["input_ids"]
         return [int(token) for token in document][: self.config.max_length]
+
+
+def combined_digest(digests: Sequence[str]) -> str:
+    """The digest of a corpus from those of its sections: of one section its own, of several the SHA-256 of theirs."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:

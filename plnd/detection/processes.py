@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,18 +18,20 @@ from plnd.errors import PLNDError
 class Processes:
     """This process among those of its run; by default there is no other.
 
-    All that processes say to each other goes through `exchange` and `broadcast`, which every one of them calls in the
-    same order. A process that fails takes part in the next `exchange` with its error (see `together`), so the others
-    never wait for one that has left.
+    All that processes say to each other goes through `exchange`, `collect` and `broadcast`, which every one of them
+    calls in the same order. A process that fails takes part in the next `exchange` with its error (see `together`), so
+    the others never wait for one that has left.
 
     Attributes:
         rank: number of this process, from 0.
         count: how many there are.
-        device: where tensors for `broadcast` lie; None in a run of one process.
+        device: where tensors for `collect` and `broadcast` lie; None in a run of one process.
+        sent: bytes that this process gave to others so far, those to several counted for each.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, device: torch.device | None = None) -> None:
         self.rank, self.count, self.device = rank, count, device
+        self.sent = 0
         self._failed = False
 
     @classmethod
@@ -83,6 +86,16 @@ class Processes:
         """`tensor` as the process `source` has it; what the others gave, of one shape, is overwritten."""
         if self.count > 1:
             dist.broadcast(tensor, source)
+            self.sent += tensor.nbytes * (self.count - 1) * (self.rank == source)
+        return tensor
+
+    def collect(self, tensor: Tensor, source: int) -> Tensor:
+        """`tensor` as the process `source` has it, in the first process; all others keep what they gave."""
+        if self.rank == source != 0:
+            dist.send(tensor, 0)
+            self.sent += tensor.nbytes
+        elif self.first and source != 0:
+            dist.recv(tensor, source)
         return tensor
 
     @contextmanager
@@ -110,6 +123,7 @@ class Processes:
     def _exchange(self, value: Any, error: str | None) -> list[Any]:
         if self.count == 1:
             return [value]
+        self.sent += len(pickle.dumps((value, error))) * (self.count - 1)
         answers: list[Any] = [None] * self.count
         dist.all_gather_object(answers, (value, error))
         errors = [reason for _, reason in answers if reason is not None]

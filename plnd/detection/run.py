@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,10 +22,14 @@ from plnd.detection.documents import Document, SavedTokenizer, Skipped, Tokenize
 from plnd.detection.measures.choice import measure_of
 from plnd.detection.measures.official import check_official, mask_of_all, sees_all
 from plnd.detection.observer import SITES, Observer
+from plnd.detection.part import Part
 from plnd.detection.processes import Processes
-from plnd.detection.totals import LOG_FLOOR, Totals, at_least, mean_and_deviation, summarized
-from plnd.errors import CorpusError, PLNDError
-from plnd.io.metadata import SCORES, ScoresMetadata
+from plnd.detection.shards import Shard
+from plnd.detection.tally import Tally
+from plnd.detection.totals import LOG_FLOOR, Totals, summarized
+from plnd.errors import PLNDError
+from plnd.io.corpus import Sections
+from plnd.io.metadata import PART, PartMetadata
 from plnd.models.batches import padded
 from plnd.models.blockwise import in_step, weights_of
 from plnd.models.layout import Layout
@@ -42,7 +46,7 @@ CHECKPOINT_SECONDS = 60.0
 @torch.no_grad()
 def detect(
     model: nn.Module,
-    documents: Iterable[str | Sequence[int]],
+    documents: Iterable[str | Sequence[int]] | Sections,
     config: DetectConfig | None = None,
     *,
     tokenizer: Any = None,
@@ -78,6 +82,55 @@ def detect(
         CorpusError: if no document can be scored.
         PLNDError: if `checkpoint` was made with another model, corpus or settings.
     """
+    whole = Shard()
+    return _detect(model, documents, whole, config, tokenizer, source, checkpoint, resume, progress, processes).scores()
+
+
+def detect_shard(
+    model: nn.Module,
+    documents: Iterable[str | Sequence[int]] | Sections,
+    shard: Shard | str,
+    config: DetectConfig | None = None,
+    *,
+    tokenizer: Any = None,
+    source: str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    processes: Processes | None = None,
+) -> Part:
+    """One part of what `detect` would find: over one of `shard.count` shares of the documents that it would score.
+
+    `plnd.merge` makes scores of all parts, bit for bit those of `detect` where all compute with the same kernels.
+
+    Args:
+        documents: the whole corpus, as `detect` takes it: which documents are scored together, and which are the first
+            `max_documents`, depends on all of them. All are read and tokenised, a share is scored; of `Sections`,
+            without `max_documents`, only those are read that the share is from.
+        shard: which one, `"3/64"` is the third of 64. It may have no document, if there are few.
+        processes: those that share the work on this shard.
+
+    All else is as in `detect`.
+
+    Raises:
+        FamilyError, CorpusError, PLNDError: as of `detect`; CorpusError if no document of the corpus is long enough.
+    """
+    shard = shard if isinstance(shard, Shard) else Shard.parse(shard)
+    return _detect(model, documents, shard, config, tokenizer, source, checkpoint, resume, progress, processes)
+
+
+def _detect(
+    model: nn.Module,
+    documents: Iterable[str | Sequence[int]] | Sections,
+    shard: Shard,
+    config: DetectConfig | None,
+    tokenizer: Any,
+    source: str | None,
+    checkpoint: str | Path | None,
+    resume: bool,
+    progress: bool,
+    processes: Processes | None,
+) -> Part:
     if isinstance(documents, str):
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or DetectConfig()
@@ -89,15 +142,15 @@ def detect(
         check_official(layout, config.max_length)
     if config.method == "relevance" and weights_of(layout.model) is not None:
         raise PLNDError("method=relevance needs a backward pass, which blockwise does not have: load the model whole")
-    run = _Run(layout, config, processes or Processes(), None if checkpoint is None else Path(checkpoint))
-    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout)
+    run = _Run(layout, config, shard, processes or Processes(), None if checkpoint is None else Path(checkpoint))
+    corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout, shard)
     with run.processes.together(), _evaluating(layout.model):
         if resume:
             run.resume()
         title, hidden = config.language or "detect", not (progress and run.processes.first)
         with tqdm(total=config.max_documents, unit=" documents", desc=title, disable=hidden) as bar:
             run.read(corpus, bar.update)
-        return run.scores(corpus, source)
+        return run.part(corpus, source)
 
 
 @contextmanager
@@ -112,15 +165,21 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class _Run:
-    """One detection, the same in each of its processes: from batches of documents to totals, and to a checkpoint."""
+    """One detection, the same in each of its processes: from batches of documents to a part, and to a checkpoint.
 
-    def __init__(self, layout: Layout, config: DetectConfig, processes: Processes, path: Path | None) -> None:
-        self.layout, self.config, self.processes, self.path = layout, config, processes, path
+    Each process adds up what it measures. They say to each other only, after every window, that they still read the
+    same documents; totals go to the first process when it writes a checkpoint, and at the end.
+    """
+
+    def __init__(
+        self, layout: Layout, config: DetectConfig, shard: Shard, processes: Processes, path: Path | None
+    ) -> None:
+        self.layout, self.config, self.shard, self.processes, self.path = layout, config, shard, processes, path
         self.input_device = layout.input_device
         self.device = processes.device or self.input_device
-        self.windows = self.documents = self.tokens = 0
-        self.non_finite = Skipped()
-        self.totals: Totals | None = None  # from the first batch on
+        self.windows = 0
+        self.tally = Tally()  # of this process
+        self.ahead: list[list[Document]] = []  # batches that are to be measured
         self.measured: dict[str, Tensor] = {}  # site to [documents, width], of the batch at hand
         self.observer = Observer(layout, measure_of(config), self._receive)
         self.all_seen = config.scoring == "official" and sees_all(layout)
@@ -128,73 +187,70 @@ class _Run:
             {"sha256": each.neurons.digest, "language": each.neurons.metadata.language, "neurons": len(each.neurons)}
             for each in active(layout.model)
         ]
-        self.settings = None if path is None else run_settings(layout, config, WINDOW, self.deactivated)
+        kept = path is not None or shard.count > 1
+        self.settings = run_settings(layout, config, WINDOW, shard, self.deactivated) if kept else None
         self.saved = time.monotonic()
         self.resumed: Checkpoint | None = None  # until the corpus has been read up to there
 
     def read(self, corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
         """Takes in the whole corpus, window by window."""
         with self.observer.attached():
-            for number, window in enumerate(batched(corpus, WINDOW * self.config.batch_size)):
-                if number < self.windows:
-                    if number == self.windows - 1:
+            windows = corpus.windows(WINDOW * self.config.batch_size)
+            for place, (share, number, window) in enumerate(windows):
+                if place < self.windows:
+                    if place == self.windows - 1:
                         self._check_resumed(corpus)
                     advance(len(window))
                     continue
-                self._read_window(window, corpus, advance)
-                self._save(corpus)
+                self._read_window(share, number, window, advance)
+                self._end_window(corpus, advance)
+            self._measure_ahead(advance)
         if self.resumed is not None:
             self._check_resumed(corpus)
         self._agree(corpus)
 
-    def _read_window(self, window: Sequence[Document], corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
-        """What holds from one window to the next does not depend on how many processes there are."""
-        non_finite: list[int] = []
-        batches = list(batched(sorted(window, key=lambda d: -len(d.ids)), self.config.batch_size))
-        measured = self._measure(batches[self.processes.rank :: self.processes.count])
-        for batch_of_each in batched(batches, self.processes.count):
-            non_finite += self._add(batch_of_each, measured, corpus)
-            advance(sum(map(len, batch_of_each)))
+    def _read_window(
+        self, share: Shard, number: int, window: Sequence[Document], advance: Callable[[int], Any]
+    ) -> None:
+        """Measures this process's batches of a window; which batches there are does not depend on who measures them.
+
+        Blockwise, when there are enough of them to read the weights for: a shard has one in many.
+        """
+        rest = len(window)
+        for index, batch in enumerate(batched(sorted(window, key=lambda d: -len(d.ids)), self.config.batch_size)):
+            if share.has(number, index, self.processes.rank, self.processes.count):
+                self.ahead.append(batch)
+                rest -= len(batch)
+        advance(rest)  # others'
+        if weights_of(self.layout.model) is None or len(self.ahead) >= WINDOW:
+            self._measure_ahead(advance)
+
+    def _measure_ahead(self, advance: Callable[[int], Any]) -> None:
+        """Measures the batches that have been put off."""
+        batches, self.ahead = self.ahead, []
+        for batch, importance in zip(batches, self._measure(batches), strict=True):
+            self._add(batch, importance)
+            advance(len(batch))
+
+    def _end_window(self, corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
+        """Writes a checkpoint if the first process finds the last one old enough, and has put off nothing."""
         self.windows += 1
-        self.non_finite.add(sorted(non_finite))
+        due = self.path is not None and time.monotonic() - self.saved >= CHECKPOINT_SECONDS and not self.ahead
+        if self._agree(corpus, due)[0]:
+            self._measure_ahead(advance)
+            self._save(self._gathered(), corpus)
         self._tell_alive()
 
     def _receive(self, block: Any, site: str, importance: Tensor) -> None:
         self.measured[f"{block}.{site}"] = importance
 
-    def _add(
-        self, batches: list[list[Document]], measured: Iterator[dict[str, Tensor]], corpus: TokenizedCorpus
-    ) -> list[int]:
-        """Takes in one batch of each process, in the order of ranks (the last ones may have none).
-
-        Returns:
-            The numbers of the documents with non-finite importance, which are left out.
-        """
-        rank = self.processes.rank
-        mine, finite, widths = None, None, {}
-        if rank < len(batches):
-            importance = next(measured)
-            finite = torch.stack([torch.isfinite(x).all(-1).cpu() for x in importance.values()]).all(0)
-            weights = torch.tensor([len(d.ids) if self.config.per_token else 1 for d in batches[rank]])[finite]
-            parts = (summarized(x[finite.to(x.device)], weights) for x in importance.values())
-            mine = torch.cat([x.to(self.device) for x in parts], dim=1)
-            widths = {name: x.shape[-1] for name, x in importance.items()}
-        answers = self._agree(corpus, None if finite is None else (finite.tolist(), widths))
-        if self.totals is None:
-            self.totals = Totals.empty(answers[0][1], self.device)
-        non_finite = []
-        for source, batch in enumerate(batches):
-            goods, found = answers[source]
-            assert found == self.totals.widths, "every pass measures the same sites"
-            for document, good in zip(batch, goods, strict=True):
-                if good:
-                    self.documents += 1
-                    self.tokens += len(document.ids)
-                else:
-                    non_finite.append(document.number)
-            theirs = mine if source == rank else torch.empty_like(self.totals.values)
-            self.totals.add(self.processes.broadcast(theirs, source))  # type: ignore[arg-type]
-        return non_finite
+    def _add(self, batch: list[Document], importance: Mapping[str, Tensor]) -> None:
+        """Adds what was found of a batch; documents with non-finite importance are left out."""
+        finite = torch.stack([torch.isfinite(x).all(-1).cpu() for x in importance.values()]).all(0)
+        weights = torch.tensor([len(d.ids) if self.config.per_token else 1 for d in batch])[finite]
+        parts = (summarized(x[finite.to(x.device)], weights) for x in importance.values())
+        values = torch.cat([x.to(self.device) for x in parts], dim=1)
+        self.tally.add(batch, finite.tolist(), values, {name: x.shape[-1] for name, x in importance.items()})
 
     def _measure(self, batches: Sequence[list[Document]]) -> Iterator[dict[str, Tensor]]:
         """One pass over each batch: site to importance, [documents, width], in the order of the batches."""
@@ -219,117 +275,108 @@ class _Run:
         Raises:
             PLNDError: if they read different documents.
         """
-        digest = corpus.digest.hexdigest()
+        digest = corpus.digest
         answers = self.processes.exchange((digest, value))
         if any(other != digest for other, _ in answers):
             raise PLNDError("the processes read different documents: give each the same corpus")
         return [given for _, given in answers]
 
+    def _gathered(self, everywhere: bool = False) -> Tally:
+        """What all processes have found, in the first one or `everywhere`; the others get the counts only."""
+        if self.processes.count == 1:
+            return self.tally
+        mine, whole = self.tally, Tally()
+        tallies = self.processes.exchange((mine.documents, mine.tokens, mine.non_finite, mine.totals.widths))
+        widths: dict[str, int] = next((measured for *_, measured in tallies if measured), {})
+        whole.totals, theirs = Totals.empty(widths, self.device), Totals.empty(widths, self.device)
+        for source, (documents, tokens, non_finite, measured) in enumerate(tallies):
+            whole.merge(Tally(documents, tokens, non_finite))
+            if measured:
+                values = mine.totals.values if source == self.processes.rank else theirs.values
+                whole.totals.add(self.processes.collect(values, source))
+        if everywhere and widths:
+            self.processes.broadcast(whole.totals.values, 0)
+        return whole
+
     def _tell_alive(self) -> None:
         """Tells the observer which rows of queries and keys the rule may still keep."""
-        if self.config.epsilon is not None and self.config.measured_qk != "off" and self.totals is not None:
-            self.observer.alive = self.totals.alive(self.config.epsilon)
+        if self.config.epsilon is not None and self.config.measured_qk != "off" and self.tally.totals.widths:
+            self.observer.alive = self.tally.totals.alive(self.config.epsilon)
 
     # checkpoint
 
     def resume(self) -> None:
-        """Takes up the checkpoint that the first process finds, if there is one."""
+        """Takes up the checkpoint that the first process finds, if there is one; what it holds stays with the first."""
         exists = self.path is not None and self.path.exists()
         mine = Checkpoint.load(self.path) if self.processes.first and exists and self.path is not None else None
-        found: Checkpoint | None = self.processes.exchange(mine)[0]
-        if found is None:
-            return
-        if found.settings != self.settings:
+        if mine is not None and mine.settings != self.settings:
             raise PLNDError(
                 f"{self.path}: made with another model or settings; repeat them, or start again without --resume"
             )
-        self.windows, self.documents, self.tokens = found.windows, found.documents, found.tokens
-        self.non_finite = found.skipped
-        self.totals = Totals(found.totals.widths, found.totals.values.to(self.device))
-        self.resumed = found
-        self._tell_alive()
+        found = self.processes.exchange(None if mine is None else (mine.windows, mine.digest))[0]
+        if mine is not None:
+            self.tally = mine.tally
+            self.tally.totals.values = self.tally.totals.values.to(self.device)
+        if found is not None:
+            self.windows, self.resumed = found
+            self._tell_alive()
 
     def _check_resumed(self, corpus: TokenizedCorpus) -> None:
         """Refuses to continue on another corpus than the one the checkpoint saw."""
-        if self.resumed is None or corpus.digest.hexdigest() != self.resumed.digest:
+        if corpus.digest != self.resumed:
             raise PLNDError(f"{self.path}: the corpus has changed since; start again without --resume")
         self.resumed = None
 
-    def _save(self, corpus: TokenizedCorpus) -> None:
-        """Saves a checkpoint if the last one is old enough."""
-        if self.path is None or not self.processes.first or time.monotonic() - self.saved < CHECKPOINT_SECONDS:
-            return
-        assert self.settings is not None and self.totals is not None
-        counts = (self.windows, self.documents, self.tokens, self.non_finite)
-        Checkpoint(self.settings, *counts, self.totals, corpus.digest.hexdigest()).save(self.path)
-        self.saved = time.monotonic()
+    def _save(self, tally: Tally, corpus: TokenizedCorpus) -> None:
+        """Saves a checkpoint, in the first process."""
+        if self.processes.first and self.path is not None and self.settings is not None:
+            Checkpoint(self.settings, self.windows, tally, corpus.digest).save(self.path)
+            self.saved = time.monotonic()
 
     # result
 
-    def scores(self, corpus: TokenizedCorpus, source: str | None) -> Scores:
-        """The artifact's five numbers of every neuron.
+    def part(self, corpus: TokenizedCorpus, source: str | None) -> Part:
+        """What was found, with what is to be said of it (README, «Artifact format»), in every process.
 
         Raises:
-            CorpusError: if no document could be scored.
+            CorpusError: if no document of the corpus could be scored, as far as this shard can tell.
         """
-        if not self.documents or self.totals is None:
-            raise CorpusError(
-                f"{source or 'corpus'}: no document to score among {corpus.read} ({corpus.short.count} shorter than"
-                f" {self.config.min_length} tokens, {self.non_finite.count} with non-finite importance)"
-            )
-        parts: tuple[dict[str, np.ndarray], ...] = ({}, {}, {}, {}, {})
-        for site, values in self.totals.sites():
-            block, _, kind = site.rpartition(".")
-            numbers = self._numbers(kind, values.cpu())
-            for projection in SITES[kind]:
-                address = f"{block}.{projection}"
-                if address in self.layout.targets:
-                    for part, vector in zip(parts, numbers, strict=True):
-                        part[address] = vector.numpy()
-        scored = {address.rpartition(".")[2] for address in parts[0]}
-        metadata = self._metadata(corpus, source, [name for name in PROJECTIONS if name in scored])
-        minimum, mean, worst_rank, mean_log, std_log = parts
-        return Scores(minimum, mean, worst_rank, metadata, mean_log, std_log)
+        tally = self._gathered(everywhere=True)
+        if not tally.documents:  # all that was measured was left out
+            tally.totals = Totals.empty({})
+        part = Part(self._said(corpus, source, tally), tally.totals)
+        if not corpus.long_enough and len(corpus.sections) == corpus.count:
+            part.scores()  # which says why there are none
+        return part
 
-    def _numbers(self, kind: str, values: Tensor) -> tuple[Tensor, ...]:
-        """Minimum, mean, worst rank, mean and standard deviation of logs of a site, [width], from its totals.
+    def _sites(self, totals: Totals) -> Iterator[dict[str, Any]]:
+        for name, width in totals.widths.items():
+            block, _, kind = name.rpartition(".")
+            projections = [one for one in SITES[kind] if f"{block}.{one}" in self.layout.targets]
+            yield {"name": name, "width": width, "projections": projections}
 
-        All are float32, the rank is int32.
-        """
-        minimum, total, worst_rank, logs, squares = values
-        mean_log, std_log = mean_and_deviation(logs, squares, self.documents)
-        if self.config.epsilon is not None and kind in ("query", "key"):
-            kept = at_least(self.config.epsilon, minimum)
-            minimum, total = minimum.where(kept, 0), total.where(kept, 0)
-            worst_rank = torch.full_like(worst_rank, len(worst_rank) - 1)
-            mean_log, std_log = torch.zeros_like(mean_log), torch.zeros_like(std_log)
-        mean = total / (self.tokens if self.config.per_token else self.documents)
-        return minimum.float(), mean.float(), worst_rank.int(), mean_log.float(), std_log.float()
-
-    def _metadata(self, corpus: TokenizedCorpus, source: str | None, projections: list[str]) -> ScoresMetadata:
-        """What the artifact says of model, corpus and method (README, «Artifact format»)."""
+    def _said(self, corpus: TokenizedCorpus, source: str | None, tally: Tally) -> PartMetadata:
         config = self.config
-        reasons = {f"shorter than {config.min_length} tokens": corpus.short, "non-finite importance": self.non_finite}
-        skipped = {reason: documents for reason, documents in reasons.items() if documents.count}
-        said = {
-            "format": SCORES,
-            "version": ScoresMetadata.newest,
+        sites = list(self._sites(tally.totals))
+        scored = {projection for site in sites for projection in site["projections"]}
+        said: dict[str, Any] = {
+            "format": PART,
+            "version": PartMetadata.newest,
             "plnd": __version__,
             "model": self.layout.description(),
             "language": config.language,
             "corpus": {
                 "source": source,
-                "sha256": corpus.digest.hexdigest(),
-                "documents": self.documents,
-                "tokens": self.tokens,
+                "sha256": corpus.digest,
+                "documents": tally.documents,
+                "tokens": tally.tokens,
                 "max_length": config.max_length,
-                "skipped": {reason: documents.numbers for reason, documents in skipped.items()},
-                "skipped_counts": {reason: documents.count for reason, documents in skipped.items()},
+                "skipped": {},
             },
             "method": {
                 "name": config.method,
                 "scoring": config.scoring,
-                "projections": projections,
+                "projections": [name for name in PROJECTIONS if name in scored],
                 "qk": config.measured_qk,
                 "epsilon": None if config.epsilon is None else float(config.epsilon),
                 "min_length": config.min_length,
@@ -338,7 +385,22 @@ class _Run:
             },
             "dtype": str(self.layout.model.dtype).removeprefix("torch."),
             "quantisation": quantisation(self.layout.model),
+            "shard": {"number": self.shard.number, "count": self.shard.count},
+            "section_count": corpus.count,
+            "sections": [
+                {
+                    "number": number,
+                    "read": section.read,
+                    "sha256": section.digest.hexdigest(),
+                    "short": asdict(section.short),
+                    "non_finite": asdict(tally.non_finite.get(number, Skipped())),
+                }
+                for number, section in corpus.sections.items()
+            ],
+            "weights": "" if self.settings is None else self.settings["weights"],
+            "window": WINDOW,
+            "sites": sites,
         }
         if self.deactivated:  # these are the numbers of the model without them
             said["deactivated"] = self.deactivated
-        return ScoresMetadata.of(said)
+        return PartMetadata.of(said)

@@ -1,4 +1,4 @@
-"""What is kept of a corpus: five numbers per neuron, to which each batch is added."""
+"""What is kept of a corpus: five numbers per neuron, to which batches are added, in any order and by anyone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 NUMBERS = 5
-"""Of every neuron: smallest importance, sum of importances, worst rank, sum of logs, sum of their squares."""
+"""Of every neuron: smallest importance, worst rank, sum of importances, sum of logs, sum of their squares."""
+SUMS = slice(2, NUMBERS)
+"""Those of them that are sums; the smallest and the worst are the same in whatever order documents come."""
+ROWS = NUMBERS + 3
+"""Of totals: a rest of each sum beside them."""
 LOG_FLOOR = 1e-3
 """An importance below this share of its projection's median counts as this share of it.
 
@@ -21,34 +25,45 @@ that one document in which it does cannot make it win.
 
 @dataclass
 class Totals:
-    """What is known of every neuron over the documents seen so far (`NUMBERS`).
+    """What is known of every neuron over some documents.
+
+    A sum is kept as two float64: what float64 holds of it, and the rest, which is below half a unit in the last place
+    of the first. Together they are the sum itself wherever it fits into 106 bits (importances of one neuron may differ
+    by fifteen powers of ten, and there may be millions of documents), and are wrong by no more than that bit for each
+    document where it does not. So totals do not depend on the order of documents, nor on who added up which of them:
+    those of shards, of processes and of a run that was resumed are those of one.
 
     Attributes:
         widths: number of neurons of each site (`"{block}.{kind}"`, see `plnd.detection.observer.SITES`), in order.
-        values: of all sites one after the other, [5, neurons] float64.
+        values: of all sites one after the other, `NUMBERS` and a rest of each of the `SUMS`, [8, neurons] float64.
     """
 
     widths: dict[str, int]
     values: Tensor
 
     @classmethod
-    def empty(cls, widths: dict[str, int], device: torch.device) -> Totals:
+    def empty(cls, widths: dict[str, int], device: torch.device | str = "cpu") -> Totals:
         """Of no document."""
-        neurons = sum(widths.values())
-        return cls(widths, summarized(torch.empty(0, neurons, device=device), torch.empty(0)))
+        values = torch.zeros(ROWS, sum(widths.values()), dtype=torch.float64, device=device)
+        values[0] = torch.inf
+        return cls(widths, values)
 
     def add(self, other: Tensor) -> None:
-        """Takes in the values of one batch, [5, neurons]. Sums are added in the order of the calls."""
-        minimum, total, worst_rank, *logs = self.values
+        """Takes in the values of one batch (`summarized`), [5, neurons], or those of other totals, [8, neurons]."""
+        minimum, worst_rank, *_ = self.values
         torch.minimum(minimum, other[0], out=minimum)
-        total += other[1]
-        torch.maximum(worst_rank, other[2], out=worst_rank)
-        for sums, more in zip(logs, other[3:], strict=True):
-            sums += more
+        torch.maximum(worst_rank, other[1], out=worst_rank)
+        sums, rests = self.values[SUMS], self.values[NUMBERS:]
+        total, lost = _added(sums, other[SUMS])
+        rests += lost
+        if len(other) > NUMBERS:
+            rests += other[NUMBERS:]
+        torch.add(total, rests, out=sums)
+        rests -= sums - total
 
     def sites(self) -> Iterator[tuple[str, Tensor]]:
-        """Each site's values, [5, width]."""
-        return zip(self.widths, self.values.split(list(self.widths.values()), dim=1), strict=True)
+        """Each site's `NUMBERS`, [5, width]."""
+        return zip(self.widths, self.values[:NUMBERS].split(list(self.widths.values()), dim=1), strict=True)
 
     def alive(self, epsilon: float) -> dict[str, tuple[Tensor, Tensor]]:
         """Block to the rows of `q_proj` and `k_proj` that a rule of `epsilon` may still keep, both boolean [width]."""
@@ -65,11 +80,20 @@ def summarized(importance: Tensor, weights: Tensor) -> Tensor:
         ordered = importance.sort(-1)
         logs = log_over_median(importance, ordered.values)
         result[0] = importance.amin(0)
-        result[1] = (importance.double() * weights.to(importance.device, torch.float64)[:, None]).sum(0)
-        result[2] = descending_rank(*ordered).amax(0)
+        result[1] = descending_rank(*ordered).amax(0)
+        result[2] = (importance.double() * weights.to(importance.device, torch.float64)[:, None]).sum(0)
         result[3] = logs.sum(0)
         result[4] = logs.square().sum(0)
     return result
+
+
+def _added(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of two float64, rounded, and exactly what rounding took from it (Knuth's TwoSum), of any one shape."""
+    total = one + other
+    share = total - one
+    lost = other - share
+    lost += one - (total - share)
+    return total, lost
 
 
 def at_least(epsilon: float, minimum: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from safetensors.numpy import save as serialize
 
 from plnd.addresses import PROJECTIONS, split_address
 from plnd.errors import ArtifactError, PLNDError
-from plnd.io.metadata import Metadata, ScoresMetadata
+from plnd.io.metadata import PART, Metadata, ScoresMetadata
 from plnd.model_description import ModelDescription
 
 Kind = TypeVar("Kind", bound=Metadata)
@@ -54,7 +54,7 @@ def read(path: Path, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarray]]
     """
     with opened(path) as stream:  # once: another process may put another file in its place at any time
         metadata = check_metadata(path, metadata_of(path, stream), kind)
-        _check_scores(path, metadata)
+        check_scores(path, metadata)
         names = stream.keys()
         for name in names:
             dtype = stream.get_slice(name).get_dtype()
@@ -123,6 +123,8 @@ def opened(path: Path) -> Iterator[Any]:
 
 def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) -> Kind:
     """The metadata of an artifact of one form; refuses another form, another version, and fields of other types."""
+    if metadata.get("format") == PART and kind.form != PART:
+        raise bad(path, f"a part of scores ({_shard_of(metadata)}); merge first: plnd merge PART… --output F")
     if metadata.get("format") != kind.form:
         raise bad(path, f"holds {metadata.get('format')!r:.60}, expected {kind.made_by}")
     version = metadata.get("version")
@@ -138,7 +140,13 @@ def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) ->
     return checked
 
 
-def _check_scores(path: Path, metadata: ScoresMetadata) -> None:
+def _shard_of(metadata: Mapping[str, Any]) -> str:
+    """Which shard a part says it is."""
+    shard = metadata.get("shard")
+    return f"shard {shard.get('number')}/{shard.get('count')}" if isinstance(shard, Mapping) else "of a shard"
+
+
+def check_scores(path: Path, metadata: ScoresMetadata) -> None:
     """Refuses fields that contradict one another, or name what plnd does not know."""
     for reason, count in metadata.corpus.skipped_counts.items():
         if count < len(metadata.corpus.skipped.get(reason, ())):

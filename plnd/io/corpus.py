@@ -6,8 +6,10 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,9 @@ SAVED = ("state.json", "dataset_dict.json")
 """What `save_to_disk` of `datasets` leaves in the folder of a data set, and of a dictionary of them."""
 RECORDS = ("dataset_info.json", "dataset_infos.json")
 """What data sets' folders have beside their rows."""
+
+SECTIONS = 64
+"""A streamed data set is read in at most so many sections."""
 
 Source = str | Path
 
@@ -78,6 +83,49 @@ def read_documents(
             yield text
     if empty:
         raise CorpusError(f"{_named(sources)}: no document in it")
+
+
+class Sections:
+    """A corpus in sections that can be read apart; one after the other they are all of it.
+
+    Args:
+        sections: each opens one. Reading a section costs nothing of the others.
+        names: what the sections are, for people: «files of a/b».
+    """
+
+    def __init__(self, sections: Sequence[Callable[[], Iterator[str]]], names: str = "sections") -> None:
+        self.sections, self.names = sections, names
+
+    def __len__(self) -> int:
+        return len(self.sections)
+
+    def __getitem__(self, number: int) -> Iterator[str]:
+        return self.sections[number]()
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(open_section() for open_section in self.sections)
+
+
+def read_sections(source: Source | Sequence[Source], text_field: str = "text") -> Sections | None:
+    """The sections of a Hugging Face data set of several files, which is streamed; None if the source is no such one.
+
+    A section is one of its files, or several consecutive ones if there are more than `SECTIONS`.
+
+    Raises:
+        CorpusError: as `read_documents`.
+    """
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    parts = [path for each in sources for path, _ in _parts(each, None)]
+    name = str(parts[0])
+    if len(parts) > 1 or os.path.exists(name) or _saved(name.partition(":")[0]):
+        return None
+    rows = _streamed(name)
+    files = min(int(getattr(rows, "num_shards", 1)), SECTIONS)  # releases that cannot shard a stream do not count
+
+    def section(number: int) -> Iterator[str]:
+        return _row_documents(rows.shard(files, number), f"{name}, section {number}", text_field)
+
+    return Sections([partial(section, number) for number in range(files)], f"files of {name}") if files > 1 else None
 
 
 def read_rows(path: Source) -> Iterator[tuple[str, Any]]:
@@ -247,18 +295,30 @@ def _data_set_documents(source: str, text_field: str) -> Iterator[str]:
     if os.path.isdir(name) and _saved(name) and not config:
         yield from _saved_documents(name, text_field, split or None)
         return
+    yield from _row_documents(_streamed(source), source, text_field)
+
+
+def _streamed(source: str) -> Any:
+    """The rows of a data set, none of them read yet."""
     import datasets
 
+    name, _, rest = source.partition(":")
+    config, _, split = rest.partition(":")
     with _loading(source):
-        rows = iter(datasets.load_dataset(name, config or None, split=split or "train", streaming=True))
+        return datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+
+
+def _row_documents(rows: Any, where: str, text_field: str) -> Iterator[str]:
+    with _loading(where):
+        rows = iter(rows)
     number = 0
     while True:
-        with _loading(source):
+        with _loading(where):
             row = next(rows, None)
         if row is None:
             return
         number += 1
-        yield from _text(row, text_field, f"{source}, row {number}")
+        yield from _text(row, text_field, f"{where}, row {number}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing_extensions import Self
 from plnd.model_description import Count, ModelDescription, Record
 from plnd.version import __version__
 
-SCORES, NEURONS, ROLES = "plnd.scores", "plnd.neurons", "plnd.roles"
+SCORES, PART, NEURONS, ROLES = "plnd.scores", "plnd.part", "plnd.neurons", "plnd.roles"
 
 
 class CorpusDescription(Record):
@@ -90,6 +90,70 @@ class ScoresMetadata(Metadata):
     corpus: CorpusDescription
     method: MethodDescription
     dtype: str
+
+
+class ShardDescription(Record):
+    """Which share of a run's documents was scored: number `number`, from 1, of `count`."""
+
+    number: Count
+    count: Count
+
+
+class SiteDescription(Record):
+    """What was measured once of so many neurons, and the projections that have them: «0.ffn» has gate, up and down."""
+
+    name: str
+    width: Count
+    projections: list[str]
+
+
+class SkippedDescription(Record):
+    """Documents that were not scored for one reason: how many, and the numbers of the first of them."""
+
+    count: Count
+    numbers: list[Count]
+
+
+class SectionDescription(Record):
+    """What one shard met in one section of a corpus.
+
+    Attributes:
+        number: of the section, from 0.
+        read: documents, whatever became of them.
+        sha256: of the tokens of those that are long enough.
+        short: those that are not.
+        non_finite: those of this shard's share that gave numbers that are not finite.
+    """
+
+    number: Count
+    read: Count
+    sha256: str
+    short: SkippedDescription
+    non_finite: SkippedDescription
+
+
+class PartMetadata(ScoresMetadata):
+    """What a part of scores says: of its corpus the documents and tokens that its own shard scored.
+
+    Attributes:
+        shard: which part of how many it is.
+        section_count: sections of the whole corpus.
+        sections: those that were read for this part.
+        weights: digest of the model's weights, which its name does not say.
+        window: batches whose documents were sorted by length together.
+        sites: whose numbers follow one another in the part.
+    """
+
+    form = PART
+    made_by = "a part (from `plnd detect --shard`)"
+    newest = 1
+
+    shard: ShardDescription
+    section_count: Count
+    sections: list[SectionDescription]
+    weights: str
+    window: Count
+    sites: list[SiteDescription]
 
 
 class NeuronsMetadata(ScoresMetadata):

@@ -24,7 +24,7 @@ from plnd.numbers import is_real, is_whole
 
 TIMES = 2.0
 """How many times as important as in any other language a neuron has to be (docs/arena.md says why)."""
-DEFAULT_SHARE = 0.0015
+DEFAULT_SHARE = 0.001
 """Of all neurons, where the caller says neither how many nor how sure."""
 DEFAULT_ERROR_RATE = 0.05
 """The error rate that comes with it."""

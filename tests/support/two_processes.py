@@ -15,7 +15,7 @@ from plnd.commands import main as cli
 from plnd.detection import run as detection
 from plnd.detection.config import DetectConfig
 from plnd.detection.processes import Processes
-from plnd.detection.run import detect
+from plnd.detection.run import detect, detect_shard
 from plnd.errors import CorpusError
 from tiny import tiny_model
 
@@ -79,6 +79,8 @@ def main(folder: Path) -> None:
 
     own.mkdir()
     run("plain")
+    (own / "sent").write_text(str(processes.sent))
+    detect_shard(model(), documents(), "2/3", CONFIG, processes=processes).save(own / "shard")
     run("epsilon", config=replace(CONFIG, epsilon=EPSILON))
     run("resumed", checkpoint=folder / "left_by_one", resume=True)
     fail("stopped", lambda: run("no", stopped(CorpusError("enough")), checkpoint=folder / "left_by_two"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_plnd.commands.demo import LANGUAGES, demo, is_specific_site, table
+from lm_eval_plnd.commands.demo import LANGUAGES, demo, table
 from plnd import NeuronSet, PLNDError, Scores
 from plnd.commands.main import main
 from programs import parsed
@@ -36,12 +36,6 @@ def test_a_place_that_is_a_file_is_refused(tmp_path, capsys):
     assert error.startswith("plnd demo: ") and error.endswith("choose another folder with --output\n")
     with pytest.raises(PLNDError, match="cannot be made"):
         demo(tmp_path / "file")
-
-
-def test_sites_of_specific_neurons():
-    """Feed-forward of the first block, attention outputs of the others, both of the last."""
-    sites = {(block, name) for block in range(8) for name in ("down_proj", "o_proj") if is_specific_site(block, name)}
-    assert sites == {(0, "down_proj"), (7, "down_proj"), *((block, "o_proj") for block in range(1, 8))}
 
 
 def test_the_table_by_hand():

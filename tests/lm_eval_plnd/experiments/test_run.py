@@ -322,9 +322,20 @@ def test_runs_killed_at_random_come_to_the_same_bytes(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_settings(tiny, tmp_path):
-    """Each setting is evaluated by one of them, and the files are those of one process alone."""
-    settings = written(tiny(languages=["en", "zh"]), tmp_path / "s.yaml")
+def test_shards_change_nothing(tiny, finished, tmp_path):
+    """Detection in parts: the same neurons and results, to the byte, and no part is left."""
+    experiment(tiny(languages=["en", "zh"], samples=2, shards=3), tmp_path / "run")
+    for path in sorted(finished.rglob("*")):
+        if path.is_file() and path.name not in ("log.jsonl", "settings.yaml"):
+            assert (tmp_path / "run" / path.relative_to(finished)).read_bytes() == path.read_bytes(), path.name
+    assert not list((tmp_path / "run").rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 3])
+def test_two_processes_share_the_settings(tiny, tmp_path, shards):
+    """Each setting, and each shard of a detection, is one of theirs, and the files are those of one process alone."""
+    settings = written(tiny(languages=["en", "zh"], shards=shards), tmp_path / "s.yaml")
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert main(["experiment", settings, "--output", str(whole)]) == 0
     command = [sys.executable, "-m", "plnd", "experiment", settings, "--output", str(halves)]
@@ -338,7 +349,7 @@ def test_two_processes_share_the_settings(tiny, tmp_path):
 def step_of(line: str) -> tuple[str, ...]:
     """What a line of the log says was done."""
     event = json.loads(line)
-    return event["step"], event.get("setting", ""), event.get("item", ""), event.get("language", "")
+    return event["step"], *(event.get(name, "") for name in ("setting", "item", "language", "shard"))
 
 
 def same_files(whole: Path, other: Path) -> None:

@@ -189,16 +189,16 @@ def test_fingerprint_sees_a_neuron():
 
 
 def test_a_checkpoint_of_before_is_one_line(tmp_path, eager_checkpoints):
-    """A checkpoint without the sums of logs says that it is one of an earlier plnd's, and what to do."""
+    """A checkpoint that lacks some of the numbers says that it is one of an earlier plnd's, and what to do."""
     model, path = tiny_model("llama"), tmp_path / "checkpoint"
     leave_a_checkpoint(model, path)
     with safe_open(path, framework="np") as stream:
         values, header = stream.get_tensor("values"), stream.metadata()
-    path.write_bytes(save({"values": values[:3].copy()}, metadata=header))
+    path.write_bytes(save({"values": values[:5].copy()}, metadata=header))
     with pytest.raises(PLNDError) as caught:
         detect(model, MANY, SMALL, checkpoint=path, resume=True)
     assert str(caught.value) == (
-        f"{path}: a checkpoint of an earlier plnd, with 3 numbers of every neuron where 5 are expected; delete it to"
+        f"{path}: a checkpoint of an earlier plnd, with 5 numbers of every neuron where 8 are expected; delete it to"
         " start again"
     )
 

@@ -15,8 +15,9 @@ import torch
 import two_processes
 from plnd.commands.main import main
 from plnd.demo_data import demo_model
+from plnd.detection.part import merge
 from plnd.detection.processes import Processes
-from plnd.detection.run import detect
+from plnd.detection.run import detect, detect_shard
 from plnd.errors import CorpusError, PLNDError
 from plnd.neurons.scores import Scores
 from two_processes import CONFIG, EPSILON, STOPPED_AT, documents, model, small_windows, stopped
@@ -78,6 +79,42 @@ def test_two_processes_write_what_one_writes(folder, tmp_path):
     assert scores.metadata["corpus"]["skipped_counts"] == {"shorter than 4 tokens": 1, "non-finite importance": 1}
     scores.save(tmp_path / "one")
     assert both(folder, "plain") == {(tmp_path / "one").read_bytes()}
+
+
+@pytest.mark.slow
+def test_numbers_are_sent_once(folder):
+    """The other process sends its totals once, the first one the result, and both a line for each of five windows.
+
+    It was the numbers of every neuron for every batch.
+    """
+    first, second = (int((folder / f"rank{rank}" / "sent").read_text()) for rank in (0, 1))
+    scores = Scores.load(folder / "rank0" / "plain")
+    neurons = sum(len(v) for a, v in scores.minimum.items() if not a.endswith(("gate_proj", "up_proj")))
+    totals = 8 * 8 * neurons
+    for sent in (first, second):
+        assert totals < sent < totals + 4000
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_the_work_since_the_last_checkpoint(tmp_path, one_thread):
+    """`torchrun --max-restarts` starts both again, and what the checkpoint has is not measured again."""
+    options = (*TORCHRUN, "--max-restarts", "1")
+    done = launch(*options, SUPPORT / "restarted.py", tmp_path, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone().save(tmp_path / "one")
+    scores = [(tmp_path / f"scores{rank}").read_bytes() for rank in (0, 1)]
+    assert scores == [(tmp_path / "one").read_bytes()] * 2
+    before_the_kill = 2 * 3  # batches, in whole windows
+    assert sum(int((tmp_path / f"passes{rank}").read_text()) for rank in (0, 1)) == 12 - before_the_kill
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_shard(folder):
+    """Both have the part, which goes with the parts of one process."""
+    (part,) = both(folder, "shard")
+    with small_windows():
+        others = [detect_shard(model(), documents(), shard, CONFIG) for shard in ("1/3", "3/3")]
+    assert part and merge([*others, folder / "rank0" / "shard"]).digest == alone().digest
 
 
 @pytest.mark.slow
@@ -165,7 +202,8 @@ def test_one_process_is_its_own_world():
     processes = Processes.launched()
     assert (processes.rank, processes.count, processes.device, processes.first) == (0, 1, None, True)
     assert processes.exchange("x") == ["x"]
-    assert processes.broadcast(torch.ones(2), 0).tolist() == [1, 1]
+    assert processes.broadcast(torch.ones(2), 0).tolist() == processes.collect(torch.ones(2), 0).tolist() == [1, 1]
+    assert processes.sent == 0
     with pytest.raises(KeyError), processes.together():
         raise KeyError
     processes.close()

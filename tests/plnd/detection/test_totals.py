@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_length_and_scale_drop_out():
 def test_mean_and_deviation_over_documents(documents):
     """Of batches that are added one after the other: the mean, and the deviation of a sample, 0 of one document."""
     importance = torch.rand(documents, 30, generator=torch.Generator().manual_seed(documents))
-    totals = Totals.empty({"0.ffn": 30}, torch.device("cpu"))
+    totals = Totals.empty({"0.ffn": 30}, "cpu")
     for batch in importance.split(2):
         totals.add(summarized(batch, torch.full((len(batch),), 7)))  # weights are those of the mean importance
     mean, deviation = mean_and_deviation(*totals.values[list(LOGS)], documents)
@@ -90,3 +91,40 @@ def test_at_least_is_what_the_artifact_holds():
     """An importance of exactly epsilon is kept, and so is one that float32, which the artifact holds, rounds to it."""
     minimum = torch.tensor([0.5, 0.5 - 1e-12, 0.5 - 1e-6, 0.5 + 1e-12, 1.0, 0.0], dtype=torch.float64)
     assert at_least(0.5, minimum).tolist() == [True, True, False, True, True, False]
+
+
+SPREAD = st.lists(st.lists(st.floats(2.0**-40, 2.0**30, width=32), min_size=1, max_size=3), min_size=1, max_size=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPREAD, st.randoms(use_true_random=False))
+def test_totals_are_the_sums_themselves_in_any_order(documents, shuffled):
+    """Batches added in any order, or to any of several totals first: the same bits, those of the exact sum, rounded."""
+    batches = [torch.tensor(batch)[:, None] * torch.tensor([0.7, 1.0, 3.0]) for batch in documents]
+    summaries = [summarized(batch, torch.arange(1, 1 + len(batch))) for batch in batches]
+    one = Totals.empty({"0.ffn": 3})
+    for summary in summaries:
+        one.add(summary)
+    for row in range(2, 5):
+        exact = sum((Fraction(float(summary[row, 0])) for summary in summaries), Fraction(0))
+        assert float(one.values[row, 0]) == float(exact)
+        assert Fraction(float(one.values[row, 0])) + Fraction(float(one.values[row + 3, 0])) == exact
+    shares = [Totals.empty({"0.ffn": 3}) for _ in range(3)]
+    shuffled.shuffle(summaries)
+    for summary in summaries:
+        shuffled.choice(shares).add(summary)
+    merged = Totals.empty({"0.ffn": 3})
+    for share in shares:
+        merged.add(share.values)
+    assert torch.equal(merged.values, one.values)
+
+
+def test_plain_sums_do_depend_on_the_order():
+    """Why totals keep rests: what float64 adds up differs with the order, and the mean in the artifact may."""
+    values = torch.rand(1000, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    forward, backward = torch.zeros(50, dtype=torch.float64), torch.zeros(50, dtype=torch.float64)
+    for value in values:
+        forward += value
+    for value in values.flip(0):
+        backward += value
+    assert not torch.equal(forward, backward)

@@ -10,7 +10,7 @@ import pytest
 from corpora import TEXTS, json_lines, make, refusal
 from plnd.demo_data import demo_model
 from plnd.errors import CorpusError
-from plnd.io.corpus import read_documents
+from plnd.io.corpus import read_documents, read_sections
 from plnd.io.corpus_files import READABLE
 
 # formats
@@ -186,6 +186,25 @@ def test_data_set_by_name(data_set):
     assert list(read_documents("corpora:")) == list(read_documents("corpora:default")) == TEXTS
     assert list(read_documents("corpora:default:test")) == list(read_documents("corpora::test")) == ["held out"]
     assert list(read_documents("corpora:", "other")) == ["x", "y", "z"]
+
+
+def test_sections_of_a_data_set(data_set, monkeypatch):
+    """Its files, or groups of consecutive ones, in order, each read apart; what is no streamed data set has none."""
+    import datasets
+
+    assert read_sections("corpora:") is None  # one file
+    for number in range(5):
+        rows = datasets.Dataset.from_dict({"text": [f"{number}a", "", f"{number}b"]})
+        rows.to_parquet(data_set / f"dev-0000{number}-of-00005.parquet")
+    sections = read_sections("corpora::dev")
+    assert sections is not None and len(sections) == 5 and list(sections[3]) == ["3a", "3b"]
+    assert list(sections) == list(read_documents("corpora::dev"))
+    monkeypatch.setattr("plnd.io.corpus.SECTIONS", 2)
+    halves = read_sections("corpora::dev")
+    assert halves is not None and [len(list(halves[n])) for n in range(len(halves))] == [6, 4]
+    assert list(halves) == list(sections)
+    for other in (data_set / "dev-00000-of-00005.parquet", ["corpora::dev", "corpora::test"]):
+        assert read_sections(other) is None
 
 
 def test_local_data_set_by_path(data_set):

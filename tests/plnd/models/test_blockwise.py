@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 from detecting import CONFIG, LENGTHS, MANY, SMALL, interrupted, some_documents
 from plnd.deactivation import deactivated
 from plnd.detection.config import DetectConfig
-from plnd.detection.run import detect
+from plnd.detection.part import merge
+from plnd.detection.run import detect, detect_shard
 from plnd.errors import PLNDError
 from plnd.models.blockwise import blockwise_model, in_step, weights_of
 from plnd.models.loading import load_model
@@ -102,6 +103,21 @@ def test_one_goes_on_where_the_other_was_killed(first, second, tmp_path, monkeyp
     model = second(path, device="cpu")
     resumed = detect(model, MANY, SMALL, checkpoint=checkpoint, resume=True)
     assert resumed.digest == detect(model, MANY, SMALL).digest
+
+
+def test_shards(tmp_path, monkeypatch):
+    """Parts of which one was measured blockwise make the scores of the whole model; a shard's batches of several
+    windows pass in step, so that the weights are not read for each of them (and once for the fingerprint).
+    """
+    monkeypatch.setattr("plnd.detection.run.WINDOW", 2)
+    path = saved("llama", tmp_path)
+    whole, model = (load(path, device="cpu") for load in (load_model, blockwise_model))
+    weights = weights_of(model)
+    before = weights.bytes_read
+    parts = [detect_shard(model, MANY, "1/2", SMALL), detect_shard(whole, MANY, "2/2", SMALL)]  # five batches each
+    inside = sum(p.nbytes for block in weights.blocks for p in block.parameters())
+    assert weights.bytes_read - before == 4 * inside + model.lm_head.weight.nbytes
+    assert merge(parts).digest == detect(whole, MANY, SMALL).digest
 
 
 def test_neurons_are_switched_off_in_it(tmp_path):

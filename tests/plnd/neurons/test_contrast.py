@@ -306,11 +306,12 @@ def test_neurons_without_a_difference_make_no_other_one_significant():
 
 def test_the_default():
     """A share and an error rate, both of them in the metadata."""
-    zh, en = (from_logs(x, {Q: np.where(np.arange(600) < 9, m, 1), DOWN: [1] * 600}) for x, m in (("zh", 2), ("en", 1)))
+    first = np.arange(600) < 9
+    zh, en = (from_logs(x, {Q: np.where(first, m, 1), DOWN: [1] * 1400}) for x, m in (("zh", 2), ("en", 1)))
     neurons = plnd.contrast(zh, en)
-    assert len(neurons) == round(DEFAULT_SHARE * 1200) == 2
+    assert len(neurons) == round(DEFAULT_SHARE * 2000) == 2
     assert neurons == plnd.contrast(zh, en, share=DEFAULT_SHARE, error_rate=DEFAULT_ERROR_RATE)
-    assert (neurons.metadata.rule["share"], neurons.metadata.rule["error_rate"]) == (0.0015, 0.05)
+    assert (neurons.metadata.rule["share"], neurons.metadata.rule["error_rate"]) == (0.001, 0.05)
     assert plnd.contrast(zh, en, share=0.01).metadata.rule["error_rate"] is None
 
 

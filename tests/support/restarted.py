@@ -1,0 +1,42 @@
+"""What a test of `torchrun --max-restarts` lets two processes do: one of them is killed, the first time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from plnd.detection.checkpoint import Checkpoint
+from plnd.detection.processes import Processes
+from plnd.detection.run import detect
+from two_processes import CONFIG, STOPPED_AT, documents, model, small_windows
+
+
+def killed(checkpoint: Path) -> Iterator[list[int]]:
+    """The documents; before number `STOPPED_AT` the process ends, after the second window has been saved."""
+    yield from documents()[:STOPPED_AT]
+    while not checkpoint.exists() or Checkpoint.load(checkpoint).windows < 2:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: Path) -> None:
+    """One run; each process leaves the scores, and how many batches it measured since it was started."""
+    processes, checkpoint = Processes.launched("cpu"), folder / "checkpoint"
+    again = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
+    dies = not processes.first and not again
+    passes, measured = [], model()
+    measured.model.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    texts = killed(checkpoint) if dies else documents()
+    scores = detect(measured, texts, CONFIG, checkpoint=checkpoint, resume=True, processes=processes)
+    assert again
+    scores.save(folder / f"scores{processes.rank}")
+    (folder / f"passes{processes.rank}").write_text(str(len(passes)))
+
+
+if __name__ == "__main__":
+    with small_windows():
+        main(Path(sys.argv[1]))
