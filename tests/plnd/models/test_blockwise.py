@@ -175,6 +175,8 @@ def test_refusals(tmp_path):
     path = Path(saved("llama", tmp_path / "model"))
     with pytest.raises(PLNDError, match="device 'auto' spreads"):
         blockwise_model(str(path), device="auto")
+    with pytest.raises(PLNDError, match="device 'gpu': Expected one of cpu"):
+        blockwise_model(str(path), device="gpu")
     model = blockwise_model(str(path), device="cpu")
     with open(path / "model.safetensors", "r+b") as stream:
         stream.truncate(1000)
