@@ -64,7 +64,8 @@ def detect(
     number per neuron and document) and the blocks stated in `plnd.importance.attention.attention_importance`.
 
     Args:
-        model: a transformers model of a known family.
+        model: a transformers model of a known family, whole or of `plnd.blockwise_model`, which is read from its files
+            once for every `WINDOW` batches.
         documents: texts, or token ids as the model takes them; read once, in order, streamed.
         config: how to detect.
         tokenizer: for texts; by default the one saved with the model.

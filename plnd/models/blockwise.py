@@ -51,7 +51,7 @@ def blockwise_model(
         name: folder or hub name of a checkpoint in safetensors, not quantised.
         revision: hub branch, tag or commit.
         dtype: one of `plnd.models.loading.DTYPES`; `auto` is the checkpoint's own.
-        device: one: `cpu`, `cuda`, `cuda:1`; by default the first accelerator, else the CPU.
+        device: one of them: `cpu`, `cuda`, `cuda:1`; by default the first accelerator, else the CPU.
         trust_remote_code: run the Python code that comes with the model.
 
     Raises:
@@ -65,7 +65,7 @@ def blockwise_model(
         raise PLNDError(
             "device 'auto' spreads a model over devices; blockwise has one block at a time, on one: name it"
         )
-    place = torch.device(default_device() if device is None else device)
+    place = _device(default_device() if device is None else device)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     skeleton = load_skeleton(name, **source)
     if packed := quantisation(skeleton):
@@ -290,6 +290,13 @@ class _Step:
         self.weights.step = None
         for block in self.weights.blocks:
             self.weights.release(block)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such kind, or none of it here
+        raise PLNDError(f"device {name!r}: {str(error).splitlines()[0]}") from None
 
 
 def _deferred(module: nn.Module) -> list[tuple[str, Deferred]]:

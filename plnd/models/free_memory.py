@@ -26,7 +26,7 @@ def free_memory(device: torch.device) -> int | None:
 
         groups = left_by_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
         return min(psutil.virtual_memory().available, *groups, *_in_limits())
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]
     return None
 
@@ -46,7 +46,10 @@ def check_fits(name: str, size: int, device: str, what: str = "its weights", *, 
     """
     import torch
 
-    devices = [torch.device("cpu"), *_accelerators()] if device == "auto" else [torch.device(device)]
+    try:
+        devices = [torch.device("cpu"), *_accelerators()] if device == "auto" else [torch.device(device)]
+    except RuntimeError:  # no device at all, as loading will say
+        return
     free = [free_memory(each) for each in devices]
     known = [each for each in free if each is not None]
     if len(known) == len(free) and size > sum(known):

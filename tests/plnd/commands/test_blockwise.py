@@ -24,6 +24,7 @@ def corpus(tmp_path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_same_files(small_model, corpus, tmp_path, capsys):
     """`plnd detect` and `plnd lens` write, blockwise, byte for byte what they write of the whole model."""
     common = ["--model", small_model, "--corpus", corpus, "--language", "xx", "--device", "cpu", "--batch-size", "2"]

@@ -63,6 +63,7 @@ def test_same_weights_and_importance(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", [{"scoring": "official"}, {"method": "activation"}, {"method": "lape"}])
+@pytest.mark.slow
 def test_other_methods(method, tmp_path):
     """What needs no gradients is measured as on the whole model."""
     path = saved("llama", tmp_path)
@@ -91,7 +92,10 @@ def test_documents_that_are_not_finite(tmp_path):
     assert scores.metadata.corpus.skipped["non-finite importance"] == [3]
 
 
-@pytest.mark.parametrize("first, second", [(blockwise_model, load_model), (load_model, blockwise_model)])
+@pytest.mark.parametrize(
+    "first, second",
+    [(load_model, blockwise_model), pytest.param(blockwise_model, load_model, marks=pytest.mark.slow)],
+)
 def test_one_goes_on_where_the_other_was_killed(first, second, tmp_path, monkeypatch):
     """A run that was out of memory is resumed blockwise, and the other way round, to the same file."""
     monkeypatch.setattr("plnd.detection.run.CHECKPOINT_SECONDS", 0)
@@ -191,6 +195,8 @@ def test_refusals(tmp_path):
     path = Path(saved("llama", tmp_path / "model"))
     with pytest.raises(PLNDError, match="device 'auto' spreads"):
         blockwise_model(str(path), device="auto")
+    with pytest.raises(PLNDError, match="device 'gpu': Expected one of cpu"):
+        blockwise_model(str(path), device="gpu")
     model = blockwise_model(str(path), device="cpu")
     with open(path / "model.safetensors", "r+b") as stream:
         stream.truncate(1000)

@@ -47,6 +47,7 @@ def test_control_groups_of_version_1(tmp_path):
     assert list(left_by_groups(tmp_path / "nothing", tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_what_the_process_may_have_limits():
     """`ulimit -v` is heeded."""
     code = (
