@@ -146,9 +146,9 @@ def group(name: str, tasks: Sequence[str], scores: Sequence[str]) -> dict[str, A
 
 
 def edits(labels: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """MzsRE's pairs of a context's and a question's language: from English to each other one, then back."""
+    """MzsRE's pairs of a context's and a question's language: English alone, from it to each other one, then back."""
     others = [language for language in labels if language != "en"]
-    return [("en", other) for other in others] + [(other, "en") for other in others]
+    return [("en", "en"), *(("en", other) for other in others), *((other, "en") for other in others)]
 
 
 def edit_prompt(row: Mapping[str, str]) -> str:

@@ -3,9 +3,10 @@
     plnd experiment scripts/settings/demo.yaml --output demo-experiment
     python scripts/plnd_paper.py table2 demo-experiment --output table2
 
-prints the table and writes `table2.csv` and, where there is something to draw, `table2.png`. Tables read the folder
-that `plnd experiment` left behind and cost a read; figures read its neurons, or neurons artifacts named one by one.
-docs/experiments.md has the command of each.
+prints the table and writes `table2.csv` and, where there is something to draw, `table2.png`, or --plot FILE.pdf or
+.svg, as wide as one column of a paper's page or two (--columns). Tables read the folder that `plnd experiment` left
+behind and cost a read; figures read its neurons, or neurons artifacts named one by one. docs/experiments.md has the
+command of each.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ import numpy as np
 
 from lm_eval_plnd.experiments.changes import Change, Folder, change, estimate
 from lm_eval_plnd.experiments.conditions import BEST, REGIONS, Setting
+from lm_eval_plnd.experiments.enhancement import TUNED, sizes
+from lm_eval_plnd.experiments.gains import Gain, gain
 from lm_eval_plnd.experiments.report.note import write_note
-from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT
+from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT, read_json
 from lm_eval_plnd.experiments.settings import OVERLAPPING, TABLES, load_settings
+from plnd.demo_data import expand
+from plnd.detection.active import mean_active
 from plnd.detection.config import DetectConfig
 from plnd.detection.stability import measure_stability
 from plnd.errors import PLNDError
@@ -35,7 +40,9 @@ from plnd.logit_lens.vocabulary import coverage, tokens, words
 from plnd.models.loading import load_model, load_tokenizer
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.overlap import STRUCTURES, layers, overlap
-from plnd.plots import plot_bars, plot_layers, plot_lines, plot_overlap
+from plnd.neurons.scores import Scores
+from plnd.plot_style import check_plot, in_words
+from plnd.plots import Points, plot_bars, plot_layers, plot_lines, plot_overlap, plot_points
 from plnd.statistics import ratio_error
 
 Run = Callable[[argparse.Namespace], None]
@@ -57,21 +64,76 @@ def neurons_of(inputs: Sequence[str]) -> dict[str, NeuronSet]:
 
 
 def figure3(args: argparse.Namespace) -> None:
-    """Language neurons of each block, attention and feed-forward: Figure 3."""
-    counts = {name: layers(neurons) for name, neurons in neurons_of(args.inputs).items()}
+    """Language neurons of each block, attention and feed-forward: Figure 3.
+
+    With --queries those that are active in a query, averaged over queries, as the paper draws them: neurons that do in
+    this query what the set's rule asks of every document. Beside them, and without --queries alone, how many neurons
+    the set has. From a folder of `plnd experiment` N1 and N2 are marked.
+    """
+    sets = neurons_of(args.inputs)
+    kinds = {"neurons": {name: layers(neurons) for name, neurons in sets.items()}}
+    if args.queries:
+        kinds = {"active": active_of(args, sets), **kinds}
     rows = [
-        (name, projection, block, int(value))
-        for name, by_projection in counts.items()
+        (name, projection, block, *(of[name][projection][block].item() for of in kinds.values()))
+        for name, by_projection in kinds["neurons"].items()
         for projection, values in by_projection.items()
-        for block, value in enumerate(values)
+        for block in range(len(values))
     ]
-    for name, by_projection in counts.items():
-        print(name)
-        for projection, values in by_projection.items():
-            if values.any():
-                print(f"  {projection:<10}" + "".join(f"{value:>6,}" for value in values))
-    write_csv(f"{args.output}.csv", ("language", "projection", "block", "neurons"), rows)
-    plot_layers(counts, f"{args.output}.png")
+    for kind, counts in kinds.items():
+        print("active in a query, mean" if kind == "active" else "neurons of the set")
+        for name, by_projection in counts.items():
+            print(name)
+            for projection, values in by_projection.items():
+                if values.any():
+                    print(
+                        f"  {projection:<10}"
+                        + "".join(f"{v:>7,.1f}" if kind == "active" else f"{v:>7,}" for v in values)
+                    )
+    write_csv(f"{args.output}.csv", ("language", "projection", "block", *kinds), rows)
+    stages, shown = stages_of(args), {"active": "neurons active in a query", "neurons": "neurons of the set"}
+    for kind, counts in kinds.items():
+        path = picture(args, "" if kind == next(iter(kinds)) else "set")
+        plot_layers(counts, path, shown[kind], stages=stages, columns=args.columns)
+
+
+def stages_of(args: argparse.Namespace) -> tuple[int, int] | None:
+    """N1 and N2: those given, else those of an experiment's folder; None if nobody says."""
+    if (args.under is None) != (args.gen is None):
+        raise PLNDError("--under N1 and --gen N2 are given together")
+    if args.under is not None:
+        return args.under, args.gen
+    folders = [Path(name) for name in args.inputs if (Path(name) / SETTINGS).is_file()]
+    regions = load_settings(folders[0] / SETTINGS).regions if folders else None
+    return None if regions is None else (regions.under, regions.gen)
+
+
+def active_of(args: argparse.Namespace, sets: Mapping[str, NeuronSet]) -> dict[str, dict[str, np.ndarray]]:
+    """Language to projection to neurons active in a query, [blocks], of an experiment's folder."""
+    folder = Path(args.inputs[0])
+    if len(args.inputs) > 1 or not (folder / SETTINGS).is_file():
+        raise PLNDError("--queries needs one folder of `plnd experiment`, which has the scores beside the neurons")
+    settings = load_settings(folder / SETTINGS)
+    if "{language}" not in args.queries:
+        raise PLNDError(f"--queries {args.queries}: expected {{language}} in it, for a corpus of each language")
+    name, source = expand(settings.model["pretrained"]), {"revision": settings.model.get("revision")}
+    source["trust_remote_code"] = settings.model.get("trust_remote_code", False)
+    dtype, device = settings.model.get("dtype", "auto"), settings.model.get("device")
+    model, tokenizer = load_model(name, dtype=dtype, device=device, **source), load_tokenizer(name, **source)
+    found = {}
+    for language, neurons in sets.items():
+        scores = Scores.load(folder / NEURONS / f"{language}.scores.safetensors")
+        options = {**settings.detection_of(language), "max_documents": args.max_documents}
+        config = DetectConfig(language=language, **options)
+        queries = read_documents(args.queries.replace("{language}", language))
+        found[language] = mean_active(model, queries, neurons, scores, config, tokenizer=tokenizer, progress=True)
+    return found
+
+
+def picture(args: argparse.Namespace, name: str = "") -> Path:
+    """Where a picture goes: --plot, or beside the table; of several, the name is in it."""
+    path = Path(args.plot or f"{args.output}.png")
+    return path.with_name(f"{path.stem}_{name}{path.suffix}") if name else path
 
 
 def figure5(args: argparse.Namespace) -> None:
@@ -89,7 +151,8 @@ def figure5(args: argparse.Namespace) -> None:
         for x, row in zip(sets, matrix, strict=True):
             print(f"{x:<14}" + "".join(f"{'–' if np.isnan(value) else format(value, '.3f'):>8}" for value in row))
     write_csv(f"{args.output}.csv", ("structure", "x", "y", "overlap"), rows)
-    plot_overlap({name: matrices[name] for name in STRUCTURES[1:]}, list(sets), f"{args.output}.png")
+    shown = {name: matrices[name] for name in STRUCTURES[1:]}
+    plot_overlap(shown, list(sets), picture(args), columns=args.columns)
 
 
 @dataclass(frozen=True)
@@ -243,7 +306,9 @@ def by_region(table: str) -> Run:
         found = compared(args, folder, items, head, lines, folder.settings.others)
         several = len(folder.settings.neurons) > 1
         names = [
-            (f"{line.template.neurons} " * several) + (line.template.region or "everywhere") + ", random" * line.random
+            (f"{in_words(line.template.neurons)}: " * several)
+            + (in_words(line.template.region) if line.template.region else "all blocks")
+            + ", random" * line.random
             for line in lines
         ]
         draw(args, folder, names, found)
@@ -356,9 +421,132 @@ def table1(args: argparse.Namespace) -> None:
     print("±: standard error over documents; *: p < 0.05 against the original, by paired permutation of documents")
     write_csv(f"{args.output}.csv", header, rows)
     for item, (means, intervals) in pictures.items():
-        languages, metric = folder.settings.languages_of(item), folder.metrics[item]
-        label = f"{item}: {metric}{'' if metric == BITS else ' (%)'}, ± standard error"
-        plot_bars(means, languages, f"{args.output}_{item}.png", label, intervals=intervals)
+        languages, label = folder.settings.languages_of(item), f"{unit_of(folder, item)}, ± standard error"
+        plot_bars(means, languages, picture(args, item), label, intervals=intervals, columns=args.columns)
+
+
+GAINS = (
+    "item,metric,state,documents,in,languages,items,parameters,seeds,original,value,change,low,high,p,sd_of_seeds"
+).split(",")
+
+
+def parameters_of(folder: Folder, state: str, documents: int, languages: Sequence[str]) -> float:
+    """Parameters that were trained, the mean over languages."""
+    seed = folder.settings.seeds[0]
+    names = [f"tuned.{x}.{documents}.r{seed}.{state}" for x in languages]
+    return float(np.mean([read_json(folder.path / TUNED / name / "training.json")["parameters"] for name in names]))
+
+
+def gain_row(folder: Folder, item: str, metric: str, state: str, documents: int, where: str, found: Gain) -> list[Any]:
+    """A gain as the CSV has it, in the order of `GAINS`."""
+    spread = float(np.std(found.draws, ddof=1)) if len(found.draws) > 1 else ""
+    trained = parameters_of(folder, state, documents, found.languages)
+    moved = found.change
+    numbers = [found.original, found.value, moved.value, moved.low, moved.high, moved.p, spread]
+    about = [item, metric, state, documents, where, "+".join(found.languages), "+".join(found.items)]
+    return [*about, trained, len(found.draws), *numbers]
+
+
+def averaged_items(folder: Folder, name: str) -> dict[str, list[str]]:
+    """The items of Figure 4 or Table 6 by their names: each alone, the average of those in per cent, the text last."""
+    items = folder.items(name)
+    known = set(folder.metrics)
+    percent = [item for item in items if item in known and folder.metrics[item] != BITS]
+    bits = [item for item in dict.fromkeys([*items, TEXT]) if item in known and folder.metrics[item] == BITS]
+    groups = {item: [item] for item in percent}
+    if len(percent) > 1:
+        groups["average"] = percent
+    return groups | {item: [item] for item in bits}
+
+
+def figure4(args: argparse.Namespace) -> None:
+    """What training a language's neurons on a few hundred documents changes, by benchmark: Figure 4.
+
+    Scores of the trained models, each in its own language and in English, averaged over the languages; as many random
+    neurons, LoRA and full training are on the paper's 400 documents (`enhancement.compared`). Drawn are changes from
+    the original, with their 95 % intervals, so that all benchmarks are on one scale.
+    """
+    folder = Folder(args.inputs[0])
+    settings, rows = folder.settings, []
+    languages = settings.enhanced("figure4")
+    groups = averaged_items(folder, "figure4")
+    for english, where in ((False, "its own language"), (True, "English")):
+        panels: dict[str, dict[str, Points]] = {}
+        labels, levels = {}, {}
+        for title, items in groups.items():
+            metric = folder.metrics[items[0]] if len(items) == 1 else "%"
+            panels[title] = {}
+            print(f"{title}, {where} ({'less is better' if metric == BITS else '%'})")
+            print(f"  {'trained':<10}{'documents':>10}{'score':>9}{'change':>9}{'95 % interval':>19}{'p':>8}")
+            for state in settings.enhancement.states:
+                numbers = sizes(settings, "figure4", state)
+                found = [gain(folder, items, state, number, languages, english=english) for number in numbers]
+                for number, one in zip(numbers, found, strict=True):
+                    print(gain_line(f"{state:<10}{number:>10}", one, metric))
+                    rows.append(gain_row(folder, title, metric, state, number, where, one))
+                parts = [[getattr(one.change, end) for one in found] for end in ("value", "low", "high")]
+                panels[title][state] = Points(np.array(numbers, dtype=float), *map(np.array, parts))
+            levels[title] = 0.0
+            labels[title] = (
+                "change of bits per byte (less is better)" if metric == BITS else "change of score (points of %)"
+            )
+            print(f"  {'original':<20}{found[0].original:>9.{digits(metric)}f}\n")
+        path = picture(args, "english" if english else "")
+        options: dict[str, Any] = {"levels": levels, "level": "original model", "columns": args.columns}
+        plot_points(panels, path, labels, "documents trained on", **options)
+    write_csv(f"{args.output}.csv", GAINS, rows)
+
+
+def gain_line(label: str, found: Gain, metric: str) -> str:
+    """A gain as one line of text."""
+    places, moved = digits(metric), found.change
+    interval = f"[{moved.low:+.{places}f}, {moved.high:+.{places}f}]"
+    return f"  {label}{found.value:>9.{places}f}{moved.value:>+9.{places}f}{interval:>19}{moved.p:>8.2g}"
+
+
+def table6(args: argparse.Namespace) -> None:
+    """Low-resource languages after training on a few hundred documents, averaged over benchmarks: Table 6.
+
+    A row for each state, a column for each language's own model, and English as the mean over these models. The average
+    is over the benchmarks in per cent that a language has; text, in bits per byte, and each benchmark alone follow.
+    """
+    folder = Folder(args.inputs[0])
+    settings, rows = folder.settings, []
+    documents, english = settings.enhancement.compared, settings.english
+    groups = averaged_items(folder, "table6")
+    for title in sorted(groups, key=lambda title: title != "average"):
+        items = groups[title]
+        metric = folder.metrics[items[0]] if len(items) == 1 else "%"
+        languages = [x for x in settings.enhanced("table6") if any(x in settings.languages_of(i) for i in items)]
+        if not languages:
+            continue
+        chosen = {english: (languages, True), **{x: ([x], False) for x in languages}}
+        found = {
+            state: {x: gain(folder, items, state, documents, of, english=e) for x, (of, e) in chosen.items()}
+            for state in settings.enhancement.states
+        }
+        print(f"{title} ({'less is better' if metric == BITS else '%'}), {documents} documents")
+        print(f"{'':<18}" + "".join(f"{x:>9}" for x in chosen))
+        originals = next(iter(found.values()))
+        print(f"{'original':<18}" + "".join(f"{one.original:>8.{digits(metric)}f} " for one in originals.values()))
+        for state, by_language in found.items():
+            cells = [f"{g.value:>8.{digits(metric)}f}{'*' if g.change.p < 0.05 else ' '}" for g in by_language.values()]
+            print(f"{in_words(state):<18}" + "".join(cells))
+            for x, one in by_language.items():
+                rows.append(gain_row(folder, title, metric, state, documents, x, one))
+        print()
+        bars = {"original model": np.array([one.original for one in originals.values()])}
+        ends = {"original model": np.stack([bars["original model"]] * 2)}
+        for state, by_language in found.items():
+            bars[state] = np.array([one.value for one in by_language.values()])
+            parts = (
+                [one.original + getattr(one.change, end) for one in by_language.values()] for end in ("low", "high")
+            )
+            ends[state] = np.array(list(parts))
+        unit = "bits per byte (less is better)" if metric == BITS else f"{in_words(title)}, score (%)"
+        plot_bars(bars, list(chosen), picture(args, title), unit, intervals=ends, columns=args.columns)
+    print("*: p < 0.05 against the original, by paired permutation of documents")
+    write_csv(f"{args.output}.csv", GAINS, rows)
 
 
 def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: Mapping[str, Sequence[Change]]) -> None:
@@ -369,8 +557,15 @@ def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: 
             estimates = [getattr(moved, pick) for moved in changes]
             bars[label] = np.array([e.value for e in estimates])
             errors[label] = np.array([[e.low for e in estimates], [e.high for e in estimates]])
-        name = f"{item}: change of {folder.metrics[item]}"
-        plot_bars(bars, names, f"{args.output}_{item}.png", name, intervals=errors)
+        better = "; ΔEng, Δn-Eng: less is better" if folder.metrics[item] == BITS else ""
+        label = f"{in_words(item)}: change of {in_words(folder.metrics[item])}{better}"
+        plot_bars(bars, names, picture(args, item), label, intervals=errors, columns=args.columns)
+
+
+def unit_of(folder: Folder, item: str) -> str:
+    """An item's metric in words, with its unit, and where less is better."""
+    metric = folder.metrics[item]
+    return f"{in_words(item)}: {in_words(metric)} ({'less is better' if metric == BITS else '%'})"
 
 
 def lens_of(args: argparse.Namespace) -> dict[str, list[LensCounts]]:
@@ -383,8 +578,8 @@ def lens_of(args: argparse.Namespace) -> dict[str, list[LensCounts]]:
     return {f"{Path(m).name}, by {i}" if several else f"by {i}": counts for (m, i), counts in found.items()}
 
 
-def draw_lens(args: argparse.Namespace, places: Sequence[str], panels: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Prints, writes and draws curves over blocks, in per cent."""
+def print_lens(args: argparse.Namespace, places: Sequence[str], panels: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Prints and writes curves over blocks, in per cent."""
     for title, curves in panels.items():
         print(f"{title}, %\n{'block':<12}" + "".join(f"{name:>18}" for name in curves))
         for block, values in zip(places, zip(*curves.values(), strict=True), strict=True):
@@ -396,24 +591,44 @@ def draw_lens(args: argparse.Namespace, places: Sequence[str], panels: Mapping[s
         for block, value in zip(places, values, strict=True)
     ]
     write_csv(f"{args.output}.csv", ("panel", "curve", "block", "percent"), rows)
-    plot_lines(panels, f"{args.output}.png", "share (%)", along="blocks passed")
+
+
+def draw_lens(
+    args: argparse.Namespace, panels: Mapping[str, Mapping[str, np.ndarray]], per_row: int | None = None
+) -> None:
+    """Draws curves over blocks, in per cent; N1 and N2 are marked where they are given."""
+    options: dict[str, Any] = {"along": "blocks passed", "passed": True, "columns": args.columns}
+    options["stages"] = stages_of(args)
+    plot_lines(panels, picture(args), "share (%)", per_row=per_row if args.columns == 2 else None, **options)
 
 
 def figure1(args: argparse.Namespace) -> None:
     """English and other languages decoded at each block from non-English documents: Figure 1.
 
-    Inputs are what `plnd lens --csv` wrote. The first panel of each model is the paper's: words of English and of the
-    documents' languages, mean over these; then comes each language with its other words and non-words.
+    Inputs are what `plnd lens --csv` wrote. Drawn is a panel for each language of each model, a row a model, of which
+    the paper has two rows of four: of the words that are decoded, the share of English and that of all others. The
+    table begins, for each model, with their mean over the documents' languages, and goes on with each language, its
+    other words and non-words too.
     """
     panels: dict[str, Mapping[str, np.ndarray]] = {}
+    shown: dict[str, Mapping[str, np.ndarray]] = {}
+    per_row = 1
     for title, counts in lens_of(args).items():
-        if any(map(is_foreign, counts)):
-            english, name = 100 * mean_of_words(counts), english_name(counts[0].identifier)
+        foreign = [one for one in counts if is_foreign(one)]
+        name = english_name(counts[0].identifier)
+        if foreign:
+            english = 100 * mean_of_words(counts)
             panels[f"words, mean, {title}"] = {name: english, f"not {name}": 100 - english}
         for one in counts:
             panels[f"{one.language}, {title}"] = {name: 100 * share for name, share in one.shares().items()}
+        among = {"en", *(one.language for one in foreign)}
+        for one in foreign:
+            english = 100 * one.share_of_words("en", among)
+            shown[f"{in_words(one.language)}, {title}"] = {name: english, f"not {name}": 100 - english}
+        per_row = max(per_row, min(4, len(foreign)))
         places = counts[0].blocks
-    draw_lens(args, places, panels)
+    print_lens(args, places, panels)
+    draw_lens(args, shown or panels, per_row)
 
 
 def figure7(args: argparse.Namespace) -> None:
@@ -430,7 +645,8 @@ def figure7(args: argparse.Namespace) -> None:
         name = english_name(counts[0].identifier)
         panels[f"words, mean, {title}"] = {name: english, args.language: thought, "others": 100 - english - thought}
         places = counts[0].blocks
-    draw_lens(args, places, panels)
+    print_lens(args, places, panels)
+    draw_lens(args, panels)
 
 
 def table7(args: argparse.Namespace) -> None:
@@ -493,7 +709,8 @@ def stability(args: argparse.Namespace) -> None:
     steps = [args.every * n for n in range(1, max(map(len, curves.values())) + 1)]
     padded = {x: np.pad(values, (0, len(steps) - len(values)), constant_values=np.nan) for x, values in curves.items()}
     sparse = [str(count) if n % -(-len(steps) // 8) == 0 else "" for n, count in enumerate(steps)]
-    plot_lines({"": padded}, f"{args.output}.png", "Jaccard index to the final set", places=sparse, along="documents")
+    label = "Jaccard index to the final set"
+    plot_lines({"": padded}, picture(args), label, places=sparse, along="documents", columns=args.columns)
 
 
 def no_options(parser: argparse.ArgumentParser) -> None:
@@ -505,8 +722,22 @@ def details(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--details", action="store_true", help="print every language, too (Tables 12 to 15)")
 
 
+def staged(parser: argparse.ArgumentParser) -> None:
+    """Of figures over blocks."""
+    parser.add_argument("--under", type=int, help="N1, to be marked (default: that of an experiment's folder)")
+    parser.add_argument("--gen", type=int, help="N2, to be marked (default: likewise)")
+
+
+def of_figure3(parser: argparse.ArgumentParser) -> None:
+    """Of Figure 3."""
+    staged(parser)
+    parser.add_argument("--queries", help="corpora with {language} in their name: count the neurons active in a query")
+    parser.add_argument("--max-documents", type=int, default=100, help="queries of each language (default: 100)")
+
+
 def thinking(parser: argparse.ArgumentParser) -> None:
     """Of Figure 7."""
+    staged(parser)
     parser.add_argument("--language", default="zh", help="that the model may think in (default: zh)")
 
 
@@ -546,8 +777,10 @@ COMMANDS: dict[str, tuple[Run, Callable[[argparse.ArgumentParser], Any]]] = {
     "table10": (table10, details),
     "table11": (table10, details),
     "table7": (table7, of_vocabulary),
-    "figure1": (figure1, no_options),
-    "figure3": (figure3, no_options),
+    "figure1": (figure1, staged),
+    "figure3": (figure3, of_figure3),
+    "figure4": (figure4, no_options),
+    "table6": (table6, no_options),
     "figure5": (figure5, no_options),
     "figure6": (figure5, no_options),
     "figure7": (figure7, thinking),
@@ -565,10 +798,14 @@ def main() -> None:
         command = commands.add_parser(name, help=text.partition("\n")[0], description=text)
         command.add_argument("inputs", nargs="+", help="folder of `plnd experiment`, or artifacts")
         command.add_argument("--output", required=True, help="beginning of the names of the files to write")
+        command.add_argument("--plot", help="picture to write, .pdf, .svg or .png (default: OUTPUT.png)")
+        command.add_argument("--columns", type=int, choices=(1, 2), default=2, help="of a paper's page (default: 2)")
         add_options(command)
         command.set_defaults(run=run)
     args = parser.parse_args()
     try:
+        if args.plot:
+            check_plot(args.plot)
         args.run(args)
         write_note(args.output, args.inputs)
     except PLNDError as error:

@@ -1,11 +1,13 @@
 """Every table and figure of Sharing Matters (arXiv:2406.09265), each one command.
 
+    python scripts/sharing_matters.py run scripts/settings/sharing-matters-demo.yaml --output sharing    # all of them
+    python scripts/sharing_matters.py figure12 sharing --output figure12                                 # one again
     python scripts/sharing_matters.py figure3 xnli.roles.safetensors facts.roles.safetensors --output figure3
-    python scripts/sharing_matters.py table2 xnli.roles.safetensors --model MODEL --output table2
 
-prints the numbers and writes `figure3.csv` and `figure3.png`. `plnd roles` makes what they read: roles artifacts, and
-with `--attribution` the CSV of scores. Figures cost a read, Table 2 an evaluation for each of its rows (its results are
-kept in `table2.json`, from which a run that was stopped goes on). docs/sharing-matters.md has the command of each.
+prints the numbers and writes `figure3.csv` and `figure3.png`. `plnd roles`, which `run` calls, makes what they read:
+roles artifacts, and with `--attribution` the CSV of scores. Figures cost a read, Table 2 an evaluation for each of its
+rows (its results are kept in `table2.json`, from which a run that was stopped goes on). docs/sharing-matters.md has the
+command of each.
 """
 
 from __future__ import annotations
@@ -19,14 +21,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from lm_eval_plnd.experiments.report.note import write_note
+from lm_eval_plnd.experiments.role_experiment import (
+    ITEMS,
+    SETTINGS_FILE,
+    XNLI,
+    RoleSettings,
+    inputs_of,
+    load_role_settings,
+    shown,
+    steps,
+)
+from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes, write_csv
-from plnd.plots import plot_lines
+from plnd.plot_style import check_plot, in_words
+from plnd.plots import plot_bars, plot_lines
 from plnd.roles.roles import ROLES, Roles
 
 Panels = Mapping[str, Mapping[str, np.ndarray]]
+Label = str | Mapping[str, str]
 LABELS = [role.replace("_", "-") for role in ROLES]
 SHARES = "0.05,0.15,0.25,0.75"
 
@@ -144,9 +160,10 @@ def figure9(args: argparse.Namespace) -> tuple[Panels, str]:
     return panels, "% of the top 5 %"
 
 
-def figure10(args: argparse.Namespace) -> tuple[Panels, str]:
+def figure10(args: argparse.Namespace) -> tuple[Panels, Label]:
     """Mean and total contribution (eq. 9) of each role, mean over languages: Figures 10 and 24."""
     panels: dict[str, Mapping[str, np.ndarray]] = {}
+    labels: dict[str, str] = {}
     for path in args.inputs:
         found = scores(path)
         languages = list(dict.fromkeys(language for language, _ in found))
@@ -155,9 +172,10 @@ def figure10(args: argparse.Namespace) -> tuple[Panels, str]:
             for role, label in zip(ROLES, LABELS, strict=True):
                 rows = [column(found[language, role], f"contribution_{kind}") for language in languages]
                 values[label] = np.nanmean(rows, axis=0) * (100 if kind == "total" else 1e4)
-            unit = "%" if kind == "total" else "1e-4"
-            panels[f"{Path(path).name.partition('.')[0]}: {kind} ({unit})"] = values
-    return panels, "contribution score"
+            unit = "%" if kind == "total" else "10⁻⁴"
+            title = f"{Path(path).name.partition('.')[0]}: {kind} ({unit})"
+            panels[title], labels[title] = values, f"{kind} contribution ({unit})"
+    return panels, labels
 
 
 def figure11(args: argparse.Namespace) -> tuple[Panels, str]:
@@ -198,7 +216,9 @@ def table1(args: argparse.Namespace) -> None:
         for name, place in (("maximum", 2), ("minimum", 3))
     }
     languages = list(dict.fromkeys(row[0] for row in rows))
-    plot_lines(panels, f"{args.output}.png", "effective score", places=languages)
+    for name, bars in panels.items():
+        path = picture(args, "" if name == "maximum" else name)
+        plot_bars(bars, languages, path, f"{name} of effective scores", columns=args.columns)
 
 
 def table2(args: argparse.Namespace) -> None:
@@ -241,7 +261,9 @@ def table2(args: argparse.Namespace) -> None:
         title: {name: 100 * np.array(done[name]["score"]) for name, _ in settings[:1] + settings[low:high]}
         for title, low, high in (("by role", 1, 5), ("random", 5, 5 + len(shares)))
     }
-    plot_lines(panels, f"{args.output}.png", f"{metric or 'score'} (%)", places=roles.languages)
+    for title, bars in panels.items():
+        path = picture(args, "" if title == "by role" else "random")
+        plot_bars(bars, list(roles.languages), path, f"{in_words(metric or 'score')} (%)", columns=args.columns)
 
 
 def row_of(name: str, found: Mapping[str, Any]) -> str:
@@ -315,7 +337,13 @@ def evaluator(
     return metric, evaluate
 
 
-def drawn(make: Callable[[argparse.Namespace], tuple[Panels, str]]) -> Callable[[argparse.Namespace], None]:
+def picture(args: argparse.Namespace, name: str = "") -> Path:
+    """Where a picture goes: --plot, or beside the table; of several, the name is in it."""
+    path = Path(args.plot or f"{args.output}.png")
+    return path.with_name(f"{path.stem}_{name}{path.suffix}") if name else path
+
+
+def drawn(make: Callable[[argparse.Namespace], tuple[Panels, Label]]) -> Callable[[argparse.Namespace], None]:
     """A figure printed, written as CSV and drawn."""
 
     def run(args: argparse.Namespace) -> None:
@@ -327,27 +355,146 @@ def drawn(make: Callable[[argparse.Namespace], tuple[Panels, str]]) -> Callable[
             for block, value in enumerate(values)
         ]
         for title, curves in panels.items():
-            print(f"{title} ({label})\n{'block':<6}" + "".join(f"{name:>16}" for name in curves))
+            print(
+                f"{title} ({label if isinstance(label, str) else label[title]})\n{'block':<6}"
+                + "".join(f"{name:>16}" for name in curves)
+            )
             for block, values in enumerate(zip(*curves.values(), strict=True)):
                 print(f"{block:<6}" + "".join(f"{value:>16.3f}" for value in values))
         write_csv(f"{args.output}.csv", ("panel", "curve", "block", "value"), rows)
-        plot_lines(panels, f"{args.output}.png", label, stacked=make is figure9)
+        plot_lines(panels, picture(args), label, stacked=make is figure9, columns=args.columns)
 
     return run
 
 
-def main() -> None:
-    """Draws one figure or makes one table."""
+def each(make: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """A table of one input, made of each; of several, their names are in the files'."""
+
+    def run(args: argparse.Namespace) -> None:
+        inputs, output, plot = args.inputs, args.output, args.plot
+        for path in inputs:
+            args.inputs = [path]
+            if len(inputs) > 1:
+                name = Path(path).name.partition(".")[0]
+                args.output = f"{output}_{name}"
+                args.plot = plot and str(Path(plot).with_name(f"{Path(plot).stem}_{name}{Path(plot).suffix}"))
+                print(name)
+            make(args)
+        args.inputs, args.output, args.plot = inputs, output, plot
+
+    return run
+
+
+MAKERS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "ratios": figure3,
+    "kept": figure5,
+    "inactive": figure6,
+    "shared": figure7,
+    "counts": figure8,
+    "top": figure9,
+    "contributions": figure10,
+    "effective": figure11,
+    "thresholds": figure20,
+    "effects": table1,
+    "deactivated": table2,
+}
+OTHER_MODELS = ("figure4", "figure12", "figure13", "figure14", "figure18", "table4")
+"""What the paper shows of further models: the same of another folder, or of several."""
+
+
+def experiment(args: argparse.Namespace) -> None:
+    """All tables and figures from one settings file: roles of every task, then each item; again, it goes on.
+
+    Leaves `NAME.roles.safetensors`, `NAME.attribution.csv`, and of each item its CSV and pictures.
+    """
+    from plnd.commands.main import main as plnd
+
+    changes = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in args.set)}
+    settings, folder = load_role_settings(args.settings, changes), Path(args.output)
+    todo = [step for step in steps(settings) if not all(file.is_file() for file in step.files(folder))]
+    if args.dry_run:
+        print("\n".join(shown(step.command(folder)) for step in steps(settings)))
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PLNDError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
+    kept = folder / SETTINGS_FILE
+    if kept.is_file() and load_role_settings(kept) != settings:
+        raise PLNDError(f"{folder}: holds another experiment (its {SETTINGS_FILE} differs); choose another --output")
+    write_bytes(settings.text().encode(), kept)
+    for step in todo:
+        print(shown(step.command(folder)), flush=True)
+        if status := plnd(step.command(folder)[1:]):
+            raise SystemExit(status)
+    for name, item in ITEMS.items():
+        if name in OTHER_MODELS:
+            continue
+        if not any(step in {s.name for s in steps(settings)} for step in item.inputs):
+            print(f"{name}: needs {' or '.join(item.inputs)}, which is not among the settings' tasks")
+            continue
+        words = [name, str(folder), "--output", str(folder / name), *options_of(name, settings)]
+        made = make_parser().parse_args(words)
+        print(f"\n{name}")
+        made.run(made)
+        write_note(made.output, made.inputs, ["sharing_matters.py", *words])
+    print(f"\nof other models: {', '.join(OTHER_MODELS)}, each of a folder with --set model.pretrained=…")
+
+
+def options_of(name: str, settings: RoleSettings) -> list[str]:
+    """What an experiment says about one of its items."""
+    maker = ITEMS[name].maker
+    if maker == "shared":
+        return ["--language", settings.language]
+    if maker == "counts":
+        most = len(settings.tasks[XNLI].languages or settings.languages)
+        fitting = [count for count in settings.counts if count <= most] or [most]
+        return ["--counts", ",".join(map(str, fitting))]
+    if maker != "deactivated":
+        return []
+    options = ["--model", str(expand(settings.model["pretrained"])), "--shares", ",".join(map(str, settings.shares))]
+    if settings.metadata:
+        options += ["--metadata", json.dumps(expand(settings.metadata))]
+    for option in ("dtype", "device", "batch_size"):
+        if settings.model.get(option) is not None:
+            options += [f"--{option.replace('_', '-')}", str(settings.model[option])]
+    return options
+
+
+def of_item(name: str) -> Callable[[argparse.Namespace], None]:
+    """What makes an item, of files or of an experiment's folder."""
+    make = MAKERS[ITEMS[name].maker]
+    run = each(make) if make in (table1, table2) else drawn(make)
+
+    def made(args: argparse.Namespace) -> None:
+        args.inputs = inputs_of(ITEMS[name], args.inputs)
+        run(args)
+
+    return made
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line: `run`, and every table and figure by its name in the paper."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    figures = (figure3, figure5, figure6, figure7, figure8, figure9, figure10, figure11, figure20)
-    for make in (*figures, table1, table2):
+    whole = commands.add_parser(
+        "run", help="all tables and figures, from a settings file", description=experiment.__doc__
+    )
+    whole.add_argument("settings", help="YAML file (docs/sharing-matters.md)")
+    whole.add_argument("--output", required=True, help="folder")
+    whole.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value for a field")
+    whole.add_argument("--dry-run", action="store_true", help="print the commands that would be run")
+    whole.set_defaults(run=experiment, inputs=[], plot=None)
+    for name in ITEMS:
+        make = MAKERS[ITEMS[name].maker]
         command = commands.add_parser(
-            make.__name__, help=str(make.__doc__).partition("\n")[0].replace("%", "%%"), description=make.__doc__
+            name, help=str(make.__doc__).partition("\n")[0].replace("%", "%%"), description=make.__doc__
         )
-        command.add_argument("inputs", nargs="+", help="what `plnd roles` wrote: --output, for scores --attribution")
+        command.add_argument("inputs", nargs="+", help="folder of `run`, or what `plnd roles` wrote: roles or scores")
         command.add_argument("--output", required=True, help="beginning of the names of the files to write")
-        command.set_defaults(run=drawn(make) if make in figures else make)
+        command.add_argument("--plot", help="picture to write, .pdf, .svg or .png (default: OUTPUT.png)")
+        command.add_argument("--columns", type=int, choices=(1, 2), default=2, help="of a paper's page (default: 2)")
+        command.set_defaults(run=of_item(name))
         if make is figure7:
             command.add_argument("--language", default="de", help="whose shared neurons are counted (default: de)")
         if make is figure8:
@@ -369,10 +516,19 @@ def main() -> None:
             command.add_argument("--dtype", default="auto")
             command.add_argument("--device")
             command.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    """Draws one figure, makes one table, or runs an experiment with all of them."""
+    parser = make_parser()
     args = parser.parse_args()
     try:
+        if args.plot:
+            check_plot(args.plot)
         args.run(args)
-        write_note(args.output, args.inputs)
+        if args.command != "run":
+            write_note(args.output, args.inputs)
     except PLNDError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plnd.commands.shared import Command, add_loading, add_model, loading, model_source
+from plnd.commands.shared import Command, add_loading, add_model, add_plot, loading, model_source
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class RolesCommand(Command):
             " the gate's activation alone",
         )
         add("--csv", help="also write the ratios per block (eq. 8) as CSV")
-        add("--plot", help="also draw them (.png, .svg, .pdf)")
+        add_plot(parser)
         add("--batch-size", type=int, default=8, help="inputs in one forward pass (default: 8)")
         add_loading(parser)
 
@@ -74,12 +74,15 @@ class RolesCommand(Command):
 def _run(args: argparse.Namespace) -> None:
     from plnd.io.files import check_writable, file_digest, write_csv
     from plnd.models.loading import load_model, load_tokenizer
+    from plnd.plot_style import check_plot
     from plnd.roles.attribution import COLUMNS, Attribution
     from plnd.roles.roles import ROLES, find_roles
 
     for path in (args.output, args.attribution, args.csv, args.plot):
         if path:
             check_writable(path)
+    if args.plot:
+        check_plot(args.plot)
     thresholds = _numbers(args.thresholds)
     if args.attribution and args.tokens != "last":
         raise PLNDError("--attribution is measured at the last token: leave --tokens all out")
@@ -116,7 +119,7 @@ def _run(args: argparse.Namespace) -> None:
         from plnd.plots import plot_lines
 
         panel = {role.replace("_", "-"): ratios[:, code] for code, role in enumerate(ROLES)}
-        plot_lines({Path(args.output).stem: panel}, args.plot, "% of neurons")
+        plot_lines({Path(args.output).stem: panel}, args.plot, "% of neurons", columns=args.columns)
     examples = f"{len(roles):,} examples in {', '.join(parallel.languages)}, {roles.metadata.corpus.tokens:,} tokens"
     print(f"{args.output}: {examples}; sha256 {file_digest(args.output)}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lm_eval_plnd.experiments.conditions import Setting
+from lm_eval_plnd.experiments.enhancement import Tuning
 from lm_eval_plnd.experiments.results import (
     BITS,
     SETTINGS,
@@ -44,7 +45,7 @@ class Folder:
             self.known[setting] = read_samples(self.path, setting)
         return self.known[setting]
 
-    def documents(self, setting: Setting, item: str, language: str) -> np.ndarray:
+    def documents(self, setting: Setting | Tuning, item: str, language: str) -> np.ndarray:
         """Values of an item's documents in one language, [documents], whose mean is the score.
 
         Per cent, but for bits per byte, where each is multiplied by its `lengths`.

@@ -104,7 +104,7 @@ def _of_table(settings: Settings, table: str) -> Iterator[Setting]:
         for language in settings.others:
             for neurons in ("all", OVERLAPPING[table]):
                 yield from _with_samples(settings, Setting((), neurons, language, BEST))
-    else:
+    elif table in REGIONS:  # figure4 and table6 train; only the original is theirs
         for language in settings.others:
             for neurons in settings.neurons:
                 for region in REGIONS[table]["random"]:

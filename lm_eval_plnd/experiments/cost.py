@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_plnd.experiments.conditions import plan
+from lm_eval_plnd.experiments.enhancement import tunings
 from lm_eval_plnd.experiments.run import prepared
 from lm_eval_plnd.experiments.settings import Settings
 from plnd.demo_data import expand
@@ -56,7 +57,7 @@ def estimate(settings: Settings) -> str:
     }
     tokenizer, skeleton = load_tokenizer(name, **source), load_skeleton(name, **source)
     weights = _met_by_a_token(skeleton)
-    todo = plan(settings)
+    todo, trained = plan(settings), tunings(settings)
     costs = {
         task: cost(tasks[task], settings.tasks[item].limit or settings.limit, tokenizer)
         for item in settings.tasks
@@ -69,7 +70,7 @@ def estimate(settings: Settings) -> str:
         f"{'task':<36}{'documents':>11}{'requests':>10}{'read':>12}{'written at most':>17}{'times':>7}",
     ]
     times = dict.fromkeys(costs, 0)
-    for setting in todo:
+    for setting in (*todo, *trained):
         for by_language in setting.tasks(settings).values():
             for task in by_language.values():
                 times[task] += 1
@@ -80,12 +81,19 @@ def estimate(settings: Settings) -> str:
     written = sum(times[task] * found.written for task, found in costs.items())
     lines += ["", f"{len(todo)} settings, {sum(times.values()):,} evaluations of a task:"]
     lines += [f"  {setting.name:<44}{' '.join(setting.tasks(settings))}" for setting in todo]
+    if trained:
+        lines += ["", f"{len(trained)} trained models, each evaluated:"]
+        lines += [f"  {tuning.name:<44}{' '.join(tuning.tasks(settings))}" for tuning in trained]
     lines += ["", "estimate (2 FLOP for each parameter and token; no attention, no padding):"]
     passes = settings.samples * len(settings.languages)
     sizes = [settings.detection_of(language).get("max_documents") for language in settings.languages]
     most = settings.samples * sum(size or 0 for size in sizes) * settings.detection.get("max_length", 512)
     bound = f"{most:,} tokens at most, {_flop(most, weights)} for the forward pass" if all(sizes) else "whole corpora"
     lines.append(f"  detection: {passes} passes, {bound}")
+    if trained:
+        chosen = settings.enhancement
+        learned = sum(tuning.documents for tuning in trained) * chosen.max_length * chosen.epochs
+        lines.append(f"  training:  {learned:,} tokens at most, {_flop(3 * learned, weights)}, backward passes too")
     lines.append(f"  evaluation: {read:,} tokens read, {_flop(read, weights)}")
     lines.append(f"              {written:,} tokens written at most, {_flop(written, weights)}")
     return "\n".join(lines)

@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_plnd.experiments.conditions import Setting, neuron_sets, plan, region_of, switched_off
+from lm_eval_plnd.experiments.enhancement import COLUMNS as TUNED_COLUMNS
+from lm_eval_plnd.experiments.enhancement import ENHANCED, TUNED, Tuning, train, tunings, write_documents
+from lm_eval_plnd.experiments.enhancement import rows as tuned_rows
 from lm_eval_plnd.experiments.results import (
     BITS,
     BYTES,
@@ -328,6 +331,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
         with open(output / "log.jsonl", "a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
+    draw_all(settings, tasks, output)
     samples = detect_all(settings, model, output, log)
     planned = plan(settings)
     off = [switched_off(setting, settings, samples[setting.sample]) for setting in planned]
@@ -358,7 +362,70 @@ def experiment(settings: Settings, output: str | Path) -> Path:
             write_results()
         bar.update(bar.total - bar.n)
     write_results()
+    model.cache_clear()  # the trained models take its place
+    evaluator.cache_clear()
+    enhance(settings, tasks, output, log)
     return output / RESULTS
+
+
+# fine-tuning: Figure 4 and Table 6
+
+
+def draw_all(settings: Settings, tasks: Mapping[str, Task], folder: Path) -> None:
+    """Draws the documents of all that is trained; what is there is kept.
+
+    Raises:
+        PLNDError: if a corpus has too few.
+    """
+    todo = tunings(settings)
+    paths = {folder / TUNED / tuning.corpus: tuning for tuning in todo}
+    if todo:
+        (folder / TUNED).mkdir(exist_ok=True)
+    for path in unwritten(paths, folder):
+        write_documents(settings, paths[path], tasks, path)
+
+
+def enhance(settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Callable[..., None]) -> None:
+    """Trains and evaluates one model after the other, those that are not there yet, and writes `enhancement.csv`."""
+    from tqdm import tqdm
+
+    from plnd.io.files import write_bytes, write_csv
+
+    todo = tunings(settings)
+    paths = {folder / SAMPLES / f"{tuning.name}.json": tuning for tuning in todo}
+
+    def write_table() -> None:
+        with claimed(folder / ENHANCED, folder):
+            done = [(paths[path], _read_values(path)) for path in paths if path.exists()]
+            table = [row for tuning, values in done for row in tuned_rows(tuning, settings, folder, values)]
+            write_csv(folder / ENHANCED, TUNED_COLUMNS, table)
+
+    with tqdm(total=len(paths), desc="enhancement", unit=" models", file=sys.stderr, disable=not paths) as bar:
+        for path in unwritten(paths, folder):
+            bar.set_postfix_str(paths[path].name)
+            bar.update(sum(path.exists() for path in paths) - bar.n)
+            values = _tuned_values(paths[path], settings, tasks, folder, log)
+            write_bytes((json.dumps(values) + "\n").encode(), path)
+            write_table()
+        bar.update(bar.total - bar.n)
+    if paths:
+        write_table()
+
+
+def _tuned_values(
+    tuning: Tuning, settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Callable[..., None]
+) -> Values:
+    """Trains one model, and what it answers on the tasks of its items."""
+    elapsed = _clock()
+    trained = train(tuning, settings, folder)
+    log(step="train", setting=tuning.name, **elapsed())
+    evaluator = Evaluator(settings, load_lm({**settings.model, "pretrained": trained}), tasks)
+    values: Values = {}
+    for item, named in tuning.tasks(settings).items():
+        elapsed = _clock()
+        values |= evaluator(item, list(named.values()))
+        log(step="evaluate", setting=tuning.name, item=item, **elapsed())
+    return values
 
 
 def prepared(settings: Settings) -> dict[str, Task]:

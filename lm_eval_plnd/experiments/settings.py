@@ -28,6 +28,14 @@ TABLES = {
     "table10": "understanding",
 }
 """What can be run, and the item of `tasks` on which the paper does; Table 11 is Table 10 of another model."""
+ENHANCING = ("figure4", "table6")
+"""What trains neurons instead of switching them off (`lm_eval_plnd.experiments.enhancement`)."""
+BENCHMARKS = ("reasoning", "understanding", "knowledge", "generation")
+"""The items that the paper enhances, in the order of Figure 4: MGSM, XQuAD, X-CSQA and XL-Sum."""
+HIGH, LOW = ("de", "fr", "zh", "es", "ru"), ("vi", "th", "ar", "sw")
+"""The paper's languages of Figure 4 and of Table 6."""
+STATES = ("neurons", "random", "lora", "full")
+"""What can be trained: a language's neurons, as many random ones, LoRA, every parameter."""
 NEURONS = ("all", "specific", "without_english", "without_shared")
 """Kinds of sets; without a rule of one language there is only `specific`, which contrast finds."""
 OVERLAPPING = {"table8": "without_english", "table9": "without_shared"}
@@ -135,6 +143,36 @@ class Search(Fields):
     language: str = "zh"
 
 
+class Enhancement(Fields):
+    """Figure 4 and Table 6: what is trained, on which documents, and how (`peft_plnd.fine_tuning` says why).
+
+    Attributes:
+        documents: numbers of documents that a language's neurons are trained on for Figure 4.
+        compared: the number that the other states are trained on, and all of them for Table 6.
+        states: some of `STATES`; the original model is always there.
+        neurons: the set that is trained, some of `NEURONS`.
+        high, low: the languages of Figure 4 and of Table 6; by default the paper's, as far as the experiment has them.
+        corpus: what training reads, as the experiment's `corpus`, which is the default.
+        pool: documents are drawn from the first so many of it.
+        max_length, batch_size, epochs, lora_rank: as in `peft_plnd.fine_tuning.Settings`.
+        rates: peak learning rates by state, where not the default.
+    """
+
+    documents: list[int] = [100, 200, 400, 800]
+    compared: int = 400
+    states: list[str] = list(STATES)
+    neurons: str = "all"
+    high: list[str] | None = None
+    low: list[str] | None = None
+    corpus: str | dict[str, str] | None = None
+    pool: int = 10_000
+    max_length: int = 512
+    batch_size: int = 4
+    epochs: int = 1
+    lora_rank: int = 8
+    rates: dict[str, float] = {}
+
+
 def _no_switch(found: Any) -> Any:
     """Refuses what YAML makes of a bare `off`."""
     if found is False:
@@ -178,6 +216,7 @@ class Settings(Fields):
         shards: parts into which each detection is cut, so that several processes share it; changes no result.
         seeds: of the random controls, which are drawn like the first sample's sets.
         limit: at most so many documents of each task.
+        enhancement: what Figure 4 and Table 6 train; their documents are drawn anew for each of `seeds`.
         metadata: as lm-eval's, for all items.
         include_path: folder of further tasks, as lm-eval's.
     """
@@ -198,6 +237,7 @@ class Settings(Fields):
     shards: int = 1
     seeds: list[int] = [0]
     limit: int | None = None
+    enhancement: Enhancement = Enhancement()
     metadata: dict[str, Any] = {}
     include_path: str | None = None
 
@@ -216,6 +256,18 @@ class Settings(Fields):
         if isinstance(self.corpus, dict):
             return self.corpus[language]
         return self.corpus.replace("{language}", language)
+
+    def training_corpus_of(self, language: str) -> str:
+        """Where the documents are that a language's training draws from."""
+        corpus = self.enhancement.corpus
+        if corpus is None:
+            return self.corpus_of(language)
+        return corpus[language] if isinstance(corpus, dict) else corpus.replace("{language}", language)
+
+    def enhanced(self, name: str) -> list[str]:
+        """The languages of Figure 4 or of Table 6."""
+        chosen, paper = {"figure4": (self.enhancement.high, HIGH), "table6": (self.enhancement.low, LOW)}[name]
+        return [x for x in paper if x in self.others] if chosen is None else chosen
 
     def detection_of(self, language: str) -> dict[str, Any]:
         """How to detect in one language: arguments of `plnd.DetectConfig`."""
@@ -279,7 +331,7 @@ def parse_settings(found: Mapping[str, Any]) -> Settings:
     if isinstance(tasks := values.get("tasks"), Mapping):
         values["tasks"] = {name: {"task": item} if isinstance(item, str) else item for name, item in tasks.items()}
     if "experiments" in values:
-        values["experiments"] = _experiments(values["experiments"])
+        values["experiments"] = _experiments(values["experiments"], values.get("tasks"))
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -301,17 +353,23 @@ def _put(found: dict[str, Any], name: str, value: Any) -> None:
     found[last] = value
 
 
-def _experiments(found: Any) -> Any:
-    """Tables to items, from a list of tables or a mapping in which the paper's items may be left out."""
+def _experiments(found: Any, tasks: Any) -> Any:
+    """Tables to items, from a list of tables or a mapping in which the paper's items may be left out.
+
+    For Figure 4 and Table 6 these are the paper's benchmarks that are among the tasks, or else the text.
+    """
+    named = tasks if isinstance(tasks, Mapping) else {}
+    benchmarks = [item for item in BENCHMARKS if item in named] or ["text"]
+    paper = {**{table: [item] for table, item in TABLES.items()}, **dict.fromkeys(ENHANCING, benchmarks)}
     if isinstance(found, list) and all(isinstance(table, str) for table in found):
         found = dict.fromkeys(found)
     if not isinstance(found, Mapping):
         return found
     for table in found:
-        if table not in TABLES:
-            raise PLNDError(f"experiments.{table}: unknown, expected some of {', '.join(TABLES)}")
+        if table not in paper:
+            raise PLNDError(f"experiments.{table}: unknown, expected some of {', '.join(paper)}")
     return {
-        table: [TABLES[table]] if items is None else [items] if isinstance(items, str) else items
+        table: paper[table] if items is None else [items] if isinstance(items, str) else items
         for table, items in found.items()
     }
 
@@ -331,6 +389,7 @@ def _mistake(error: ValidationError) -> str:
         return f"{_dotted(path)}: missing"
     if kind in unknown:
         parts = {"tasks": Item, "rule": Rule, "regions": Blocks, "search": Search, "detection": Detection}
+        parts["enhancement"] = Enhancement
         if path[:2] == ["rule", "contrast"]:
             parts["rule"] = Contrast
         names = parts[str(path[0])].__annotations__ if path[1:] else Settings.__annotations__
@@ -442,7 +501,9 @@ def _check_experiment(settings: Settings, table: str, items: list[str]) -> None:
             raise PLNDError(f"experiments.{table}: {item} is not among tasks, which has {', '.join(settings.tasks)}")
     if table in OVERLAPPING and OVERLAPPING[table] not in settings.kinds:
         raise PLNDError(f"experiments.{table}: {OVERLAPPING[table]!r} {_NO_LANGUAGE_NEURONS}")
-    if table == "table10":
+    if table in ENHANCING:
+        _check_enhancement(settings, table)
+    elif table == "table10":
         search = settings.search
         if search is None:
             raise PLNDError("search: missing; table10 needs search.under and search.gen, the numbers of blocks to try")
@@ -458,3 +519,53 @@ def _check_experiment(settings: Settings, table: str, items: list[str]) -> None:
         if settings.regions is None:
             raise PLNDError(f"regions: missing; {table} needs regions.under (N1) and regions.gen (N2)")
         Regions(("under",), settings.regions.under, settings.regions.gen)
+
+
+# What may stand among the model's arguments when it is trained: what does not make another model of it.
+_TRAINABLE = (
+    "pretrained revision dtype device batch_size max_batch_size max_length trust_remote_code tokenizer"
+    " use_fast_tokenizer add_bos_token prefix_token_id softmax_dtype truncation logits_cache"
+).split()
+
+
+def _check_enhancement(settings: Settings, table: str) -> None:
+    chosen = settings.enhancement
+    name = "high" if table == "figure4" else "low"
+    languages = settings.enhanced(table)
+    if not languages:
+        raise PLNDError(f"enhancement.{name}: none of the paper's is among languages; name those that {table} trains")
+    for language in languages:
+        if language not in settings.others:
+            raise PLNDError(f"enhancement.{name}: {language} is not among {', '.join(settings.others)}")
+    for field in ("states", "documents"):
+        values: list[Any] = getattr(chosen, field)
+        if not values or len(set(values)) < len(values):
+            raise PLNDError(f"enhancement.{field}: found {values!r:.60}, expected one or more, each once")
+    for field, names in (("states", chosen.states), ("rates", list(chosen.rates))):
+        if unknown := [state for state in names if state not in STATES]:
+            raise PLNDError(f"enhancement.{field}: unknown {unknown[0]!r}, expected some of {', '.join(STATES)}")
+    if chosen.neurons not in NEURONS:
+        raise PLNDError(f"enhancement.neurons: unknown {chosen.neurons!r}, expected one of {', '.join(NEURONS)}")
+    if chosen.neurons not in settings.kinds:
+        raise PLNDError(f"enhancement.neurons: {chosen.neurons!r} {_NO_LANGUAGE_NEURONS}")
+    if isinstance(chosen.corpus, dict) and (missing := [x for x in languages if x not in chosen.corpus]):
+        raise PLNDError(f"enhancement.corpus.{missing[0]}: missing")
+    if isinstance(chosen.corpus, str) and "{language}" not in chosen.corpus:
+        raise PLNDError(f"enhancement.corpus: {chosen.corpus!r} is one for all languages, expected {{language}} in it")
+    numbers = {"pool": chosen.pool, "compared": chosen.compared, "documents": min(chosen.documents)}
+    numbers |= {name: getattr(chosen, name) for name in ("max_length", "batch_size", "epochs", "lora_rank")}
+    numbers |= {f"rates.{state}": rate for state, rate in chosen.rates.items()}
+    for name, number in numbers.items():
+        if number <= 0:
+            raise PLNDError(f"enhancement.{name}: found {number}, expected more than 0")
+    if chosen.pool < max(*chosen.documents, chosen.compared):
+        most = max(*chosen.documents, chosen.compared)
+        raise PLNDError(f"enhancement.pool: found {chosen.pool}, expected at least {most}, the documents to draw")
+    if settings.model.get("dtype") not in ("bfloat16", "float32"):
+        found = settings.model.get("dtype", "none")
+        raise PLNDError(f"model.dtype: found {found}, expected bfloat16 or float32, in which {table} trains")
+    if unknown := [argument for argument in settings.model if argument not in _TRAINABLE]:
+        raise PLNDError(f"model.{unknown[0]}: a model with it is not trained here; run {table} without it")
+    if settings.model.get("device") not in (None, "cpu", "cuda", "cuda:0", "mps"):
+        device = settings.model["device"]
+        raise PLNDError(f"model.device: found {device}, expected cpu or cuda; CUDA_VISIBLE_DEVICES chooses among GPUs")

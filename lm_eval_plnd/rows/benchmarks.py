@@ -288,12 +288,14 @@ def mzsre(context_language: str, question_language: str, data_dir: str | None = 
 
     Args:
         context_language: language of the context; one of the two is en.
-        question_language: language of question and answer; the other is one of de es fr pt ru th tr vi zh.
+        question_language: language of question and answer; the other is one of de es fr pt ru th tr vi zh, or en, too:
+            the English rows, which are the same in every file, of the German one.
         data_dir: folder with `mzsre/en-{language}.json` as ReMaKE publishes them; None reads ReMaKE's own repository.
     Raises:
         CorpusError: if the file cannot be read, or is something else.
     """
     other = question_language if context_language == "en" else context_language
+    other = "de" if other == "en" else other
     if data_dir is None:
         source: str | Path = MZSRE.format(language=other)
     else:

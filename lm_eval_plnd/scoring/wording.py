@@ -29,8 +29,8 @@ FORMS: Mapping[str, Table] = {
     "de": {
         "wahr": "wahre|wahrer|wahres|wahren|wahrem",
         "falsch": "falsche|falscher|falsches|falschen|falschem",
-        "unbestimmt": "nicht sagen|unbestimmte|unbestimmter|unbestimmtes|unbestimmten|unbestimmtem|unbestimmbar|"
-        "unklar|ungewiss|"
+        "unklar": "nicht sagen|unklare|unklarer|unklares|unklaren|unklarem|ungewiss|unbestimmt|unbestimmte|"
+        "unbestimmter|unbestimmtes|unbestimmten|unbestimmtem|unbestimmbar|"
         "unentschieden|nicht bestimmbar|nicht eindeutig|nicht sicher|nicht klar|nicht bestimmen|nicht entscheiden|"
         "nicht feststellen|nicht beurteilen|nicht bestimmt werden|nicht entschieden werden",
     },

@@ -11,6 +11,7 @@ from plnd.commands.shared import (
     add_fields,
     add_loading,
     add_model,
+    add_plot,
     from_flags,
     load_any,
     model_source,
@@ -45,7 +46,7 @@ class Lens(Command):
         add_loading(parser)
         add_blockwise(parser)
         parser.add_argument("--csv", help="also write the counts as CSV")
-        parser.add_argument("--plot", help="also draw the shares (.png, .svg, .pdf)")
+        add_plot(parser, "the shares")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
@@ -55,6 +56,7 @@ class Lens(Command):
         from plnd.logit_lens.lens import decode_tokens, lens_panels, save_lens
         from plnd.models.layout import Layout
         from plnd.models.loading import load_skeleton, load_tokenizer
+        from plnd.plot_style import check_plot
 
         if len(args.corpus) != len(args.language):
             raise PLNDError(f"{len(args.corpus)} corpora and {len(args.language)} languages: expected one for each")
@@ -63,6 +65,8 @@ class Lens(Command):
         config = from_flags(LensConfig, args)
         for path in filter(None, (args.csv, args.plot)):
             check_writable(path)
+        if args.plot:
+            check_plot(args.plot)
         chosen = ("cld3", "script") if args.identifier == "both" else (args.identifier,)
         identifiers = [find_identifier(name) for name in chosen]
         corpora = [open_corpus(corpus, args) for corpus in args.corpus]
@@ -87,4 +91,4 @@ class Lens(Command):
         if args.plot:
             from plnd.plots import plot_lines
 
-            plot_lines(panels, args.plot, "share (%)", along="blocks passed")
+            plot_lines(panels, args.plot, "share (%)", along="blocks passed", passed=True, columns=args.columns)

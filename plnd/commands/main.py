@@ -17,6 +17,7 @@ from plnd.commands.lens import Lens
 from plnd.commands.neuron import Neuron
 from plnd.commands.sets import Combine, Layers, Overlap, Select
 from plnd.commands.shared import Command, error_line, print_error, print_warning
+from plnd.commands.streams import Session, session
 from plnd.errors import PLNDError
 from plnd.io.files import check_outputs
 from plnd.version import __version__
@@ -52,26 +53,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     argv = sys.argv[1:] if argv is None else argv
-    args = make_parser(find_commands(argv)).parse_args(argv)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = print_warning
+    args = argparse.Namespace(command=argv[0] if argv else "", advice=lambda args: "")
+    with session() as run, warnings.catch_warnings():
+        warnings.showwarning = print_warning
+        try:
+            args = _parsed(argv, run)
+            check_text(argv)
             check_paths(args)
             args.run(args)
-        sys.stdout.flush()
-        return 0
-    except KeyboardInterrupt:
-        print_error(args.command, "; ".join(filter(None, ("interrupted", args.advice(args)))))
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        line = error_line(error)
-        if line is None:
-            raise
-        print_error(args.command, line)
-        return 2
+            run.check_output()
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            if run.interrupted or isinstance(error, KeyboardInterrupt):  # libraries may make another error of it
+                print_error(args.command, "; ".join(filter(None, ("interrupted", args.advice(args)))))
+                return 130
+            line = error_line(error)
+            if line is None:
+                raise
+            print_error(args.command, line)
+            return 2
+
+
+def _parsed(argv: Sequence[str], run: Session) -> argparse.Namespace:
+    try:
+        return make_parser(find_commands(argv)).parse_args(argv)
+    except SystemExit:  # after --help, too
+        run.check_output()
+        raise
+
+
+def check_text(argv: Sequence[str]) -> None:
+    """Refuses names of files that are no text in this locale, before they are to be written into an artifact.
+
+    Raises:
+        PLNDError: naming the argument.
+    """
+    for argument in argv:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise PLNDError(f"argument {argument!r}: its bytes are no text here, which no artifact can hold; rename it")
 
 
 def check_paths(args: argparse.Namespace) -> None:

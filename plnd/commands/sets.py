@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plnd.commands.shared import Command, add_restriction, load_named, restriction, save_neurons
+from plnd.commands.shared import Command, add_plot, add_restriction, load_named, restriction, save_neurons
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -231,15 +231,17 @@ class Overlap(Command):
         """Adds the sets and the files to write."""
         parser.add_argument("files", nargs="+", help="neurons artifacts")
         parser.add_argument("--csv", help="also write the matrices as CSV")
-        parser.add_argument("--plot", help="also draw them (.png, .svg, .pdf)")
+        add_plot(parser)
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Prints the matrices, and writes and draws them where asked."""
-        show_overlap(load_named(args.files), csv=args.csv, plot=args.plot)
+        show_overlap(load_named(args.files), csv=args.csv, plot=args.plot, columns=args.columns)
 
 
-def show_overlap(sets: Mapping[str, NeuronSet], *, csv: str | Path | None, plot: str | Path | None) -> None:
+def show_overlap(
+    sets: Mapping[str, NeuronSet], *, csv: str | Path | None, plot: str | Path | None, columns: int = 2
+) -> None:
     """Prints the overlap of every pair of sets, over all, attention and feed-forward neurons; writes and draws it."""
     from plnd.io.files import write_csv
     from plnd.neurons.overlap import STRUCTURES, overlap
@@ -259,7 +261,7 @@ def show_overlap(sets: Mapping[str, NeuronSet], *, csv: str | Path | None, plot:
     if plot:
         from plnd.plots import plot_overlap
 
-        plot_overlap(matrices, names, plot)
+        plot_overlap(matrices, names, plot, columns=columns)
 
 
 class Layers(Command):
@@ -273,7 +275,7 @@ class Layers(Command):
         """Adds the sets and the files to write."""
         parser.add_argument("files", nargs="+", help="neurons artifacts")
         parser.add_argument("--csv", help="also write the counts as CSV")
-        parser.add_argument("--plot", help="also draw them (.png, .svg, .pdf)")
+        add_plot(parser)
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
@@ -297,4 +299,4 @@ class Layers(Command):
         if args.plot:
             from plnd.plots import plot_layers
 
-            plot_layers(counts, args.plot)
+            plot_layers(counts, args.plot, columns=args.columns)

@@ -72,6 +72,9 @@ def error_line(error: Exception) -> str | None:
             "out of memory; try a smaller --batch-size or --max-length, --dtype bfloat16, or, of plnd detect,"
             " --blockwise, which holds two blocks of the model at a time"
         )
+    if isinstance(error, OSError):  # a disk that is full, a file that is gone, the network
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror or ' '.join(str(error).split()) or type(error).__name__}"
     return None
 
 
@@ -81,8 +84,10 @@ def say(line: str) -> None:
 
 
 def json_text(value: Any) -> str:
-    """JSON to print, letters of all scripts as they are; what would steer a terminal is escaped, as JSON can."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=dict)
+    """JSON to print, letters of all scripts as they are, where stdout can write them; what would steer a terminal is
+    escaped, as JSON can."""
+    escaped = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=escaped, default=dict)
     lines = text.split("\n")  # those of the layout: within strings JSON has escaped them
     return "\n".join("".join(f"\\u{ord(x):04x}" if visible(x) != x else x for x in line) for line in lines)
 
@@ -129,6 +134,17 @@ def _accepted(annotation: Any) -> dict[str, Any]:
 def from_flags(config: type[Config], args: argparse.Namespace) -> Config:
     """The configuration that the flags of `add_fields` give."""
     return config(**{field.name: getattr(args, field.name) for field in fields(config)})  # type: ignore[arg-type]
+
+
+# pictures
+
+
+def add_plot(parser: argparse.ArgumentParser, what: str = "them") -> None:
+    """Adds --plot and --columns."""
+    parser.add_argument("--plot", help=f"also draw {what} (.png, .svg, .pdf)")
+    parser.add_argument(
+        "--columns", type=int, choices=(1, 2), default=2, help="of --plot: over one column of a paper's page, or two"
+    )
 
 
 # models

@@ -43,7 +43,6 @@ CHECKPOINT_SECONDS = 60.0
 """Age at which a checkpoint is replaced."""
 
 
-@torch.no_grad()
 def detect(
     model: nn.Module,
     documents: Iterable[str | Sequence[int]] | Sections,
@@ -60,7 +59,7 @@ def detect(
 
     `config.method` and `config.scoring` measure something else, for comparison.
 
-    Beyond the model's own forward pass this keeps five vectors per projection, the current batch's importances (one
+    Beyond the model's own forward pass this keeps eight vectors per projection, the current batch's importances (one
     number per neuron and document) and the blocks stated in `plnd.importance.attention.attention_importance`.
 
     Args:
@@ -120,6 +119,7 @@ def detect_shard(
     return _detect(model, documents, shard, config, tokenizer, source, checkpoint, resume, progress, processes)
 
 
+@torch.no_grad()
 def _detect(
     model: nn.Module,
     documents: Iterable[str | Sequence[int]] | Sections,
@@ -191,7 +191,7 @@ class _Run:
         kept = path is not None or shard.count > 1
         self.settings = run_settings(layout, config, WINDOW, shard, self.deactivated) if kept else None
         self.saved = time.monotonic()
-        self.resumed: Checkpoint | None = None  # until the corpus has been read up to there
+        self.resumed: str | None = None  # the checkpoint's digest, until the corpus has been read up to there
 
     def read(self, corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
         """Takes in the whole corpus, window by window."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from plnd.errors import FamilyError, PLNDError
-from plnd.io.files import write_bytes
+from plnd.io.files import remove_left_over, whole_folder, write_bytes
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
 from plnd.models.stored import INDEX, OTHER_WEIGHTS, SINGLE, Stored, checkpoint_folder, stored_tensors, weight_files
@@ -76,6 +74,7 @@ def export(
     check_set(neurons)
     neurons.check_some("zero")
     source, output = checkpoint_folder(str(model), revision), Path(os.path.realpath(output))
+    remove_left_over(output)  # it may put an earlier export back
     _check_output(output, source, overwrite)
     files = weight_files(source)
     _check_space(output, sum((source / file).stat().st_size for file in files))
@@ -100,7 +99,7 @@ def export(
         "left_out": left_out,
         "earlier": _earlier_record(source),
     }
-    with _folder_in_one_step(output) as folder:
+    with whole_folder(output, overwrite=overwrite) as folder:
         for name in carried:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
@@ -333,33 +332,6 @@ def _check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(output.parent).free if output.parent.is_dir() else needed
     if free < needed:
         raise PLNDError(f"{output}: {free:,} bytes are free there, but the weights need {needed:,}")
-
-
-@contextmanager
-def _folder_in_one_step(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place at the end, or is gone after an error."""
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-    except OSError as error:
-        raise PLNDError(
-            f"{output}: cannot be written ({error.strerror or error}); choose a place that exists and is yours"
-        ) from None
-    try:
-        whole, earlier = temporary / "whole", temporary / "earlier"
-        whole.mkdir()
-        yield whole
-        if output.exists():
-            os.rename(output, earlier)
-        try:
-            os.rename(whole, output)
-        except OSError:
-            if earlier.exists():
-                os.rename(earlier, output)
-            raise
-    except OSError as error:
-        raise PLNDError(f"{output}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_weights(

@@ -1,4 +1,4 @@
-"""Files, whole or not at all: writing in one step, digests, tables as CSV.
+"""Files and folders, whole or not at all: writing in one step, digests, tables as CSV.
 
 A link is followed, and its target written. What is no plain file (a device, a pipe) is written to, not replaced.
 """
@@ -6,6 +6,7 @@ A link is followed, and its target written. What is no plain file (a device, a p
 from __future__ import annotations
 
 import csv
+import ctypes
 import glob
 import hashlib
 import io
@@ -154,8 +155,78 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             raise PLNDError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+@contextmanager
+def whole_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that takes the place of `path` when the context ends well, and is gone otherwise.
+
+    All that is in it is on the disk before it has its name. With `overwrite`, a folder that is there already changes
+    places with it, where the system can do that in one step; elsewhere it is moved away first, and if the process is
+    killed in between, whoever writes there next puts it back (`remove_left_over`).
+
+    Raises:
+        PLNDError: if the folder around does not exist or cannot be written, or what is there is not to be replaced.
+    """
+    path = Path(os.path.realpath(path))
+    remove_left_over(path)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise PLNDError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a place that exists and is yours"
+        ) from None
+    whole, earlier = temporary / _WHOLE, temporary / _EARLIER
+    try:
+        with _held(temporary):
+            whole.mkdir()
+            yield whole
+            _sync_tree(whole)
+            if not overwrite or not path.exists():
+                os.rename(whole, path)
+            elif not exchange(whole, path):
+                _replace(whole, path, earlier)
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise PLNDError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if path.exists() or not earlier.exists():  # else the next run puts it back
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+_WHOLE, _EARLIER = "whole", "earlier"
+"""Within the temporary folder: the new one, and the one that was there, while neither has its name."""
+
+
+def _replace(whole: Path, path: Path, earlier: Path) -> None:
+    """A folder in the place of another, which is moved to `earlier`, or put back after whatever went wrong."""
+    os.rename(path, earlier)
+    try:
+        os.rename(whole, path)
+    finally:
+        if not path.exists():
+            os.rename(earlier, path)
+
+
+def exchange(path: Path, other: Path) -> bool:
+    """Two names change places in one step (Linux); False, and nothing done, where one is missing or it cannot be."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # another system, or an old C library
+        return False
+    here, exchanged = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(path), here, os.fsencode(other), exchanged) == 0
+
+
+def _sync_tree(folder: Path) -> None:
+    """Every file and every name in a folder is on the disk."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as stream:
+                os.fsync(stream.fileno())
+        _sync_folder(Path(place))
+
+
 def _sync_folder(folder: Path) -> None:
-    """The new name is on the disk too; where a folder cannot be opened (Windows), that is the system's to do."""
+    """Its names are on the disk too; where a folder cannot be opened (Windows), that is the system's to do."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -165,11 +236,25 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The lock of a folder, by which others see that its process lives."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A new file beside `path`, gone afterwards unless it was renamed; what killed processes left there goes first."""
     if os.path.isdir(path):
         raise PLNDError(f"{path}: is a folder, expected the name of a file to write")
-    _remove_left_over(path)
+    remove_left_over(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
@@ -188,13 +273,29 @@ def _temporary(path: Path) -> Iterator[Path]:
             os.unlink(name)
 
 
-def _remove_left_over(path: Path) -> None:
-    """Removes temporary files of `path` whose process has ended: the system gave their locks back."""
+def remove_left_over(path: Path) -> None:
+    """Removes temporary files and folders of `path` whose process has ended: the system gave their locks back.
+
+    A folder that was moved away to make room, and whose place is empty, is put back.
+    """
     for name in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with suppress(OSError), open(name, "rb") as stream:
-            fresh = time.time() - os.fstat(stream.fileno()).st_mtime < FRESH_SECONDS
-            if not fresh and _lock(stream.fileno()):
-                name.unlink()
+        with suppress(OSError):
+            handle = os.open(name, os.O_RDONLY)
+            try:
+                if not _is_abandoned(name, handle):
+                    continue
+                if (name / _EARLIER).exists() and not path.exists():
+                    os.rename(name / _EARLIER, path)
+                shutil.rmtree(name) if name.is_dir() else name.unlink()
+            finally:
+                os.close(handle)
+
+
+def _is_abandoned(name: Path, handle: int) -> bool:
+    """Whether nobody has its lock any more: a folder is locked before anything is in it, a file soon after."""
+    locked_once = name.is_dir() and any(name.iterdir())
+    fresh = time.time() - os.fstat(handle).st_mtime < FRESH_SECONDS
+    return (locked_once or not fresh) and _lock(handle)
 
 
 def _lock(handle: int) -> bool:

@@ -233,7 +233,7 @@ def _skeleton(kind: Any, name: str, config: Any, trust_remote_code: bool) -> Any
     try:
         with torch.device("meta"):
             return kind.from_config(config, trust_remote_code=trust_remote_code)
-    except ValueError as error:
+    except Exception as error:  # whatever a class makes of a configuration with other values than it expects
         raise cannot_load(name, error) from None
 
 

@@ -11,7 +11,18 @@ from matplotlib.colors import to_hex
 
 from pictures import curves, drawn, named_bars, ticks
 from plnd.errors import PLNDError
-from plnd.plots import SMALLEST, draw_bars, draw_layers, draw_lines, draw_overlap, draw_scatter, plot_layers
+from plnd.plot_style import WIDTHS
+from plnd.plots import (
+    SMALLEST,
+    Points,
+    draw_bars,
+    draw_layers,
+    draw_lines,
+    draw_overlap,
+    draw_points,
+    draw_scatter,
+    plot_layers,
+)
 
 OVERLAP = {
     "all": np.array([[1.0, 0.25], [0.75, 1.0]]),
@@ -28,12 +39,12 @@ def test_overlap_is_a_heat_map_of_each_structure():
     """Row x, column y: the matrix itself on one scale from 0 to 1, each number written in its cell, nan as a dash."""
     figure = draw_overlap(OVERLAP, ["en", "zh"])
     *maps, bar = figure.axes
-    assert [axis.get_title() for axis in maps] == ["all", "feed-forward"]
+    assert [axis.get_title() for axis in maps] == ["all neurons", "feed-forward"]
     for axis, matrix in zip(maps, OVERLAP.values(), strict=True):
         (image,) = axis.get_images()
         np.testing.assert_array_equal(np.ma.filled(image.get_array(), np.nan), matrix)
         assert image.get_clim() == (0, 1) and image.get_cmap().name == "Blues"
-        assert ticks(axis) == ticks(axis, "y") == ["en", "zh"]
+        assert ticks(axis) == ticks(axis, "y") == ["English", "Chinese"]
         assert (axis.get_xlabel(), axis.get_ylabel()) == ("y", "x")
         for text in axis.texts:
             column, row = text.get_position()
@@ -44,8 +55,8 @@ def test_overlap_is_a_heat_map_of_each_structure():
     assert bar.get_ylabel() == "|x ∩ y| / |y|"
 
 
-@pytest.mark.parametrize("names, angle", [(["en", "zh"], 0), (["en", "zh_own"], 45)])
-def test_long_names_of_sets_are_slanted(names, angle):
+@pytest.mark.parametrize("names, angle", [(["a", "b"], 0), (["en", "zh_own"], 90)])
+def test_long_names_of_sets_stand_upright(names, angle):
     """So that they do not run into each other."""
     axis = draw_overlap({"all": np.eye(2)}, names).axes[0]
     assert {label.get_rotation() for label in axis.get_xticklabels()} == {angle}
@@ -55,10 +66,10 @@ def test_layers_add_up_attention_and_feed_forward():
     """One line for each set: neurons of a block over the four projections of attention, and over the other three."""
     figure = draw_layers(LAYERS)
     assert curves(figure) == {
-        ("attention", "zh"): [11, 2, 3],
-        ("feed-forward", "zh"): [7, 8, 9],
-        ("attention", "en"): [0, 5, 0],
-        ("feed-forward", "en"): [1, 3, 1],
+        ("attention", "Chinese"): [11, 2, 3],
+        ("feed-forward", "Chinese"): [7, 8, 9],
+        ("attention", "English"): [0, 5, 0],
+        ("feed-forward", "English"): [1, 3, 1],
     }
     assert [axis.get_xlabel() for axis in figure.axes] == ["block", "block"]
     assert figure.axes[0].get_ylabel() == "neurons"
@@ -68,27 +79,67 @@ def test_layers_add_up_attention_and_feed_forward():
 def test_lines_have_a_panel_a_colour_and_a_scale():
     """A name keeps its colour in every panel, and all panels have one vertical scale."""
     figure = draw_lines(PANELS, "share, %")
-    assert curves(figure) == {("words", "en"): [1, 2, 3], ("words", "zh"): [4, 5, 6], ("all", "zh"): [9]}
+    named = {("words", "English"): [1, 2, 3], ("words", "Chinese"): [4, 5, 6], ("all", "Chinese"): [9]}
+    assert curves(figure) == named
     first, second = figure.axes
     assert first.get_ylabel() == "share, %" and first.get_ylim() == second.get_ylim()
     assert first.get_xlabel() == second.get_xlabel() == "block"
     assert first.get_ylim()[0] <= 1 and first.get_ylim()[1] >= 9
 
 
-def test_lines_wrap_after_four_panels():
-    """Five panels are two rows; the empty places of the second show no axes."""
-    figure = draw_lines({str(n): {"x": np.arange(3.0) * n} for n in range(5)}, "y")
-    rows, columns = figure.axes[0].get_gridspec().get_geometry()
-    assert (rows, columns) == (2, 4)
-    assert [axis.axison for axis in figure.axes] == [True] * 5 + [False] * 3
+@pytest.mark.parametrize("columns, shape", [(2, (2, 3)), (1, (5, 1))])
+def test_panels_wrap_to_the_width_of_the_page(columns, shape):
+    """Five panels are two rows, or over one column of a page five; the empty places of the last show no axes."""
+    figure = draw_lines({str(n): {"x": np.arange(3.0) * n} for n in range(5)}, "y", columns=columns)
+    rows, across = figure.axes[0].get_gridspec().get_geometry()
+    assert (rows, across) == shape and figure.get_figwidth() == WIDTHS[columns]
+    assert [axis.axison for axis in figure.axes] == [True] * 5 + [False] * (rows * across - 5)
     assert curves(figure)["4", "x"] == [0, 4, 8]
+
+
+def test_rows_have_as_many_panels_as_are_wanted():
+    """Figure 1 is a row for each of two models, of four languages."""
+    figure = draw_lines({str(n): {"x": np.arange(3.0)} for n in range(8)}, "y", per_row=4)
+    assert figure.axes[0].get_gridspec().get_geometry() == (2, 4)
+
+
+def test_every_unit_has_its_own_scale():
+    """Panels of one unit have one vertical scale, those of another unit theirs, and each unit is named."""
+    panels = {"a": {"x": np.array([0.0, 1.0])}, "b": {"x": np.array([0.0, 50.0])}, "c": {"x": np.array([0.0, 9.0])}}
+    figure = draw_lines(panels, {"a": "%", "b": "bits", "c": "%"})
+    a, b, c = figure.axes
+    assert a.get_ylim() == c.get_ylim() != b.get_ylim()
+    assert [axis.get_ylabel() for axis in figure.axes] == ["%", "bits", "%"]
+
+
+@pytest.mark.parametrize("passed, places", [(False, [1.5, 6.5]), (True, [2, 7])])
+def test_stages_are_marked(passed, places):
+    """A line behind the N1 blocks that understand, one before the N2 that generate, with their numbers above."""
+    values = np.arange(9.0 + passed)
+    (axis,) = draw_lines({"": {"x": values}}, "y", stages=(2, 2), passed=passed).axes
+    marks = [line.get_xdata()[0] for line in axis.get_lines() if line.get_gid() == "stage"]
+    assert marks == places and [text.get_text() for text in axis.texts] == ["N1 = 2", "N2 = 2"]
+
+
+def test_points_have_intervals_and_stand_beside_each_other():
+    """Along a logarithmic axis with the numbers themselves; what has one number alone stands beside the others."""
+    several = Points(np.array([100.0, 400]), np.array([1.0, 3]), np.array([0.5, 2]), np.array([2.0, 3.5]))
+    one = Points(np.array([400.0]), np.array([-1.0]), np.array([-2.0]), np.array([0.0]))
+    panels = {"reasoning": {"neurons": several, "random": one, "lora": one}}
+    (axis,) = draw_points(panels, {"reasoning": "points"}, "documents", levels={"reasoning": 0}, level="original").axes
+    assert axis.get_xscale() == "log" and ticks(axis) == ["100", "400"]
+    neurons, random, lora = (found.lines[0] for found in axis.containers)
+    assert list(neurons.get_xdata()) == [100, 400] and list(neurons.get_ydata()) == [1, 3]
+    assert len({400.0, float(random.get_xdata()[0]), float(lora.get_xdata()[0])}) == 3
+    ends = [segment[:, 1].tolist() for segment in axis.containers[0].lines[2][0].get_segments()]
+    assert ends == [[0.5, 2], [2, 3.5]]
 
 
 def test_stacked_values_stand_on_each_other():
     """Each column begins where the one below it ends."""
     figure = draw_lines({"words": PANELS["words"]}, "share, %", stacked=True)
     by_name = named_bars(figure.axes[0])
-    assert by_name == {"en": [(0, 0, 1), (1, 0, 2), (2, 0, 3)], "zh": [(0, 1, 4), (1, 2, 5), (2, 3, 6)]}
+    assert by_name == {"English": [(0, 0, 1), (1, 0, 2), (2, 0, 3)], "Chinese": [(0, 1, 4), (1, 2, 5), (2, 3, 6)]}
 
 
 def test_places_are_named_under_the_lines():
@@ -112,8 +163,17 @@ def test_bars_stand_side_by_side_around_their_place():
         np.testing.assert_array_equal([height for _, _, height in by_name[name]], heights)
         for segment, middle, ends in zip(axis.collections[n].get_segments(), middles, intervals[name].T, strict=True):
             assert np.isnan(ends).all() or segment.tolist() == [[middle, ends[0]], [middle, ends[1]]]
-    assert ticks(axis) == ["en", "zh"] and axis.get_ylabel() == "change"
+    assert ticks(axis) == ["English", "Chinese"] and axis.get_ylabel() == "change"
     assert any(list(line.get_ydata()) == [0, 0] for line in axis.get_lines()), "a line at nought"
+
+
+def test_bars_with_long_names_lie():
+    """Below each other, the first on top, so that the names can be read."""
+    places = ["under", "under+solve_ffn+gen"]
+    (axis,) = draw_bars({"own": np.array([3.0, -1.0])}, places, "change").axes
+    assert [length for _, _, length in named_bars(axis)["own"]] == [3, -1]
+    words = ["understanding blocks", "understanding blocks, feed-forward of task-solving blocks, generation blocks"]
+    assert ticks(axis, "y") == words and axis.get_xlabel() == "change" and axis.yaxis_inverted()
 
 
 def test_what_is_drawn_is_written_and_closed(tmp_path):
@@ -144,7 +204,7 @@ def test_scatter_is_on_logarithmic_axes():
     ]
     drawn_points = [tuple(shown.get_offsets()[0]) for shown in zero.collections]
     np.testing.assert_allclose(drawn_points, list(points.values()))
-    looks = {(tuple(shown.get_facecolor()[0]), len(shown.get_paths()[0].vertices)) for shown in zero.collections}
+    looks = {(tuple(shown.get_facecolor()[0]), shown.get_paths()[0].vertices.tobytes()) for shown in zero.collections}
     assert len(looks) == len(names) == len(figure.legends[0].get_texts())
     np.testing.assert_allclose(mean.collections[0].get_offsets(), [[SMALLEST, 0.3]])
     assert (mean.collections[0].get_facecolor() == zero.collections[1].get_facecolor()).all()
@@ -153,9 +213,10 @@ def test_scatter_is_on_logarithmic_axes():
         np.testing.assert_allclose(line.get_ydata(), factor * np.asarray(line.get_xdata()))
 
 
-def test_more_than_ten_curves_differ_by_their_lines():
-    """Colours come round again, with another style."""
-    figure = draw_lines({"all": {f"n{k}": np.array([k, k + 1.0]) for k in range(12)}}, "y")
+def test_more_curves_than_colours_differ_by_their_lines():
+    """Colours come round again, with other markers and dashes; no two of 24 curves look alike."""
+    figure = draw_lines({"all": {f"n{k}": np.array([k, k + 1.0]) for k in range(24)}}, "y")
     lines = figure.axes[0].get_lines()
-    assert to_hex(lines[0].get_color()) == to_hex(lines[10].get_color())
-    assert lines[0].get_linestyle() != lines[10].get_linestyle()
+    assert to_hex(lines[0].get_color()) == to_hex(lines[8].get_color())
+    assert lines[0].get_marker() != lines[8].get_marker() and lines[0].get_linestyle() != lines[8].get_linestyle()
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 24

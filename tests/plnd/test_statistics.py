@@ -19,6 +19,15 @@ def test_mean_and_its_standard_error():
     assert weighted_mean([2.0]) == (2.0, None)
 
 
+def test_the_order_of_documents_does_not_matter():
+    """Sums are exact: what cancels leaves nothing behind, and any order gives the same bits."""
+    values = [1e16, 1.0, -1e16, 0.1, 3.0, 1e-3]
+    assert weighted_mean([1e16, 1.0, -1e16])[0] == 1 / 3
+    assert len({weighted_mean(values[n:] + values[:n]) for n in range(len(values))}) == 1
+    weights = [3.0, 1e16, 3.0, 0.1, 1e8, 7.0]
+    assert len({weighted_mean(values[n:] + values[:n], weights[n:] + weights[:n]) for n in range(len(values))}) == 1
+
+
 def test_weighted_mean_and_its_standard_error():
     """A document that is three times as long counts as three; the error is that of a ratio, as resampling finds it."""
     random_state = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from peft_plnd import fine_tuning
 from plnd import load_model
 from plnd.demo_data import demo_corpus
 from programs import run_script, script
@@ -93,4 +94,4 @@ def test_each_method_is_a_run_of_the_training_script():
     finetune = script("finetune")
     for how in script("enhancement").METHODS.values():
         settings = finetune.Settings(model="m", corpus="c", output="o", **how)
-        assert settings.method in finetune.METHODS
+        assert settings.method in fine_tuning.METHODS

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
+from peft_plnd import fine_tuning
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
 from plnd.models.layout import Layout
@@ -39,7 +40,7 @@ def test_a_run_leaves_an_adapter_and_its_results(mask, tmp_path):
     evaluation = {"data_dir": str(demo_corpus("evaluate")), "limit": 1}
     finetune.run(settings(tmp_path, mask=mask), ["plnd_text_zh"], **evaluation)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["training"]["steps"] == 2 and results["settings"]["learning_rate"] == finetune.RATES["neurons"]
+    assert results["training"]["steps"] == 2 and results["settings"]["learning_rate"] == fine_tuning.RATES["neurons"]
     assert results["mask"]["neurons"] > 0 and 0 < results["share"] < 0.05
     before, after = (results[when]["plnd_text_zh"]["bits_per_byte"] for when in ("before", "after"))
     assert 0.5 < before < 10 and before != after
@@ -69,7 +70,7 @@ def test_a_killed_run_goes_on(mask, tmp_path):
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_comparisons_train_what_they_say(method, tmp_path):
     """LoRA on every projection of the table; every parameter."""
-    model = finetune.prepare(settings(tmp_path, method=method))
+    model = fine_tuning.prepare(settings(tmp_path, method=method))
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     projections = len(Layout(model).targets)
     assert len(trained) == (2 * projections if method == "lora" else len(list(model.parameters())))

@@ -95,7 +95,7 @@ def test_table2(tmp_path, capsys):
     # English: (75 + 50) / 2; the others: (0 + 50) / 2; changes (0 - 25) / 2 and (-25 - 50) / 2
     assert numbers(found[4], *names) == pytest.approx([62.5, 25, -12.5, -37.5, 25, 3])
     assert {path.name for path in tmp_path.glob("*.png")} == {"t_understanding.png", "t_text.png"}
-    picture = next(figure for figure in figures if figure.axes[0].get_ylabel().startswith("understanding: "))
+    picture = next(figure for figure in figures if figure.axes[0].get_xlabel().startswith("understanding: "))
     heights = {name: [height for _, _, height in columns] for name, columns in named_bars(picture.axes[0]).items()}
     for label, column in (("ΔEng", "delta_english"), ("Δn-Eng", "delta_others"), ("Δ", "delta")):
         assert heights[label] == pytest.approx([float(row[column]) for row in found])
@@ -277,8 +277,8 @@ def test_figures_of_neurons(tmp_path, capsys):
     overlap = {(r["structure"], r["x"], r["y"]): float(r["overlap"]) for r in table(tmp_path / "f5.csv")}
     assert overlap["feed_forward", "en", "zh"] == 0.5 and np.isnan(overlap["attention", "en", "zh"])
     by_block, heat = figures
-    assert curves(by_block)["feed-forward", "en"][:2] == [2, 0] and curves(by_block)["attention", "en"][:2] == [0, 1]
-    assert curves(by_block)["feed-forward", "zh"][:2] == [2, 0]
+    assert curves(by_block)["feed-forward", "English"] == [2, 0] and curves(by_block)["attention", "English"] == [0, 1]
+    assert curves(by_block)["feed-forward", "Chinese"] == [2, 0]
     for axis in heat.axes[:2]:
         structure = axis.get_title().replace("-", "_")
         shown = np.ma.filled(axis.get_images()[0].get_array(), np.nan)

@@ -45,17 +45,22 @@ def curves(figure: Figure) -> dict[tuple[str, str], list[float]]:
     names, found = legend(figure), {}
     for axis in figure.axes:
         for line in axis.get_lines():
+            if line.get_gid() == "stage":  # N1 or N2
+                continue
             assert list(line.get_xdata()) == list(range(len(line.get_ydata())))
             found[axis.get_title(), names[to_hex(line.get_color())]] = [float(y) for y in line.get_ydata()]
     return found
 
 
 def bars(axis: Axes) -> dict[str, list[tuple[float, float, float]]]:
-    """Colour to the bars of that colour: their middle, bottom and height."""
+    """Colour to the bars of that colour, standing or lying: their middle, where they begin, and their length."""
     found: dict[str, list[tuple[float, float, float]]] = {}
-    for bar in axis.patches:
-        middle = bar.get_x() + bar.get_width() / 2
-        found.setdefault(to_hex(bar.get_facecolor()), []).append((middle, bar.get_y(), bar.get_height()))
+    for group in axis.containers:
+        lying = getattr(group, "orientation", "vertical") == "horizontal"
+        for bar in group.patches:
+            x, y, width, height = bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()
+            place = (y + height / 2, x, width) if lying else (x + width / 2, y, height)
+            found.setdefault(to_hex(bar.get_facecolor()), []).append(place)
     return found
 
 

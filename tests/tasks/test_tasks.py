@@ -54,6 +54,21 @@ def test_the_english_fact_and_edit_prompts_are_the_papers(table):
     assert make_tasks.edit_prompt(table["mzsre"]["en"]) == "{context} Question: {question} Answer:"
 
 
+def test_facts_are_asked_in_one_form(table):
+    """Four lines in every language: a sentence, the name first, its kind first, labels alone; two words for a capital
+    where one is of nations only; the first English line is the paper's and says no kind."""
+    capitals = {"zh": ("首都", "首府"), "vi": ("hủ đô", "hủ phủ")}
+    for language, row in table["fact_probing"].items():
+        sentence, name_first, kind_first, labels = row["patterns"]
+        assert re.match(r"\{subject\}\s?[:：]", name_first)
+        kind = kind_first.partition("{subject}")[0]
+        assert kind.rstrip()[-1] in ":：" and labels.startswith(kind) and labels[-1] in ":："
+        assert all(pattern.count("{subject}") == 1 for pattern in row["patterns"])
+        assert language == "en" or len(sentence) > len(name_first), "says what kind of place it is"
+        for word in capitals.get(language, ()):
+            assert all(word in pattern for pattern in row["patterns"])
+
+
 BENCHMARKS = "mgsm xquad xcsqa xlsum xnli fact_probing text".split()
 VARIANTS = {
     "plnd_cued_xquad": "xquad",
@@ -85,7 +100,7 @@ def tasks_of(benchmark: str, table: dict) -> list[str]:
     if benchmark != "mzsre":
         return names(f"plnd_{benchmark}", table[benchmark])
     others = [language for language in table["mzsre"] if language != "en"]
-    return names("plnd_mzsre_en", others) + [f"plnd_mzsre_{other}_en" for other in others]
+    return names("plnd_mzsre_en", ["en", *others]) + [f"plnd_mzsre_{other}_en" for other in others]
 
 
 def test_task_names(manager, table):

@@ -142,7 +142,7 @@ SEARCH = {"under": [1, 2], "gen": [1]}
             "tasks.understanding.model.pretrained: all items are evaluated on the one loaded model",
         ),
         ({"experiments": []}, "experiments: none, expected at least one"),
-        ({"experiments": ["table6"]}, "experiments.table6: unknown, expected some of table1, table2"),
+        ({"experiments": ["table16"]}, "experiments.table16: unknown, expected some of table1, table2"),
         (
             {"experiments": ["table3"]},
             "experiments.table3: reasoning is not among tasks, which has understanding, text",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_plnd.rows.benchmarks import xquad
-from lm_eval_plnd.scoring.answers import answer_scores, exact_match, f1, first_line, tokens
+from lm_eval_plnd.scoring.answers import answer_scores, contains, exact_match, f1, first_line, tokens
 
 TOKENS = [
     # English: articles, ASCII punctuation deleted and not replaced, other punctuation and symbols
@@ -111,9 +111,10 @@ def test_f1_by_hand():
 
 @pytest.mark.parametrize("nothing", ["", " \n", "\u200b"])
 def test_an_empty_answer_scores_nothing(nothing):
-    """An empty prediction scores 0, whatever the gold answer."""
-    for answer in ("the", "24", "."):
-        assert exact_match(nothing, answer, "en") == f1(nothing, answer, "en") == 0.0
+    """An empty prediction scores 0, whatever the gold answer, an empty one too."""
+    for answer in ("the", "24", ".", ""):
+        for metric in (exact_match, f1, contains):
+            assert metric(nothing, answer, "en") == 0.0
 
 
 @pytest.mark.parametrize("answer", ["The", "&", "…", "a"])

@@ -6,7 +6,7 @@ from lm_eval_plnd.scoring.matching import begins_with, chosen, letter_scores, na
 
 WORDS = {
     "en": ["true", "inconclusive", "false"],
-    "de": ["wahr", "unbestimmt", "falsch"],
+    "de": ["wahr", "unklar", "falsch"],
     "es": ["verdadera", "indeterminada", "falsa"],
     "fr": ["vraie", "indéterminée", "fausse"],
     "ru": ["истинно", "неопределённо", "ложно"],

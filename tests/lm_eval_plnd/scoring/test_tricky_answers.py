@@ -18,7 +18,7 @@ TASKS = ("xnli", "xcsqa", "mgsm", "facts", "xquad", "xlsum")
 WORDS = {
     "ar": ["صحيحة", "غير محسومة", "خاطئة"],
     "bg": ["вярно", "неопределено", "грешно"],
-    "de": ["wahr", "unbestimmt", "falsch"],
+    "de": ["wahr", "unklar", "falsch"],
     "el": ["αληθής", "απροσδιόριστη", "ψευδής"],
     "en": ["true", "inconclusive", "false"],
     "es": ["verdadera", "indeterminada", "falsa"],

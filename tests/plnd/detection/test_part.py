@@ -290,6 +290,8 @@ def test_nothing_to_score(windows, tmp_path):
         "count",
         "width",
         "sites",
+        "site twice",
+        "min_length",
         "documents",
         "negative",
         "nan",

@@ -248,21 +248,45 @@ def test_a_failed_export_leaves_nothing(source, llama, tmp_path, monkeypatch, er
     assert all(torch.equal(before[key], value) for key, value in tensors(tmp_path / "out").items())
 
 
-def test_an_export_that_cannot_take_its_place_puts_the_earlier_one_back(source, llama, tmp_path, monkeypatch):
-    """Should the last step fail, after the earlier folder was moved away, that one is where it was."""
-    out, rename = tmp_path / "out", os.rename
+def test_a_disk_without_room_is_refused_before_anything_is_written(source, llama, tmp_path, monkeypatch):
+    """The weights' bytes must be free; just as many are enough."""
+    needed, usage = sum(path.stat().st_size for path in source.glob("*.safetensors")), shutil.disk_usage(tmp_path)
+    for free in (needed - 1, needed):
+        monkeypatch.setattr(shutil, "disk_usage", lambda place, free=free: usage._replace(free=free))
+        if free < needed:
+            said = f"{free:,} bytes are free there, but the weights need {needed:,}"
+            assert said in refusal(source, every(llama), tmp_path / "out")
+            assert [path.name for path in tmp_path.iterdir()] == ["source"]
+        else:
+            export(source, every(llama), tmp_path / "out")
+
+
+def test_what_is_hidden_stays_behind(source, llama, tmp_path):
+    """Histories and caches of the folder are no part of a model, and may hold its weights."""
+    for name in (".git/objects/ab", ".cache", "code/.x"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("")
+    (source / "code" / "x.py").write_text("")
+    export(source, every(llama), tmp_path / "out")
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
+    assert "code/x.py" in written and not any(part.startswith(".") for name in written for part in name.split("/"))
+
+
+def test_all_weights_are_on_the_disk_before_the_folder_has_its_name(source, llama, tmp_path, monkeypatch):
+    """A machine that loses its power leaves the earlier export or the new one: all that is new is forced first."""
+    out, forced, fsync = tmp_path / "out", {}, os.fsync
     export(source, every(llama), out)
-    before = tensors(out)
 
-    def fail_at_the_last(old, new):
-        if Path(new) == out and Path(old).name == "whole":
-            raise OSError(16, "Device or resource busy")
-        rename(old, new)
+    def recorded(handle):
+        forced[os.fstat(handle).st_ino] = json.loads((out / "plnd.json").read_text())["mask"]["neurons"]
+        fsync(handle)
 
-    monkeypatch.setattr(os, "rename", fail_at_the_last)
-    assert "cannot be written (Device or resource busy)" in refusal(source, every(llama, 2), out, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
-    assert all(torch.equal(before[key], value) for key, value in tensors(out).items())
+    monkeypatch.setattr(os, "fsync", recorded)
+    few = every(llama, 2)
+    export(source, few, out, overwrite=True)
+    written = [out, *out.rglob("*")]
+    assert len(written) > 5 and {forced[path.stat().st_ino] for path in written} == {len(every(llama))}
+    assert forced[tmp_path.stat().st_ino] == len(few)  # then the folder around, which holds the name
 
 
 def test_permissions_are_the_users(source, llama, tmp_path):

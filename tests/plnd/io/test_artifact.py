@@ -420,6 +420,18 @@ def test_versions_of_scores(tmp_path):
     ]
 
 
+def test_fewer_skipped_than_named(tmp_path):
+    """A count of skipped documents below the number of those that are named contradicts them; a larger one does not."""
+    corpus = {**scores_metadata()["corpus"], "skipped": {"short": [1, 4]}}
+    for count in (1, 2, 3):
+        changed = scores_metadata(corpus={**corpus, "skipped_counts": {"short": count}})
+        path = write(tmp_path / "file", scores_tensors(SCORES), changed)
+        if count < 2:
+            assert refusal(path) == "metadata counts 1 skipped documents (short) and names more"
+        else:
+            assert load(path).metadata.corpus.counts_skipped() == {"short": count}
+
+
 def test_unknown_scored_projection(tmp_path):
     """A method that scored what plnd does not know, or nothing, is refused."""
     changed = scores_metadata(method={"name": "plnd", "projections": ["q_proj", "x_proj"]})

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from plnd.errors import PLNDError
-from plnd.io.files import check_outputs, check_writable, write_bytes, write_csv
+from plnd.io import files
+from plnd.io.files import check_outputs, check_writable, exchange, whole_folder, write_bytes, write_csv
 
 
 def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
@@ -107,3 +108,86 @@ def test_cells_that_a_spreadsheet_would_compute(tmp_path):
     """Texts get an apostrophe in front; numbers, written as text too, stay what they are."""
     write_csv(tmp_path / "t.csv", ["=1+1", "a"], [["@x", -1.5], ["-0.25", "+1e-3"], ["-x", "a=b"]])
     assert (tmp_path / "t.csv").read_text() == "'=1+1,a\n'@x,-1.5\n-0.25,+1e-3\n'-x,a=b\n"
+
+
+# folders
+
+
+def replace(path, content: str) -> None:
+    """A folder with one file takes the place of what is at `path`."""
+    with whole_folder(path, overwrite=True) as folder:
+        (folder / "file").write_text(content)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    """New, in place of an empty one, or of another one if told so; after an error the earlier one is there, alone."""
+    path = tmp_path / "folder"
+    with whole_folder(path) as folder:
+        (folder / "file").write_text("first")
+    replace(path, "second")
+    with pytest.raises(PLNDError, match="folder: cannot be written .Directory not empty"), whole_folder(path):
+        pass
+    with pytest.raises(ZeroDivisionError), whole_folder(path, overwrite=True):
+        raise ZeroDivisionError
+    assert (path / "file").read_text() == "second" and [x.name for x in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one step on Linux, two elsewhere")
+def test_a_folder_is_replaced_in_one_step(tmp_path, monkeypatch):
+    """There is no moment at which neither the earlier folder nor the new one is there: no rename takes part."""
+    path = tmp_path / "folder"
+    replace(path, "first")
+    monkeypatch.setattr(os, "rename", lambda *names: pytest.fail(f"renamed {names}"))
+    replace(path, "second")
+    assert (path / "file").read_text() == "second" and [x.name for x in tmp_path.iterdir()] == ["folder"]
+    assert not exchange(path, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("error", [OSError(16, "Device or resource busy"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_take_its_place_puts_the_earlier_one_back(tmp_path, monkeypatch, error):
+    """Where it takes two steps and the second fails or is interrupted, the earlier folder is where it was."""
+    path, rename = tmp_path / "folder", os.rename
+    replace(path, "first")
+    monkeypatch.setattr(files, "exchange", lambda *names: False)
+
+    def fail_at_the_last(old, new):
+        if old.name == "whole":
+            raise error
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail_at_the_last)
+        with pytest.raises((PLNDError, KeyboardInterrupt), match="Device or resource busy|^$"):
+            replace(path, "second")
+    assert (path / "file").read_text() == "first" and [x.name for x in tmp_path.iterdir()] == ["folder"]
+    replace(path, "second")
+    assert (path / "file").read_text() == "second" and [x.name for x in tmp_path.iterdir()] == ["folder"]
+
+
+DIES = """
+import os, signal, sys
+from plnd.io import files
+files.exchange = lambda *names: False
+rename = os.rename
+def rename_and_die(old, new):
+    rename(old, new)
+    os.kill(os.getpid(), signal.SIGKILL)
+with files.whole_folder(sys.argv[1], overwrite=True) as folder:
+    (folder / "file").write_text("second")
+    if sys.argv[2] == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.rename = rename_and_die
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_what_a_killed_process_left_of_a_folder_goes_with_the_next_one(tmp_path, moment):
+    """Half of a new folder is removed, and an earlier one that was moved away to make room is put back first."""
+    path = tmp_path / "folder"
+    replace(path, "first")
+    done = subprocess.run([sys.executable, "-c", DIES, str(path), moment])
+    assert done.returncode == -9 and path.exists() == (moment == "before") and len(list(tmp_path.glob(".*"))) == 1
+    with pytest.raises(ZeroDivisionError), whole_folder(path, overwrite=True):
+        raise ZeroDivisionError
+    assert (path / "file").read_text() == "first" and [x.name for x in tmp_path.iterdir()] == ["folder"]

@@ -125,6 +125,13 @@ def test_count_is_over_the_whole_model(count, expected):
     assert (rule["asked"], rule["kept"], rule["chosen_from"], rule["count"]) == (count, count, 14, count)
 
 
+def test_of_many_equal_neurons_the_first_are_taken():
+    """Ties come by address and index, however many there are and whatever stands between them."""
+    zh, en = (from_logs(x, {Q: [m, 1.5 * m] * 15, DOWN: [m, 1.5 * m] * 15}) for x, m in (("zh", 2), ("en", 1)))
+    odd, even = [*range(1, 30, 2)], [*range(0, 20, 2)]
+    assert chosen(plnd.contrast(zh, en, count=40, times=1)) == {Q: sorted(odd + even), DOWN: odd}
+
+
 def test_relevance_is_counted_in_one_unit():
     """A projection whose median neuron has a hundredth of the relevance comes last; of importance it comes first."""
     logs = ({Q: [m] + [1] * 5, DOWN: [2 * m - 1] + [1] * 7} for m in (3, 1))

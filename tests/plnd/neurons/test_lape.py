@@ -117,6 +117,35 @@ def test_a_fraction_goes_to_each_language(description):
         assert len(some[n]) == 3 and some[n] == every[n].top(3)
 
 
+def test_what_is_at_the_bar_is_not_above_it(description):
+    """The bar is one of the probabilities: a neuron that has just this one in a language is not of that language, and
+    one that has no larger one in any does not pass the filter."""
+    probability = np.full((2, BLOCKS, WIDTH), 0.1)
+    probability[1, 0, :7] = 0.95
+    probability[0, 0, 0] = probability[0, 0, 9] = 0.9  # the 152nd of 160 values, which is the bar, and the 153rd
+    sets = plnd.lape([made_up(description, p, x) for p, x in zip(probability, "ab", strict=True)], top_rate=7 / 80)
+    assert [pairs(neurons) for neurons in sets] == [[], [(0, k) for k in range(7)]]
+    assert sets[0].metadata.rule["bar"] == np.float32(0.9)
+
+
+def test_of_equal_entropies_the_first_are_taken(description):
+    """Twelve neurons are active in one language alone, of entropy 0; of twelve others between them the first three."""
+    probability = np.zeros((6, BLOCKS, WIDTH))
+    probability[0, 0, :24] = 0.9  # 24 of 480 values, above the quantile
+    probability[1, 0, 1:24:2] = 0.3
+    sets = plnd.lape([made_up(description, p, str(n)) for n, p in enumerate(probability)], top_rate=15 / 80)
+    assert pairs(sets[0]) == [(0, k) for k in sorted([*range(0, 24, 2), 1, 3, 5])]
+
+
+def test_no_importance_is_below_zero(description, tmp_path):
+    """The entropy of a neuron that is the same in five languages is rounded to more than ln 5; its set can be read."""
+    probability = np.full((5, BLOCKS, WIDTH), 0.1)
+    probability[:, 0, 0] = 0.95
+    neurons = plnd.lape([made_up(description, p, str(n)) for n, p in enumerate(probability)], top_rate=1)[0]
+    neurons.save(tmp_path / "set")
+    assert pairs(plnd.NeuronSet.load(tmp_path / "set")) == [(0, 0)]
+
+
 def test_importance_falls_with_entropy(description):
     """ln(languages) - entropy: what is active in one language only has the largest, and `top` takes it first."""
     scores = some_scores(description)

@@ -80,6 +80,13 @@ def test_fraction_is_the_share_of_every_width_that_comes_nearest(importance, per
     assert abs(len(neurons) - fraction * 14) == min(distances)
 
 
+@pytest.mark.parametrize("fraction, kept", [(0.25, 1), (0.75, 4), (0.26, 2)])
+def test_of_two_sets_that_are_equally_near_the_smaller_one_is_kept(fraction, kept):
+    """A quarter of six neurons is one and a half: one; a little more than a quarter is two."""
+    scores = make_scores({"0.q_proj": np.arange(6.0, 0, -1)[None]}, model={**MODEL, "widths": {"0.q_proj": 6}})
+    assert len(scores.select(fraction=fraction)) == kept
+
+
 def test_fraction_follows_the_width():
     """A projection twice as wide gives twice as many neurons, where importances fall alike."""
     model = {**MODEL, "widths": {"0.q_proj": 100, "1.q_proj": 200}}

@@ -1,0 +1,186 @@
+"""Fine-tuning on a few hundred documents: a language's neurons, random ones, LoRA or every parameter, by `Trainer`.
+
+Causal language modelling; one document an example, truncated to `max_length` tokens, padded in its batch. The defaults
+of `Settings`, and why:
+
+- 400 documents: where the PLND paper's curve has its best point (arXiv:2402.18815, section 4; 800 were worse).
+- 1 epoch: a document is seen once, and the number of documents is the number that the paper varies.
+- Batches of 4: 100 steps over 400 documents, enough for a schedule, small enough for a laptop.
+- AdamW, decay 0: decay would pull deltas to zero, that is, the model to its base.
+- Peak rate: 3e-4 for neurons, the best of 3e-4, 1e-3 and 3e-3 on Gemma 3 270M (docs/peft_plnd.md); 2e-4 for LoRA, 2e-5
+  for full training, which are the usual ones; 5 % warm-up, then cosine to zero.
+- bfloat16 base weights; deltas and LoRA factors stay float32. Full training keeps float32 weights under autocast, since
+  steps of 2e-5 vanish in bfloat16 weights.
+- Clipping at 1, of the gradient that is trained. The papers' code clips the gradient of all parameters and zeroes it
+  outside the neurons afterwards, so its steps shrink with gradients that it then throws away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from peft_plnd.config import NeuronSelectConfig
+from plnd.errors import PLNDError
+from plnd.io.corpus import read_documents
+from plnd.models.layout import Layout
+from plnd.models.loading import load_model
+
+METHODS = ("neurons", "lora", "full")
+RATES = {"neurons": 3e-4, "lora": 2e-4, "full": 2e-5}
+IGNORED = -100  # a label that counts nothing
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to train and how; the options of `scripts/finetune.py` have the same names.
+
+    Attributes:
+        model, revision, trust_remote_code, device, dtype: as `plnd.load_model`; `device="cpu"` trains there, otherwise
+            Trainer chooses.
+        corpus, text_field: as `plnd.read_documents`.
+        output: folder of the adapter (for full training of the model) and of checkpoints.
+        mask: neurons artifact, of the method `neurons` only.
+        method: one of `METHODS`.
+        control: `random` for as many random neurons of each block and projection.
+        documents: how many of the corpus, from its start.
+        max_length: tokens of a document.
+        batch_size, epochs, seed: as in Trainer.
+        learning_rate: the peak; by default the method's in `RATES`.
+        lora_rank: of LoRA; its alpha is twice as much.
+        save_steps: from one checkpoint to the next; 0 for none.
+    """
+
+    model: str
+    corpus: str
+    output: str
+    mask: str | None = None
+    method: str = "neurons"
+    control: str | None = None
+    documents: int = 400
+    max_length: int = 512
+    batch_size: int = 4
+    epochs: int = 1
+    learning_rate: float | None = None
+    lora_rank: int = 8
+    seed: int = 0
+    dtype: str = "bfloat16"
+    text_field: str = "text"
+    save_steps: int = 50
+    revision: str | None = None
+    trust_remote_code: bool = False
+    device: str | None = None
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate: the one given, or the method's."""
+        return RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+
+def examples(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
+    """The first documents of the corpus as token ids.
+
+    Raises:
+        PLNDError: if the corpus has fewer documents than are asked for.
+    """
+    texts = list(islice(read_documents(settings.corpus, settings.text_field), settings.documents))
+    if len(texts) < settings.documents:
+        raise PLNDError(f"{settings.corpus}: {len(texts)} documents, but --documents asks for {settings.documents}")
+    return [
+        {"input_ids": ids} for ids in tokenizer(texts, truncation=True, max_length=settings.max_length)["input_ids"]
+    ]
+
+
+def collate(batch: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Pads on the right with token 0, which neither is attended to nor counts in the loss."""
+    longest = max(len(example["input_ids"]) for example in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, example in enumerate(batch):
+        ids[row, : len(example["input_ids"])] = torch.tensor(example["input_ids"])
+        mask[row, : len(example["input_ids"])] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
+
+
+def prepare(settings: Settings) -> nn.Module:
+    """The model with the parameters that the method trains, and no others, requiring gradients.
+
+    Raises:
+        PLNDError: if the model or the mask cannot be loaded, or they do not fit.
+    """
+    full = settings.method == "full"
+    model = load_model(
+        settings.model,
+        revision=settings.revision,
+        dtype="float32" if full else settings.dtype,
+        device=settings.device,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    model.config.use_cache = False
+    if full:
+        return model.requires_grad_(True)
+    if settings.method == "lora":
+        names = {id(module): name for name, module in model.named_modules()}
+        targets = {names[id(target.module)] for target in Layout(model).targets.values()}
+        rank = settings.lora_rank
+        return get_peft_model(
+            model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
+        )
+    config = NeuronSelectConfig(mask=settings.mask, control=settings.control, seed=settings.seed, task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
+
+
+def train(
+    settings: Settings, model: nn.Module, tokenizer: PreTrainedTokenizerBase, *, resume: bool, save: bool = True
+) -> dict[str, Any]:
+    """Trains `model` in place.
+
+    Args:
+        settings: what and how.
+        model: of `prepare`.
+        tokenizer: the model's.
+        resume: go on from the last checkpoint, if there is one.
+        save: write the adapter, or for full training the model, to the output folder.
+
+    Returns:
+        What Trainer measured: steps, tokens and the mean loss.
+
+    Raises:
+        PLNDError: if the corpus has fewer documents than are asked for.
+    """
+    torch.manual_seed(settings.seed)
+    data = examples(settings, tokenizer)
+    steps = settings.epochs * -(-len(data) // settings.batch_size)
+    arguments = TrainingArguments(
+        output_dir=str(Path(settings.output) / "checkpoints"),
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(0.05 * steps),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=settings.method == "full" and settings.dtype == "bfloat16",
+        save_strategy="steps" if settings.save_steps else "no",
+        save_steps=settings.save_steps or 1,
+        save_total_limit=1,
+        logging_steps=10,
+        report_to=[],
+        remove_unused_columns=False,
+        use_cpu=settings.device == "cpu" or not torch.accelerator.is_available(),
+        seed=settings.seed,
+    )
+    trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)  # type: ignore[arg-type]
+    result = trainer.train(resume_from_checkpoint=resume and any(Path(arguments.output_dir).glob("checkpoint-*")))
+    model.eval()
+    if save:
+        trainer.save_model(settings.output)
+    tokens = sum(len(example["input_ids"]) for example in data)
+    return {"steps": result.global_step, "tokens": tokens * settings.epochs, "loss": result.training_loss}
