@@ -39,6 +39,7 @@ _HOMES = {
     "lens": "logit_lens.lens",
     "overlap": "neurons.overlap",
     "read_documents": "io.corpus",
+    "blockwise_model": "models.blockwise",
     "load_model": "models.loading",
     "PLNDError": "errors",
 }
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from plnd.interventions import intervened as intervened
     from plnd.io.corpus import read_documents as read_documents
     from plnd.logit_lens.lens import lens as lens
+    from plnd.models.blockwise import blockwise_model as blockwise_model
     from plnd.models.loading import load_model as load_model
     from plnd.neurons.contrast import contrast as contrast
     from plnd.neurons.lape import lape as lape

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((f"plnd.{room}" for room in GROUND), ("errors", "version", "addresses")),
     "plnd.importance": (),
     "plnd.io": GROUND,
-    "plnd.models": GROUND,
+    "plnd.models": (*GROUND, "io"),
     "plnd.neurons": (*GROUND, "io"),
     "plnd.logit_lens": (*GROUND, "io", "models"),
     "plnd.roles": (*GROUND, "io", "models", "neurons"),

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plnd.commands.shared import Command, add_loading, add_model, add_plot, model_source
+from plnd.commands.shared import Command, add_loading, add_model, add_plot, loading, model_source
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _run(args: argparse.Namespace) -> None:
     parallel = _parallel(args)
     tokenizer = load_tokenizer(args.model, **model_source(args))
     inputs = parallel.token_ids(tokenizer)
-    model = load_model(args.model, **model_source(args), dtype=args.dtype, device=args.device, quantize=args.quantize)
+    model = load_model(args.model, **model_source(args), **loading(args))
     attribution = None
     if args.attribution:
         answers = None

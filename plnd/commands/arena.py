@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from plnd.commands.shared import Command, add_fields, add_loading, add_trust, from_flags, model_source
+from plnd.commands.shared import Command, add_fields, add_loading, add_trust, from_flags, loading, model_source
 from plnd.comparison.config import ArenaConfig
 from plnd.errors import PLNDError
 
@@ -59,7 +59,7 @@ class Arena(Command):
         name, source = args.model or str(demo_model()), model_source(args)
         neuron_widths(Layout(load_skeleton(name, **source)))
         tokenizer = load_tokenizer(name, **source)
-        model = load_model(name, **source, dtype=args.dtype, device=args.device, quantize=args.quantize)
+        model = load_model(name, **source, **loading(args))
         output = Path(args.output)
         comparison = arena(model, chosen, held_out, config, output=output, tokenizer=tokenizer, progress=True)
         print(table(comparison))

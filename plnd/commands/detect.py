@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from plnd.commands.shared import (
     Command,
+    add_blockwise,
     add_corpus,
     add_fields,
     add_loading,
@@ -18,6 +19,7 @@ from plnd.commands.shared import (
     describe_corpus,
     error_line,
     from_flags,
+    load_any,
     model_source,
     open_corpus,
     print_error,
@@ -53,6 +55,7 @@ class Detect(Command):
         )  # fmt: skip
         add_fields(parser, DetectConfig, required=("language",))
         add_loading(parser)
+        add_blockwise(parser)
         parser.add_argument(
             "--resume", action="store_true", help="continue a killed run; the result is the same bit for bit"
         )
@@ -85,7 +88,7 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     from plnd.io.corpus import pipes
     from plnd.io.files import check_writable
     from plnd.models.layout import Layout
-    from plnd.models.loading import disable_progress_bars, load_model, load_skeleton, load_tokenizer
+    from plnd.models.loading import disable_progress_bars, load_skeleton, load_tokenizer
 
     config = from_flags(DetectConfig, args)
     shard = None if args.shard is None else Shard.parse(args.shard)
@@ -102,7 +105,7 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
     tokenizer = load_tokenizer(args.model, **model_source(args))
     device = args.device if processes.device is None else str(processes.device)
-    model = load_model(args.model, **model_source(args), dtype=args.dtype, device=device, quantize=args.quantize)
+    model = load_any(args, device=device)
     options: dict[str, Any] = {
         "tokenizer": tokenizer,
         "source": ", ".join(args.corpus),

@@ -6,12 +6,14 @@ import argparse
 
 from plnd.commands.shared import (
     Command,
+    add_blockwise,
     add_corpus,
     add_fields,
     add_loading,
     add_model,
     add_plot,
     from_flags,
+    load_any,
     model_source,
     open_corpus,
 )
@@ -42,6 +44,7 @@ class Lens(Command):
             help="what tells the languages: cld3 (default), the letters' script, or both, one after the other",
         )  # fmt: skip
         add_loading(parser)
+        add_blockwise(parser)
         parser.add_argument("--csv", help="also write the counts as CSV")
         add_plot(parser, "the shares")
 
@@ -52,7 +55,7 @@ class Lens(Command):
         from plnd.logit_lens.language_id import find_identifier
         from plnd.logit_lens.lens import decode_tokens, lens_panels, save_lens
         from plnd.models.layout import Layout
-        from plnd.models.loading import load_model, load_skeleton, load_tokenizer
+        from plnd.models.loading import load_skeleton, load_tokenizer
         from plnd.plot_style import check_plot
 
         if len(args.corpus) != len(args.language):
@@ -70,7 +73,7 @@ class Lens(Command):
         source = model_source(args)
         Layout(load_skeleton(args.model, **source))
         tokenizer = load_tokenizer(args.model, **source)
-        model = load_model(args.model, **source, dtype=args.dtype, device=args.device, quantize=args.quantize)
+        model = load_any(args)
         counts = []
         for language, documents in zip(args.language, corpora, strict=True):
             decoded = decode_tokens(model, tokenizer, documents, config, progress=True)

@@ -13,6 +13,7 @@ from plnd.commands.shared import (
     add_loading,
     add_model,
     from_flags,
+    loading,
     model_source,
     open_corpus,
 )
@@ -77,7 +78,7 @@ class Neuron(Command):
             check_origin(layout.description(), one or (), scored, corpora)
         choose(chosen, config.top, layout.widths)  # refused before the weights are loaded
         tokenizer = load_tokenizer(name, **source)
-        model = load_model(name, **source, dtype=args.dtype, device=args.device, quantize=args.quantize)
+        model = load_model(name, **source, **loading(args))
         inspection = inspect_neurons(model, tokenizer, chosen, documents, scores=scored, config=config, progress=True)
         for line in neuron_lines(inspection):
             print(line)

@@ -25,6 +25,7 @@ from typing import (
 
 from plnd.errors import PLNDError
 from plnd.inspection.text import visible
+from plnd.models.free_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from plnd.io.metadata import CorpusDescription
@@ -66,9 +67,11 @@ def error_line(error: Exception) -> str | None:
     """What to print for an error; None for one that nobody expected."""
     if isinstance(error, PLNDError):
         return str(error)
-    lacks_memory = "can't allocate memory" in str(error)  # torch on a CPU
-    if lacks_memory or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16"
+    if is_out_of_memory(error):
+        return (
+            "out of memory; try a smaller --batch-size or --max-length, --dtype bfloat16, or, of plnd detect,"
+            " --blockwise, which holds two blocks of the model at a time"
+        )
     if isinstance(error, OSError):  # a disk that is full, a file that is gone, the network
         where = "" if error.filename is None else f"{error.filename}: "
         return f"{where}{error.strerror or ' '.join(str(error).split()) or type(error).__name__}"
@@ -176,6 +179,38 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         "--device", help="cpu, cuda, cuda:1, auto (spread over accelerators); default: an accelerator if any"
     )
     parser.add_argument("--quantize", choices=("8bit", "4bit"), help="pack the weights with bitsandbytes while loading")
+    parser.add_argument(
+        "--offload", action="store_true",
+        help="let --device auto leave on disk what fits nowhere; it is read from there in every pass",
+    )  # fmt: skip
+
+
+def loading(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_loading`, as `plnd.load_model` takes them."""
+    return {"dtype": args.dtype, "device": args.device, "quantize": args.quantize, "offload": args.offload}
+
+
+def add_blockwise(parser: argparse.ArgumentParser) -> None:
+    """Adds --blockwise, to what works on a model of which two blocks are in memory at a time."""
+    parser.add_argument(
+        "--blockwise", action="store_true",
+        help="for a model larger than memory: read it from its files block by block, once for every 16 batches; the"
+        " result is the same bit for bit",
+    )  # fmt: skip
+
+
+def load_any(args: argparse.Namespace, **changed: Any) -> Any:
+    """The model that the flags name, whole or blockwise; `changed` replaces some of `loading`."""
+    from plnd.models.blockwise import blockwise_model
+    from plnd.models.loading import load_model
+
+    options = model_source(args) | loading(args) | changed
+    if not args.blockwise:
+        return load_model(args.model, **options)
+    for flag in ("quantize", "offload"):
+        if options.pop(flag):
+            raise PLNDError(f"--{flag} with --blockwise: weights are read as stored; leave one out")
+    return blockwise_model(args.model, **options)
 
 
 # corpora

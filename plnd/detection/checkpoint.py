@@ -21,6 +21,7 @@ from plnd.detection.tally import Tally
 from plnd.detection.totals import ROWS, Totals
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes
+from plnd.models.blockwise import weights_of
 from plnd.models.layout import Layout
 from plnd.version import __version__
 
@@ -120,10 +121,13 @@ def fingerprint(model: nn.Module) -> str:
     """SHA-256 of all parameters: name, shape, dtype, a vector's values, of a matrix every `FINGERPRINT_STRIDE`th."""
     from accelerate.utils import align_module_device
 
+    weights = weights_of(model)
     digest = hashlib.sha256()
     for prefix, module in model.named_modules():
         with align_module_device(module):
             for name, parameter in module.named_parameters(prefix, recurse=False):
+                if weights is not None and parameter.is_meta:
+                    parameter = weights.read(module, name.rpartition(".")[2])
                 digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
                 stride = FINGERPRINT_STRIDE if parameter.dim() > 1 else 1
                 sample = parameter.data.flatten()[::stride].clone(memory_format=torch.contiguous_format)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from plnd.errors import PLNDError
 from plnd.io.corpus import Sections
 from plnd.io.metadata import PART, PartMetadata
 from plnd.models.batches import padded
+from plnd.models.blockwise import in_step, weights_of
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
 from plnd.models.running import measured
@@ -62,7 +64,8 @@ def detect(
     number per neuron and document) and the blocks stated in `plnd.importance.attention.attention_importance`.
 
     Args:
-        model: a transformers model of a known family.
+        model: a transformers model of a known family, whole or of `plnd.blockwise_model`, which is read from its files
+            once for every `WINDOW` batches.
         documents: texts, or token ids as the model takes them; read once, in order, streamed.
         config: how to detect.
         tokenizer: for texts; by default the one saved with the model.
@@ -140,6 +143,8 @@ def _detect(
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
     if config.scoring == "official":
         check_official(layout, config.max_length)
+    if config.method == "relevance" and weights_of(layout.model) is not None:
+        raise PLNDError("method=relevance needs a backward pass, which blockwise does not have: load the model whole")
     processes, path = processes or Processes(), None if checkpoint is None else Path(checkpoint)
     with processes.together(), measured(layout.model, [block.module for block in layout.blocks]) as unchanged:
         run = _Run(layout, config, shard, processes, path, unchanged)
@@ -174,6 +179,7 @@ class _Run:
         self.device = processes.device or self.input_device
         self.windows = 0
         self.tally = Tally()  # of this process
+        self.ahead: list[list[Document]] = []  # batches that are to be measured
         self.measured: dict[str, Tensor] = {}  # site to [documents, width], of the batch at hand
         self.observer = Observer(layout, measure_of(config), self._receive)
         self.all_seen = config.scoring == "official" and sees_all(layout)
@@ -197,8 +203,8 @@ class _Run:
                     advance(len(window))
                     continue
                 self._read_window(share, number, window, advance)
-                self.unchanged()
-                self._end_window(corpus)
+                self._end_window(corpus, advance)
+            self._measure_ahead(advance)
         if self.resumed is not None:
             self._check_resumed(corpus)
         self._agree(corpus)
@@ -206,43 +212,63 @@ class _Run:
     def _read_window(
         self, share: Shard, number: int, window: Sequence[Document], advance: Callable[[int], Any]
     ) -> None:
-        """Measures this process's batches of a window; which batches there are does not depend on who measures them."""
+        """Measures this process's batches of a window; which batches there are does not depend on who measures them.
+
+        Blockwise, when there are enough of them to read the weights for: a shard has one in many.
+        """
         rest = len(window)
         for index, batch in enumerate(batched(sorted(window, key=lambda d: -len(d.ids)), self.config.batch_size)):
             if share.has(number, index, self.processes.rank, self.processes.count):
-                self._add(batch)
-                advance(len(batch))
+                self.ahead.append(batch)
                 rest -= len(batch)
         advance(rest)  # others'
+        if weights_of(self.layout.model) is None or len(self.ahead) >= WINDOW:
+            self._measure_ahead(advance)
 
-    def _end_window(self, corpus: TokenizedCorpus) -> None:
-        """Writes a checkpoint if the first process finds the last one old enough."""
+    def _measure_ahead(self, advance: Callable[[int], Any]) -> None:
+        """Measures the batches that have been put off."""
+        batches, self.ahead = self.ahead, []
+        for batch, importance in zip(batches, self._measure(batches), strict=True):
+            self._add(batch, importance)
+            advance(len(batch))
+
+    def _end_window(self, corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
+        """Writes a checkpoint if the first process finds the last one old enough, and has put off nothing."""
         self.windows += 1
-        due = self.path is not None and time.monotonic() - self.saved >= CHECKPOINT_SECONDS
+        self.unchanged()
+        due = self.path is not None and time.monotonic() - self.saved >= CHECKPOINT_SECONDS and not self.ahead
         if self._agree(corpus, due)[0]:
+            self._measure_ahead(advance)
             self._save(self._gathered(), corpus)
         self._tell_alive()
 
     def _receive(self, block: Any, site: str, importance: Tensor) -> None:
         self.measured[f"{block}.{site}"] = importance
 
-    def _add(self, batch: list[Document]) -> None:
-        """Measures a batch, and adds what was found; documents with non-finite importance are left out."""
-        finite = self._measure(batch)
+    def _add(self, batch: list[Document], importance: Mapping[str, Tensor]) -> None:
+        """Adds what was found of a batch; documents with non-finite importance are left out."""
+        finite = torch.stack([torch.isfinite(x).all(-1).cpu() for x in importance.values()]).all(0)
         weights = torch.tensor([len(d.ids) if self.config.per_token else 1 for d in batch])[finite]
-        parts = (summarized(x[finite.to(x.device)], weights) for x in self.measured.values())
+        parts = (summarized(x[finite.to(x.device)], weights) for x in importance.values())
         values = torch.cat([x.to(self.device) for x in parts], dim=1)
-        widths = {name: importance.shape[-1] for name, importance in self.measured.items()}
-        self.measured = {}
-        self.tally.add(batch, finite.tolist(), values, widths)
+        self.tally.add(batch, finite.tolist(), values, {name: x.shape[-1] for name, x in importance.items()})
 
-    def _measure(self, batch: list[Document]) -> Tensor:
-        """One pass over a batch; which documents gave finite numbers only."""
+    def _measure(self, batches: Sequence[list[Document]]) -> Iterator[dict[str, Tensor]]:
+        """One pass over each batch: site to importance, [documents, width], in the order of the batches."""
+        found: list[dict[str, Tensor]] = [{} for _ in batches]
+
+        def turn(number: int) -> None:
+            self.measured = found[number]
+            self.observer.spans = [(0, len(d.ids)) for d in batches[number]]
+
+        for number, _ in in_step(self.layout.model, [partial(self._pass, batch) for batch in batches], turn):
+            yield found[number]
+            found[number] = {}
+
+    def _pass(self, batch: list[Document]) -> None:
         ids, mask = padded([document.ids for document in batch])
-        self.observer.spans = [(0, len(d.ids)) for d in batch]
         mask = mask_of_all(mask) if self.all_seen else mask
         self.observer.run(ids.to(self.input_device), mask.to(self.input_device))
-        return torch.stack([torch.isfinite(x).all(-1).cpu() for x in self.measured.values()]).all(0)
 
     def _agree(self, corpus: TokenizedCorpus, value: Any = None) -> list[Any]:
         """What every process gave.

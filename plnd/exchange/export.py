@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from plnd.errors import FamilyError, PLNDError
 from plnd.io.files import remove_left_over, whole_folder, write_bytes
-from plnd.io.safetensors_layout import read_header
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
+from plnd.models.stored import INDEX, OTHER_WEIGHTS, SINGLE, Stored, checkpoint_folder, stored_tensors, weight_files
 from plnd.neurons.neuron_set import NeuronSet, check_set
 from plnd.version import __version__
 
@@ -35,19 +34,7 @@ if TYPE_CHECKING:
 RECORD = "plnd.json"
 """The file of an exported checkpoint that says what was zeroed."""
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".onnx_data", ".tflite", ".ot")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where one tensor of a checkpoint lies: its file, and there its dtype, shape and first byte."""
-
-    file: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
 
 
 def export(
@@ -86,12 +73,12 @@ def export(
     """
     check_set(neurons)
     neurons.check_some("zero")
-    source, output = _source(str(model), revision), Path(os.path.realpath(output))
+    source, output = checkpoint_folder(str(model), revision), Path(os.path.realpath(output))
     remove_left_over(output)  # it may put an earlier export back
     _check_output(output, source, overwrite)
-    files = _weight_files(source)
+    files = weight_files(source)
     _check_space(output, sum((source / file).stat().st_size for file in files))
-    stored = _stored_tensors(source, files)
+    stored = stored_tensors(source, files)
     skeleton = load_skeleton(str(source), trust_remote_code=trust_remote_code)
     _check_dense(source, skeleton)
     layout = Layout(skeleton)
@@ -290,69 +277,6 @@ def _check_edit(key: str, stored: Stored, mask: Tensor) -> None:
 # reading a checkpoint
 
 
-def _source(model: str, revision: str | None) -> Path:
-    """The folder of a checkpoint, downloaded where `model` is a hub name; without weights in other formats."""
-    if os.path.isdir(model):
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    unneeded = ["consolidated*", "original/*", *(f"*{end}" for end in _OTHER_WEIGHTS)]
-    try:
-        return Path(snapshot_download(model, revision=revision, ignore_patterns=unneeded))
-    except Exception as error:  # the hub raises its own, and httpx's
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise PLNDError(f"{model}: neither a folder nor to be had from the hub ({reason.strip()})") from None
-
-
-def _weight_files(source: Path) -> list[str]:
-    """Names of the weight files, those that transformers would load, in order."""
-    if (source / "adapter_config.json").is_file():
-        raise PLNDError(f"{source}: holds an adapter; merge it into its base model first (merge_and_unload)")
-    if (source / _SINGLE).is_file():
-        return [_SINGLE]
-    if not (source / _INDEX).is_file():
-        others = sorted(path.name for path in source.iterdir() if path.name.endswith(_OTHER_WEIGHTS))
-        found = f"only {others[0]}: load it with transformers and save it again" if others else "expected a checkpoint"
-        raise PLNDError(f"{source}: has neither {_SINGLE} nor {_INDEX}, {found}")
-    try:
-        files = sorted(set(json.loads((source / _INDEX).read_bytes())["weight_map"].values()))
-        good = bool(files) and all(Path(name).name == name and name.endswith(".safetensors") for name in files)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        good = False
-    if not good:
-        raise PLNDError(f"{source / _INDEX}: not an index of safetensors files; copy or download it again")
-    for file in files:
-        if not (source / file).is_file():
-            raise PLNDError(f"{source / file}: no such file, but {_INDEX} names it; copy or download it again")
-    return files
-
-
-def _stored_tensors(source: Path, files: list[str]) -> dict[str, Stored]:
-    """Every tensor of the files by name."""
-    stored: dict[str, Stored] = {}
-    for file in files:
-        for key, tensor in _read_header(source / file).items():
-            if key in stored:
-                raise PLNDError(f"{source}: {key} is in {stored[key].file} and again in {file}")
-            stored[key] = tensor
-    if files != [_SINGLE]:
-        for key, file in json.loads((source / _INDEX).read_bytes())["weight_map"].items():
-            if key not in stored or stored[key].file != file:
-                raise PLNDError(f"{source / file}: lacks {key}, which {_INDEX} places there; copy or download it again")
-    return stored
-
-
-def _read_header(path: Path) -> dict[str, Stored]:
-    try:
-        with safe_open(path, framework="np"):  # checks the file as a whole
-            pass
-        header = read_header(path)
-    except Exception as error:  # the library's own errors differ by version
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PLNDError(f"{path}: not a whole safetensors file ({reason}); copy or download it again") from None
-    return {key: Stored(path.name, place.dtype, place.shape, place.start) for key, place in header.items()}
-
-
 def _check_dense(source: Path, skeleton: PreTrainedModel) -> None:
     config = skeleton.config
     for part in (config, config.get_text_config()):
@@ -379,12 +303,12 @@ def _other_files(source: Path, files: list[str]) -> tuple[list[str], list[str]]:
     """What else lies in the folder: files to carry over, and other weights, which still hold the neurons, to leave."""
     carried: list[str] = []
     left_out: list[str] = []
-    index = [] if files == [_SINGLE] else [_INDEX]
+    index = [] if files == [SINGLE] else [INDEX]
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)
         if not path.is_file() or str(name) in (*files, RECORD) or any(part.startswith(".") for part in name.parts):
             continue
-        weights = (*_OTHER_WEIGHTS, ".safetensors", ".index.json")
+        weights = (*OTHER_WEIGHTS, ".safetensors", ".index.json")
         (left_out if str(name) not in index and name.name.endswith(weights) else carried).append(str(name))
     return carried, left_out
 

@@ -12,6 +12,7 @@ Axis names: `seq` tokens, `hidden` residual channels, `width` neurons, `heads` q
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,28 +24,56 @@ from plnd.importance.memory import accumulation_dtype, cells, chunks
 class Readout:
     """How a sub-layer's inner activations reach the residual stream: its output projection and, if any, its post-norm.
 
-    Holds vectors of the projection's width, computed once, and no matrix: a packed or offloaded one would not fit.
+    Holds vectors of the projection's width, computed once, when they are first asked for (the weights may be there only
+    while their block runs), and no matrix: a packed or offloaded one would not fit.
 
     Args:
         source: gives the output projection (`o_proj` or `down_proj`), [hidden, width].
-        gain: gain of the RMS norm applied to the sub-layer's output, [hidden]; None where there is no such norm.
+        gain: gives the gain of the RMS norm applied to the sub-layer's output, [hidden]; None where there is none.
         eps: that norm's epsilon.
         factor: what the sub-layer's output is multiplied by, where no norm is applied to it.
     """
 
     def __init__(
-        self, source: Callable[[], Tensor], gain: Tensor | None = None, eps: float = 0.0, factor: float = 1.0
+        self,
+        source: Callable[[], Tensor],
+        gain: Callable[[], Tensor] | None = None,
+        eps: float = 0.0,
+        factor: float = 1.0,
     ) -> None:
-        weight = source()
-        dtype = accumulation_dtype(weight.dtype)
         self.source = source
         self.eps = eps
         self.factor = factor
-        self.gain = None if gain is None else gain.to(dtype)
-        self._signs = _signs(len(weight), dtype, weight.device)
-        self._seen = _signed_sum(weight, self._signs)
-        self.column_norm = _square_sum(weight).sqrt() * factor
-        self.gained_norm = None if self.gain is None else torch.linalg.vector_norm(weight * self.gain[:, None], dim=0)
+        self._gain = gain
+
+    @cached_property
+    def _vectors(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
+        """‖W[:, k]‖ times the factor, ‖γW[:, k]‖, γ, random signs and their sums over each column; from one reading."""
+        weight = self.source()
+        dtype = accumulation_dtype(weight.dtype)
+        gain = None if self._gain is None else self._gain().to(dtype)
+        signs = _signs(len(weight), dtype, weight.device)
+        gained = None if gain is None else torch.linalg.vector_norm(weight * gain[:, None], dim=0)
+        return _square_sum(weight).sqrt() * self.factor, gained, gain, signs, _signed_sum(weight, signs)
+
+    def read(self) -> None:
+        """Reads the weights now."""
+        self._vectors  # noqa: B018
+
+    @property
+    def column_norm(self) -> Tensor:
+        """‖W[:, k]‖ times the factor, [width]."""
+        return self._vectors[0]
+
+    @property
+    def gained_norm(self) -> Tensor | None:
+        """‖γW[:, k]‖, [width], γ the norm's gain; None where there is no norm."""
+        return self._vectors[1]
+
+    @property
+    def gain(self) -> Tensor | None:
+        """γ, [hidden]; None where there is no norm."""
+        return self._vectors[2]
 
     def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
         """⟨W_o[:, h j], W_o[:, h' j]⟩ for query heads h, h' of each group: [per_group, per_group, groups, head_dim]."""
@@ -67,9 +96,9 @@ class Readout:
 
         Found, and expected of the projection's input, [seq, width], its weights and its bias, [hidden]; each [seq].
         """
-        found = output.to(self._signs.dtype) @ self._signs
-        expected = inner.to(self._seen.dtype) @ self._seen
-        return found, expected if bias is None else expected + bias.to(self._signs) @ self._signs
+        *_, signs, sums = self._vectors
+        expected = inner.to(sums.dtype) @ sums
+        return output.to(signs.dtype) @ signs, expected if bias is None else expected + bias.to(signs) @ signs
 
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], and every column w; [seq, width]."""

@@ -27,11 +27,14 @@ from plnd.io.files import write_csv
 from plnd.logit_lens.config import LensConfig
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
 from plnd.models.batches import padded
+from plnd.models.blockwise import in_step
 from plnd.models.layout import Layout
 from plnd.models.running import hooked, measured
 
 INPUT = "input"
 """The place before the first block, beside the blocks' own names."""
+WINDOW = 16
+"""Batches that are read in step, where a model is read block by block."""
 LOGITS_AT_ONCE = 2**24
 """Logits that exist at one time, which bounds memory: positions go through the unembedding in pieces."""
 PROVEN_TOKENS = 32
@@ -263,11 +266,12 @@ def decode_tokens(
         sequences = chain([first], sequences)
         bar = tqdm(total=config.max_documents, unit=" documents", desc="lens", disable=not progress)
         with watch.attached(), bar:
-            while batch := list(islice(sequences, config.batch_size)):
-                watch.read(batch)
-                read += len(batch)
-                positions += sum(map(len, batch))
-                bar.update(len(batch))
+            batches = iter(lambda: list(islice(sequences, config.batch_size)), [])
+            while window := list(islice(batches, WINDOW)):
+                for batch in watch.read(window):
+                    read += len(batch)
+                    positions += sum(map(len, batch))
+                    bar.update(len(batch))
     counts = torch.stack([watch.counts[place].cpu() for place in watch.places]).numpy()
     name = layout.description()["name"] or layout.family.name
     return DecodedTokens(name, top_k, read, positions, tuple(watch.places), counts)
@@ -432,15 +436,21 @@ class _Watch:
                 stack.callback(module.register_forward_hook(partial(self._after, name)).remove)
             yield
 
-    def read(self, batch: Sequence[list[int]]) -> None:
-        """One forward pass of the body.
+    def read(self, batches: Sequence[list[list[int]]]) -> Iterator[list[list[int]]]:
+        """One forward pass of the body for each batch, in step; gives each batch when it is through.
 
         Args:
-            batch: token ids of each document, at least one each.
+            batches: token ids of each document, at least one each.
         """
-        ids, mask = padded(batch)
-        self.real = mask.bool()
-        self.layout.forward(ids.to(self.layout.input_device), mask.to(self.layout.input_device))
+        inputs = [padded(batch) for batch in batches]
+
+        def turn(number: int) -> None:
+            self.real = inputs[number][1].bool()
+
+        device = self.layout.input_device
+        passes = [partial(self.layout.forward, ids.to(device), mask.to(device)) for ids, mask in inputs]
+        for number, _ in in_step(self.layout.model, passes, turn):
+            yield batches[number]
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._decode(INPUT, args[0] if args else kwargs["hidden_states"])

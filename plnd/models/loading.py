@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plnd.demo_data import settings_only
 from plnd.errors import PLNDError
+from plnd.models.free_memory import check_fits, is_out_of_memory, parameter_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 QUANTISED = ("8bit", "4bit")
@@ -21,6 +26,7 @@ def load_model(
     device: str | None = None,
     attention: str | None = None,
     quantize: str | None = None,
+    offload: bool = False,
     trust_remote_code: bool = False,
 ) -> Any:
     """A language model in evaluation mode: a decoder, an encoder and a decoder (T5), or one that also sees (LLaVA).
@@ -31,14 +37,15 @@ def load_model(
         dtype: one of `DTYPES`; `auto` is the checkpoint's own.
         device: `cpu`, `cuda`, `cuda:1`, …, or `auto` to spread the model over all accelerators, what does not fit there
             over the CPU's memory; by default the first accelerator, else the CPU.
+        offload: let `auto` leave what fits nowhere on the disk, from where it is read in every pass.
         attention: `attn_implementation`, where not the model's default.
         quantize: one of `QUANTISED`, to pack the weights with bitsandbytes while they are loaded (8 bits: LLM.int8; 4
             bits: NF4). A checkpoint that is packed already needs no word of it.
         trust_remote_code: run the Python code that comes with the model. Nothing but this argument ever allows it.
 
     Raises:
-        PLNDError: if there is no such model, it is not a language model, it needs code that is not trusted, or
-            bitsandbytes is wanted and absent.
+        PLNDError: if there is no such model, it is not a language model, it needs code that is not trusted, it is
+            larger than the memory that is free, or bitsandbytes is wanted and absent.
     """
     import torch
 
@@ -48,15 +55,20 @@ def load_model(
         raise PLNDError(f"unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTISED:
         raise PLNDError(f"unknown quantize {quantize!r}: expected one of {', '.join(QUANTISED)}")
-    if device is None:
-        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore
+    device = device or default_device()
     options: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype), "device_map": device}
     if attention:
         options["attn_implementation"] = attention
     if quantize:
         options["quantization_config"] = _bitsandbytes(name, revision, quantize, options["dtype"], trust_remote_code)
-    config = _config(name, revision, trust_remote_code)
-    model = _load(_language_model_class(name, config), name, revision, trust_remote_code, **options).eval()
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    kind = _language_model_class(name, config)
+    if not (offload and device == "auto"):
+        size = _least_bytes(_skeleton(kind, name, config, trust_remote_code), options["dtype"], quantize)
+        check_fits(name, size, device)
+    model = _load(kind, name, revision, trust_remote_code, **options).eval()
+    if not offload:
+        check_not_on_disk(name, model)
     guard_order(model)
     note_commit(model.config, name, revision)
     return model
@@ -68,15 +80,66 @@ def load_skeleton(name: str, *, revision: str | None = None, trust_remote_code: 
     Raises:
         PLNDError: if there is no such model, it is not a language model, or it needs code that is not trusted.
     """
+    config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    return _skeleton(_language_model_class(name, config), name, config, trust_remote_code)
+
+
+def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A model's configuration, with its commit noted.
+
+    Raises:
+        PLNDError: if there is none, or it needs code that is not trusted.
+    """
+    from transformers import AutoConfig
+
+    config = _load(AutoConfig, name, revision, trust_remote_code)
+    note_commit(config, name, revision)
+    return config
+
+
+def load_from(kind: Any, name: str, config: Any, state: Mapping[str, Tensor], dtype: Any) -> Any:
+    """A model from the tensors of its checkpoint, on the CPU, in evaluation mode.
+
+    Args:
+        kind: its class.
+        name: its folder or hub name.
+        config: its configuration, or one that holds it.
+        state: the tensors, as they are called in the files.
+        dtype: of torch, or `auto`.
+
+    Raises:
+        PLNDError: if transformers cannot.
+    """
+    if not isinstance(config, kind.config_class):
+        config = config.get_text_config()
+    try:
+        model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
+    except Exception as error:  # the builders each raise their own
+        raise cannot_load(name, error) from None
+    model.config.name_or_path = model.name_or_path = name
+    return model
+
+
+def default_device() -> str:
+    """The kind of the accelerator, if there is one, else `cpu`."""
     import torch
 
-    config = _config(name, revision, trust_remote_code)
-    kind = _language_model_class(name, config)
-    try:
-        with torch.device("meta"):
-            return kind.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever a class makes of a configuration with other values than it expects
-        raise cannot_load(name, error) from None
+    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore
+
+
+def check_not_on_disk(name: str, model: Any) -> None:
+    """Refuses a model that transformers spread over devices and did not get in.
+
+    Raises:
+        PLNDError: saying what to do instead.
+    """
+    places = list((getattr(model, "hf_device_map", None) or {}).values())
+    if "disk" in places:
+        raise PLNDError(
+            f"{name}: {places.count('disk')} of its {len(places)} parts fit on no device and would be read from disk in"
+            " every pass; plnd detect --blockwise (plnd.blockwise_model) reads each block once for many documents, and"
+            " --offload (offload=True) takes the disk all the same"
+        )
 
 
 def load_tokenizer(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
@@ -154,7 +217,7 @@ def _bitsandbytes(name: str, revision: str | None, quantize: str, dtype: Any, tr
         raise PLNDError(f"{quantize} weights need bitsandbytes: pip install bitsandbytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of its own casts in every pass
     if dtype == "auto":
-        dtype = _config(name, revision, trust_remote_code).get_text_config().dtype
+        dtype = load_config(name, revision=revision, trust_remote_code=trust_remote_code).get_text_config().dtype
     return BitsAndBytesConfig(
         load_in_8bit=quantize == "8bit",
         load_in_4bit=quantize == "4bit",
@@ -163,13 +226,26 @@ def _bitsandbytes(name: str, revision: str | None, quantize: str, dtype: Any, tr
     )
 
 
-def _config(name: str, revision: str | None, trust_remote_code: bool) -> Any:
-    """A model's configuration, with its commit noted."""
-    from transformers import AutoConfig
+def _skeleton(kind: Any, name: str, config: Any, trust_remote_code: bool) -> Any:
+    """A model on the meta device."""
+    import torch
 
-    config = _load(AutoConfig, name, revision, trust_remote_code)
-    note_commit(config, name, revision)
-    return config
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a class makes of a configuration with other values than it expects
+        raise cannot_load(name, error) from None
+
+
+def _least_bytes(skeleton: Any, dtype: Any, quantize: str | None) -> int:
+    """What a model's weights take in memory at least; 0 of a checkpoint that is packed in a way of its own."""
+    import torch
+
+    if getattr(skeleton.config, "quantization_config", None) is not None:
+        return 0
+    own = dtype if dtype != "auto" else skeleton.config.get_text_config().dtype
+    size = parameter_bytes(skeleton, own if isinstance(own, torch.dtype) else torch.bfloat16)
+    return size if quantize is None else parameter_bytes(skeleton, torch.int8) // (1 if quantize == "8bit" else 2)
 
 
 def _load(kind: Any, name: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
@@ -180,4 +256,6 @@ def _load(kind: Any, name: str, revision: str | None, trust_remote_code: bool, *
     try:
         return kind.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code, **options)
     except Exception as error:  # the hub, the builders and the file formats each raise their own
+        if is_out_of_memory(error):
+            raise
         raise cannot_load(name, error) from None

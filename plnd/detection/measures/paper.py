@@ -1,13 +1,14 @@
 """The importance of the PLND paper (arXiv:2402.18815, eq. 1), by the closed forms of `plnd.importance`.
 
 They take a block to compute what its row of the families table says, so each block is held to that on the first
-document (`plnd.detection.measures.proof`).
+document (`plnd.detection.measures.proof`). Of a model that is read block by block, what they need of a block's weights
+is taken in its first pass: they are not there before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from plnd.detection.measures.traces import AttentionTraces
 from plnd.detection.observer import Handle, ObservedBlock, forward_pass
 from plnd.importance.attention import Attention, attention_importance
 from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
+from plnd.models.blockwise import weights_of
 from plnd.models.families import Norm
 
 
@@ -57,20 +59,23 @@ class AttentionOutputs:
         self.block, self.residual = block, residual
         self.readout = readout_of(block, "o_proj", block.stack.attention_norm)
         self.proof = ReadoutProof(block, "o_proj", self.readout)
-        groups = block.target("v_proj").width // block.head_dim
-        self.gram = self.readout.gram(groups, block.head_dim)
-        gained = self.readout.gain is not None
-        self.gained_gram = self.readout.gram(groups, block.head_dim, gained=True) if gained else None
 
     def hooks(self) -> Iterator[Handle]:
         """Puts it in place."""
         yield self.block.after("o_proj", self._measure)
         yield from self.proof.hooks()
 
+    @cached_property
+    def grams(self) -> tuple[Tensor, Tensor | None]:
+        """Without the norm's gain and, where there is a norm, with it."""
+        shape = (self.block.target("v_proj").width // self.block.head_dim, self.block.head_dim)
+        gained = None if self.readout.gain is None else self.readout.gram(*shape, gained=True)
+        return self.readout.gram(*shape), gained
+
     def _measure(self, context: Tensor, output: Tensor) -> None:
         """From input [batch, seq, heads * head_dim] and output [batch, seq, hidden] of `o_proj`."""
         importance = [
-            attention_output_importance(c, f, self.readout, self.gram, self.gained_gram)
+            attention_output_importance(c, f, self.readout, *self.grams)
             for c, f in self.block.documents(context, output)
         ]
         self.block.emit_both(("output", "value"), importance)
@@ -117,5 +122,9 @@ def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Read
     """How a sub-layer's output projection, and the norm behind it, if any, reach the residual stream."""
     weight = block.target(projection).weight
     if norm is None:
-        return Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
-    return Readout(weight, block.gain(norm), block.at(f"{norm.module}.{norm.eps}"))
+        readout = Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
+    else:
+        readout = Readout(weight, partial(block.gain, norm), block.at(f"{norm.module}.{norm.eps}"))
+    if weights_of(block.observer.layout.model) is None:
+        readout.read()  # what cannot be read is refused before a pass
+    return readout
