@@ -56,6 +56,11 @@ class Detect(Command):
         parser.add_argument(
             "--resume", action="store_true", help="continue a killed run; the result is the same bit for bit"
         )
+        parser.add_argument(
+            "--tensor-parallel", action="store_true",
+            help="under torchrun: spread the model over the processes, by transformers' plan for its family; without it"
+            " each has the whole model and some of the documents",
+        )  # fmt: skip
         parser.set_defaults(advice=lambda args: "--resume continues" if checkpoint_path(args).exists() else "")
 
     @staticmethod
@@ -102,7 +107,8 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
     tokenizer = load_tokenizer(args.model, **model_source(args))
     device = args.device if processes.device is None else str(processes.device)
-    model = load_model(args.model, **model_source(args), dtype=args.dtype, device=device, quantize=args.quantize)
+    loading = {"dtype": args.dtype, "quantize": args.quantize, "tensor_parallel": args.tensor_parallel}
+    model = load_model(args.model, **model_source(args), device=device, **loading)
     options: dict[str, Any] = {
         "tokenizer": tokenizer,
         "source": ", ".join(args.corpus),

@@ -20,6 +20,7 @@ from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Document, SavedTokenizer, Skipped, TokenizedCorpus, batched
 from plnd.detection.measures.choice import measure_of
 from plnd.detection.measures.official import check_official, mask_of_all, sees_all
+from plnd.detection.meeting import readers
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.part import Part
 from plnd.detection.processes import Processes
@@ -132,13 +133,14 @@ def _detect(
     if isinstance(documents, str):
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or DetectConfig()
-    layout = Layout.of_all(model)
+    layout = Layout.of_all(model, spread=True)
     limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and config.max_length > limit:
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
     if config.scoring == "official":
         check_official(layout, config.max_length)
-    run = _Run(layout, config, shard, processes or Processes(), None if checkpoint is None else Path(checkpoint))
+    processes = readers(processes or Processes(), layout.group)
+    run = _Run(layout, config, shard, processes, None if checkpoint is None else Path(checkpoint))
     corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout, shard)
     with run.processes.together(), _evaluating(layout.model):
         if resume:

@@ -30,14 +30,22 @@ class Readout:
         gain: gain of the RMS norm applied to the sub-layer's output, [hidden]; None where there is no such norm.
         eps: that norm's epsilon.
         factor: what the sub-layer's output is multiplied by, where no norm is applied to it.
+        products: from vectors [..., hidden] to their scalar products with every column; None: `source` does.
     """
 
     def __init__(
-        self, source: Callable[[], Tensor], gain: Tensor | None = None, eps: float = 0.0, factor: float = 1.0
+        self,
+        source: Callable[[], Tensor],
+        gain: Tensor | None = None,
+        eps: float = 0.0,
+        factor: float = 1.0,
+        products: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         weight = source()
         dtype = accumulation_dtype(weight.dtype)
         self.source = source
+        self.products = products
+        self.dtype = weight.dtype
         self.eps = eps
         self.factor = factor
         self.gain = None if gain is None else gain.to(dtype)
@@ -62,20 +70,22 @@ class Readout:
         normed = f * (f.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.gain
         return normed.to(output.dtype)
 
-    def seen(self, inner: Tensor, output: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """⟨f, s⟩ of every token's sub-layer output f, [seq, hidden], and one vector s of random signs.
+    def along(self, output: Tensor) -> Tensor:
+        """⟨f, s⟩ of outputs f, [..., hidden], of the projection and one vector s of random signs."""
+        return output.to(self._signs) @ self._signs
 
-        Found, and expected of the projection's input, [seq, width], its weights and its bias, [hidden]; each [seq].
-        """
-        found = output.to(self._signs.dtype) @ self._signs
-        expected = inner.to(self._seen.dtype) @ self._seen
-        return found, expected if bias is None else expected + bias.to(self._signs) @ self._signs
+    def expected(self, inner: Tensor) -> Tensor:
+        """The same, [seq], of what the weights make of an input, [seq, width]."""
+        return inner.to(self._seen.dtype) @ self._seen
 
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], and every column w; [seq, width]."""
         assert self.gain is not None
-        weight = self.source()
         outputs = (output, output * self.gain.square())
+        if self.products is not None:
+            plain, gained = self.products(torch.stack([f.to(self.dtype) for f in outputs])).to(self.gain.dtype)
+            return plain, gained
+        weight = self.source()
         plain, gained = ((f.to(weight.dtype) @ weight).to(self.gain.dtype) for f in outputs)
         return plain, gained
 

@@ -21,6 +21,7 @@ def load_model(
     device: str | None = None,
     attention: str | None = None,
     quantize: str | None = None,
+    tensor_parallel: bool = False,
     trust_remote_code: bool = False,
 ) -> Any:
     """A language model in evaluation mode: a decoder, an encoder and a decoder (T5), or one that also sees (LLaVA).
@@ -34,11 +35,13 @@ def load_model(
         attention: `attn_implementation`, where not the model's default.
         quantize: one of `QUANTISED`, to pack the weights with bitsandbytes while they are loaded (8 bits: LLM.int8; 4
             bits: NF4). A checkpoint that is packed already needs no word of it.
+        tensor_parallel: spread it over the processes that `torchrun` started, by transformers' plan for the family.
+            Attention whose heads they cannot share is computed by each; its weights are shared all the same.
         trust_remote_code: run the Python code that comes with the model. Nothing but this argument ever allows it.
 
     Raises:
         PLNDError: if there is no such model, it is not a language model, it needs code that is not trusted, or
-            bitsandbytes is wanted and absent.
+            bitsandbytes is wanted and absent; if it is to be spread, and transformers has no plan for it.
     """
     import torch
 
@@ -55,6 +58,14 @@ def load_model(
         options["attn_implementation"] = attention
     if quantize:
         options["quantization_config"] = _bitsandbytes(name, revision, quantize, options["dtype"], trust_remote_code)
+    if tensor_parallel:
+        from plnd.models.plan import distribution
+
+        if quantize:
+            raise PLNDError(f"quantize={quantize}: a model is spread over processes with dense weights only")
+        skeleton = load_skeleton(name, revision=revision, trust_remote_code=trust_remote_code)
+        options["distributed_config"] = distribution(skeleton)
+        del options["device_map"]  # each process takes a device of its own
     config = _config(name, revision, trust_remote_code)
     model = _load(_language_model_class(name, config), name, revision, trust_remote_code, **options).eval()
     guard_order(model)

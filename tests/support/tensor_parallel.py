@@ -1,38 +1,60 @@
-"""What `tests/plnd/detection/test_processes.py` lets two processes do with a tensor-parallel model: be refused."""
+"""What `tests/plnd/detection/test_tensor_parallel.py` lets several processes do with models spread over them.
+
+`torchrun … tensor_parallel.py FOLDER FAMILY…` measures and switches off neurons of each family, spread and whole, and
+writes what differs; the folder is where models are saved.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from peft import get_peft_model
-from transformers import AutoModelForCausalLM
+import torch.distributed as dist
+import transformers
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.distributed import DistributedConfig
 
-from peft_plnd import NeuronSelectConfig
-from plnd import NeuronSet, PLNDError, deactivate, detect
+from plnd import NeuronSet, PLNDError, Scores, deactivate, deactivated, detect
+from plnd.detection.config import DetectConfig
+from plnd.models.families import FAMILIES
+from plnd.models.layout import Layout
+from plnd.models.loading import load_model
+from tiny import TINY, VARIANTS, KeepFloat64, logits, tiny_model
 
-
-def main(folder: Path) -> None:
-    """Writes what each use says, one line each, to a file of this process."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", tp_plan="auto")
-    neurons = NeuronSet.load(folder / "mask.safetensors")
-    uses: list[Callable[[], object]] = [
-        lambda: deactivate(model, neurons),
-        lambda: deactivate(model, neurons, mode="activations"),
-        lambda: detect(model, [[5, 6, 7] * 20]),
-        lambda: get_peft_model(model, NeuronSelectConfig(neurons={"q_proj": {"out": [1]}})),
-    ]
-    said = []
-    for use in uses:
-        try:
-            said.append(f"no refusal: {use()!r}")
-        except PLNDError as error:
-            said.append(str(error))
-    rank = torch.distributed.get_rank()
-    (folder / f"said{rank}").write_text("\n".join(said))
+CONFIG = DetectConfig(language="xx", min_length=4, batch_size=2, qk="exact", max_length=16)
+IDS = torch.tensor([[5, 6, 7, 80, 9, 11, 3, 90, 14], [9, 8, 7, 60, 5, 4, 3, 40, 6]])
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def documents() -> list[list[int]]:
+    """Three batches of random token ids."""
+    generator = np.random.default_rng(0)
+    return [generator.integers(3, 96, 5 + n).tolist() for n in range(5)]
+
+
+def fitting(name: str, folder: Path) -> Path:
+    """A saved tiny model of a family whose heads and widths 4 processes can share."""
+    make = (TINY | VARIANTS)[name]
+    shape: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 4}
+    if "head_dim" not in make.keywords:
+        shape["hidden_size"] = 32
+    if name.startswith("gpt_neox"):
+        shape["num_attention_heads"] = shape.pop("num_key_value_heads")
+    torch.manual_seed(0)
+    values = {**make.keywords, **shape}
+    model = make.func(*make.args, **values)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            parameter.normal_(0, 0.3)
+            if parameter.dim() == 1 and path.endswith("weight") and not name.startswith("gemma"):
+                parameter.add_(1)
+    model.double().save_pretrained(folder / name)
+    return folder / name

@@ -118,4 +118,5 @@ def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Read
     weight = block.target(projection).weight
     if norm is None:
         return Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
-    return Readout(weight, block.gain(norm), block.at(f"{norm.module}.{norm.eps}"))
+    eps, products = block.at(f"{norm.module}.{norm.eps}"), block.products(projection)
+    return Readout(weight, block.gain(norm), eps, products=products)
