@@ -61,6 +61,10 @@ class Detect(Command):
             help="under torchrun: spread the model over the processes, by transformers' plan for its family; without it"
             " each has the whole model and some of the documents",
         )  # fmt: skip
+        parser.add_argument(
+            "--expert-parallel", action="store_true",
+            help="the same, and of a mixture each process has some of the experts whole, not a part of each",
+        )  # fmt: skip
         parser.set_defaults(advice=lambda args: "--resume continues" if checkpoint_path(args).exists() else "")
 
     @staticmethod
@@ -107,8 +111,15 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
     tokenizer = load_tokenizer(args.model, **model_source(args))
     device = args.device if processes.device is None else str(processes.device)
-    loading = {"dtype": args.dtype, "quantize": args.quantize, "tensor_parallel": args.tensor_parallel}
-    model = load_model(args.model, **model_source(args), device=device, **loading)
+    model = load_model(
+        args.model,
+        **model_source(args),
+        dtype=args.dtype,
+        device=device,
+        quantize=args.quantize,
+        tensor_parallel=args.tensor_parallel,
+        expert_parallel=args.expert_parallel,
+    )
     options: dict[str, Any] = {
         "tokenizer": tokenizer,
         "source": ", ".join(args.corpus),

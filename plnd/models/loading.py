@@ -22,6 +22,7 @@ def load_model(
     attention: str | None = None,
     quantize: str | None = None,
     tensor_parallel: bool = False,
+    expert_parallel: bool = False,
     trust_remote_code: bool = False,
 ) -> Any:
     """A language model in evaluation mode: a decoder, an encoder and a decoder (T5), or one that also sees (LLaVA).
@@ -37,6 +38,7 @@ def load_model(
             bits: NF4). A checkpoint that is packed already needs no word of it.
         tensor_parallel: spread it over the processes that `torchrun` started, by transformers' plan for the family.
             Attention whose heads they cannot share is computed by each; its weights are shared all the same.
+        expert_parallel: the same, and of a mixture each process has some of the experts whole, not a part of each.
         trust_remote_code: run the Python code that comes with the model. Nothing but this argument ever allows it.
 
     Raises:
@@ -58,13 +60,13 @@ def load_model(
         options["attn_implementation"] = attention
     if quantize:
         options["quantization_config"] = _bitsandbytes(name, revision, quantize, options["dtype"], trust_remote_code)
-    if tensor_parallel:
+    if tensor_parallel or expert_parallel:
         from plnd.models.plan import distribution
 
         if quantize:
             raise PLNDError(f"quantize={quantize}: a model is spread over processes with dense weights only")
         skeleton = load_skeleton(name, revision=revision, trust_remote_code=trust_remote_code)
-        options["distributed_config"] = distribution(skeleton)
+        options["distributed_config"] = distribution(skeleton, experts=expert_parallel)
         del options["device_map"]  # each process takes a device of its own
     config = _config(name, revision, trust_remote_code)
     model = _load(_language_model_class(name, config), name, revision, trust_remote_code, **options).eval()

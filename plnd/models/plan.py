@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def distribution(model: nn.Module) -> Any:
+def distribution(model: nn.Module, *, experts: bool = False) -> Any:
     """transformers' `DistributedConfig` with which a model is spread over all processes of this run.
 
     It is the family's plan. Where the processes cannot share the key-value heads evenly, each computes all of
@@ -22,8 +22,9 @@ def distribution(model: nn.Module) -> Any:
 
     Args:
         model: one of the same configuration, on any device.
+        experts: of a mixture, each process has some of the experts whole, not a part of each.
     Raises:
-        FamilyError: if transformers has no plan for the family.
+        FamilyError: if transformers has no plan for the family, or none of whole experts where they are wanted.
         PLNDError: if there are no other processes, or this transformers spreads models in another way.
     """
     import transformers
@@ -52,7 +53,10 @@ def distribution(model: nn.Module) -> Any:
             f"model family {layout.family.name!r}: transformers {transformers.__version__} has no plan to spread it over"
             " processes: use --shard, --blockwise or --device auto"
         )
-    return DistributedConfig(tp_size=count, tp_plan=dict(_gathered(layout, count)) or "auto")
+    if experts and not any(stack.experts for stack in layout.family.stacks):
+        raise FamilyError(f"model family {layout.family.name!r} has no experts to share among processes")
+    plan = dict(_gathered(layout, count)) or "auto"
+    return DistributedConfig(tp_size=count, tp_plan=plan, ep_size=count if experts else 1)
 
 
 def _names(layout: Layout) -> dict[str, str]:
