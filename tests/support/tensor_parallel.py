@@ -1,16 +1,14 @@
-"""What `tests/plnd/detection/test_tensor_parallel.py` lets several processes do with models spread over them.
+"""What `tests/plnd/detection/test_tensor_parallel.py` lets several processes do with models that are spread over them.
 
-`torchrun … tensor_parallel.py FOLDER FAMILY…` measures and switches off neurons of each family, spread and whole, and
-writes what differs; the folder is where models are saved.
+`torchrun … tensor_parallel.py FOLDER FAMILY…` saves a tiny model of each family, loads it whole and spread, measures
+and switches off neurons in both, and leaves what it found in `FOLDER/FAMILY.RANK.json`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,43 +16,150 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import transformers
-from torch.overrides import TorchFunctionMode
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.distributed import DistributedConfig
+from transformers.utils import logging
 
-from plnd import NeuronSet, PLNDError, Scores, deactivate, deactivated, detect
+from plnd import Scores, deactivated, detect
 from plnd.detection.config import DetectConfig
-from plnd.models.families import FAMILIES
+from plnd.detection.measures.choice import measure_of
+from plnd.detection.observer import Observer
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
-from tiny import TINY, VARIANTS, KeepFloat64, logits, tiny_model
+from plnd.models.spread import local
+from tiny import TINY, VARIANTS, KeepFloat64, random_weights
 
 CONFIG = DetectConfig(language="xx", min_length=4, batch_size=2, qk="exact", max_length=16)
 IDS = torch.tensor([[5, 6, 7, 80, 9, 11, 3, 90, 14], [9, 8, 7, 60, 5, 4, 3, 40, 6]])
+METHODS = {
+    "first order": replace(CONFIG, qk="first_order"),
+    "epsilon": replace(CONFIG, epsilon=0.5),
+    "official": replace(CONFIG, scoring="official"),
+    "activation": replace(CONFIG, method="activation"),
+    "lape": replace(CONFIG, method="lape"),
+    "relevance": replace(CONFIG, method="relevance"),
+}
+
+
+class Collectives(TorchDispatchMode):
+    """Counts what the processes say to each other, in functions of `torch.distributed` and within DTensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D102
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it is seen again, as what is done to its parts
+        communicates = func.namespace in ("c10d", "_c10d_functional")
+        self.count += communicates and "wait" not in func.__name__ and "barrier" not in func.__name__
+        return func(*args, **(kwargs or {}))
 
 
 def documents() -> list[list[int]]:
-    """Three batches of random token ids."""
+    """Random token ids, three batches of them."""
     generator = np.random.default_rng(0)
     return [generator.integers(3, 96, 5 + n).tolist() for n in range(5)]
 
 
-def fitting(name: str, folder: Path) -> Path:
-    """A saved tiny model of a family whose heads and widths 4 processes can share."""
-    make = (TINY | VARIANTS)[name]
-    shape: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 4}
-    if "head_dim" not in make.keywords:
-        shape["hidden_size"] = 32
-    if name.startswith("gpt_neox"):
-        shape["num_attention_heads"] = shape.pop("num_key_value_heads")
-    torch.manual_seed(0)
-    values = {**make.keywords, **shape}
-    model = make.func(*make.args, **values)
+def tiny(name: str, *, eight_heads: bool) -> PreTrainedModel:
+    """A tiny model of a family, with eight query heads and four key-value heads where that is asked for."""
+    make, shape = (TINY | VARIANTS)[name], {}
+    if eight_heads:
+        shape = {"num_attention_heads": 4} if name == "gpt_neox" else dict(num_attention_heads=8, num_key_value_heads=4)
+        shape |= {} if "head_dim" in make.keywords else {"hidden_size": 32}
+    return random_weights(name, make.func(*make.args, **{**make.keywords, **shape}))
+
+
+def difference(one: Scores, other: Scores) -> float:
+    """Largest difference of an importance, relative to the largest of its projection."""
+    pairs = [(x[name], y[name]) for x, y in ((one.minimum, other.minimum), (one.mean, other.mean)) for name in x]
+    return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs if np.abs(a).max())
+
+
+def weights(model: PreTrainedModel) -> list[torch.Tensor]:
+    """A copy of what this process has of each."""
+    return [local(parameter.detach()).clone() for parameter in model.parameters()]
+
+
+def collectives(model: PreTrainedModel) -> dict[str, int]:
+    """How many there are in a pass: the model's own, with its neurons being measured, and so on a second batch."""
+    counts, layout, mask = {}, Layout(model, spread=True), torch.ones_like(IDS)
+
+    def counted(name: str, run: Callable[[], None]) -> None:
+        with torch.no_grad(), Collectives() as collectives:
+            run()
+        counts[name] = collectives.count
+
+    counted("plain", lambda: layout.forward(IDS, mask))
+    observer = Observer(layout, measure_of(CONFIG), lambda *_: None, spans=[(0, IDS.shape[1])] * len(IDS))
+    with observer.attached():
+        for name in ("first", "second"):
+            assert observer.meeting is not None
+            observer.meeting.begin(IDS)
+            counted(name, lambda: observer.measure.run(layout, IDS, mask))
+            list(observer.meeting.end())
+        counted("meeting", lambda: observer.run(IDS, mask))
+    return counts
+
+
+def compared(whole: PreTrainedModel, spread: PreTrainedModel) -> dict[str, Any]:
+    """Importances and masked logits of a model that is spread against those of one that is not."""
+    expected, found = detect(whole, documents(), CONFIG), detect(spread, documents(), CONFIG)
+    assert list(expected.minimum) == list(found.minimum)
+    neurons = expected.select(fraction=0.1)
+    before, masked = weights(spread), {}
     with torch.no_grad():
-        for path, parameter in model.named_parameters():
-            parameter.normal_(0, 0.3)
-            if parameter.dim() == 1 and path.endswith("weight") and not name.startswith("gemma"):
-                parameter.add_(1)
-    model.double().save_pretrained(folder / name)
-    return folder / name
+        plain = float((whole(input_ids=IDS).logits - spread(input_ids=IDS).logits).abs().max())
+        with deactivated(whole, neurons):
+            reference = whole(input_ids=IDS).logits
+        for mode in ("weights",) if hasattr(whole.config, "num_experts_per_tok") else ("weights", "activations"):
+            with deactivated(spread, neurons, mode=mode):
+                masked[mode] = float((reference - spread(input_ids=IDS).logits).abs().max())
+        moved = float((reference - whole(input_ids=IDS).logits).abs().max())
+    return {
+        "importance": difference(expected, found),
+        "ranks": all(np.array_equal(expected.worst_rank[name], found.worst_rank[name]) for name in found.worst_rank),
+        "metadata": expected.metadata == found.metadata,
+        "plain": plain,
+        "masked": masked,
+        "moved": moved,
+        "restored": all(map(torch.equal, before, weights(spread))),
+        "parts": len(
+            {parameter.device_mesh.size() for parameter in spread.parameters() if local(parameter) is not parameter}
+        ),
+        "collectives": collectives(spread),
+        "gathered": isinstance(spread.config.distributed_config.tp_plan, dict),
+        "blocks": len(Layout(spread, spread=True).blocks),
+    }
+
+
+def main(folder: Path, names: list[str]) -> None:
+    """Each family in turn: its name, `:heads` for eight of them, `:experts` for whole experts, `:methods` for all."""
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    for case in names:
+        name, *how = case.split(":")
+        path, rank = folder / case.replace(":", "-"), dist.get_rank()
+        if rank == 0:
+            tiny(name, eight_heads="heads" in how).save_pretrained(path)
+        dist.barrier()
+        spread = load_model(str(path), dtype="float64", tensor_parallel=True, expert_parallel="experts" in how)
+        whole = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+        for model in (whole, spread) if hasattr(whole.config, "num_experts_per_tok") else ():
+            model.set_experts_implementation("eager")  # the default one has no float64
+        with KeepFloat64():
+            found = compared(whole, spread)
+            if "methods" in how:
+                found["methods"] = {
+                    method: difference(detect(whole, documents(), config), detect(spread, documents(), config))
+                    for method, config in METHODS.items()
+                }
+        Path(f"{path}.{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
