@@ -70,9 +70,11 @@ class Detect(Command):
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Detects; of several processes, those that fail fail together, and the first one says why."""
+        from plnd.detection.meeting import OneModel
         from plnd.detection.processes import Processes
 
-        processes = Processes.launched(args.device)
+        kind = OneModel if args.tensor_parallel or args.expert_parallel else Processes
+        processes = kind.launched(args.device)
         with closing(processes):
             try:
                 with processes.together():
@@ -81,9 +83,10 @@ class Detect(Command):
                 line = error_line(error)
                 if line is None or processes.count == 1:
                     raise
-                if processes.first:
+                if processes.first or not processes.can_tell(error):
                     print_error("detect", line)
-                processes.exchange()  # when one has left, its launcher ends the others: not before the line is out
+                if processes.can_tell(error):
+                    processes.exchange()  # when one has left, its launcher ends the others: not before the line is out
                 sys.exit(2)
 
 

@@ -103,8 +103,20 @@ class Meeting:
         )
 
 
-class OneReader(Processes):
-    """Processes that have a part each of one model, and so read every batch together: they count as one."""
+class OneModel(Processes):
+    """Processes that have a part each of one model.
+
+    One that fails in a way that nobody foresaw, for want of memory say, cannot tell the others, who wait for it in the
+    middle of a layer. It has to end, and its launcher then ends them.
+    """
+
+    def can_tell(self, error: Exception) -> bool:
+        """Whether it is a refusal, which comes between two passes."""
+        return isinstance(error, PLNDError)
+
+
+class OneReader(OneModel):
+    """The same, as those who read a corpus: they count as one, since they read every batch together."""
 
     def __init__(self, group: Group) -> None:
         super().__init__()

@@ -205,7 +205,7 @@ class ObservedBlock:
         if meeting is None or self._seen(projection).shares is None:
             see(partial)
         else:
-            meeting.add_up(partial, self._told(see))
+            meeting.add_up(partial, self.told(see))
 
     # what passes
 
@@ -231,22 +231,22 @@ class ObservedBlock:
 
     def before(self, projection: str, see: Callable[[Tensor], None]) -> Handle:
         """Calls `see` with the input of a projection's module as it arrives, before hooks switch columns off."""
-        module, see = self.target(projection).module, self._told(see)
+        module, see = self.target(projection).module, self.told(see)
         return module.register_forward_pre_hook(lambda module, args: see(args[0]), prepend=True)
 
     def after(self, projection: str, see: Callable[[Tensor, Tensor], None]) -> Handle:
         """Calls `see` with input and output of a projection's module; its own rows are `target(…).select(output)`."""
-        module, see = self.target(projection).module, self._told(see)
+        module, see = self.target(projection).module, self.told(see)
         return module.register_forward_hook(lambda module, args, output: see(args[0], output))
 
-    def _told(self, see: Callable[..., None]) -> Callable[..., None]:
+    def told(self, see: Callable[..., None]) -> Callable[..., None]:
         """`see`, whose refusals wait for the end of a pass in which other processes take part."""
         return see if self.observer.meeting is None else self.observer.meeting.waiting(see)
 
     def watch_attention(self, see: Callable[..., None]) -> Handle:
         """Calls `see` with what enters attention, as `plnd.detection.interfaces` gives it; once for each block."""
         self.attention_watched = True
-        return put_watch(self.attention, self._told(see))
+        return put_watch(self.attention, self.told(see))
 
     def sum_over_experts(
         self,

@@ -74,13 +74,14 @@ class Group:
 
     def gather(self, values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """The one-dimensional tensor of every process, in the order of ranks, of as many elements as `lengths` says."""
+        import torch
         import torch.distributed as dist
 
         padded = values.new_zeros(max(lengths))
         padded[: len(values)] = values
-        found = values.new_empty(self.count * len(padded))
-        dist.all_gather_into_tensor(found, padded, group=self._handle)
-        return [part[:length] for part, length in zip(found.view(self.count, -1), lengths, strict=True)]
+        found = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(found, padded, group=self._handle)
+        return [part[:length] for part, length in zip(found, lengths, strict=True)]
 
     def view(self, module: nn.Module, parameter: str, axis: str, fused_experts: bool) -> View:
         """What the hooks of a module with neurons see of them.

@@ -65,6 +65,11 @@ def load_model(
 
         if quantize:
             raise PLNDError(f"quantize={quantize}: a model is spread over processes with dense weights only")
+        kind = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"  # type: ignore
+        if torch.device(device).type != kind:
+            raise PLNDError(
+                f"device={device}: transformers spreads a model over this machine's {kind} devices; leave it out"
+            )
         skeleton = load_skeleton(name, revision=revision, trust_remote_code=trust_remote_code)
         options["distributed_config"] = distribution(skeleton, experts=expert_parallel)
         del options["device_map"]  # each process takes a device of its own

@@ -50,8 +50,8 @@ def distribution(model: nn.Module, *, experts: bool = False) -> Any:
     layout = Layout(model)
     if not any(name in own for name in _names(layout)):
         raise FamilyError(
-            f"model family {layout.family.name!r}: transformers {transformers.__version__} has no plan to spread it over"
-            " processes: use --shard, --blockwise or --device auto"
+            f"model family {layout.family.name!r}: transformers {transformers.__version__} has no plan to spread it"
+            " over processes: leave --tensor-parallel out (docs/larger.md has other ways)"
         )
     if experts and not any(stack.experts for stack in layout.family.stacks):
         raise FamilyError(f"model family {layout.family.name!r} has no experts to share among processes")

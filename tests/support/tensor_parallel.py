@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from lm_eval.api.instance import Instance
+from peft import get_peft_model
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from plnd import Scores, deactivated, detect
+from lm_eval_plnd.model import PLNDLM
+from peft_plnd import NeuronSelectConfig
+from plnd import PLNDError, Scores, deactivated, detect
+from plnd.commands import main as cli
+from plnd.detection import run as detection
 from plnd.detection.config import DetectConfig
 from plnd.detection.measures.choice import measure_of
 from plnd.detection.observer import Observer
+from plnd.logit_lens.lens import decode_tokens
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
 from plnd.models.spread import local
@@ -32,6 +40,8 @@ from tiny import TINY, VARIANTS, KeepFloat64, random_weights
 
 CONFIG = DetectConfig(language="xx", min_length=4, batch_size=2, qk="exact", max_length=16)
 IDS = torch.tensor([[5, 6, 7, 80, 9, 11, 3, 90, 14], [9, 8, 7, 60, 5, 4, 3, 40, 6]])
+DETECT = ["detect", "--language", "en", "--min-length", "4", "--batch-size", "2", "--dtype", "float32"]
+TEXTS = ["The cat sat on the mat.", "Rain fell on the old town all night."]
 METHODS = {
     "first order": replace(CONFIG, qk="first_order"),
     "epsilon": replace(CONFIG, epsilon=0.5),
@@ -131,8 +141,52 @@ def compared(whole: PreTrainedModel, spread: PreTrainedModel) -> dict[str, Any]:
         ),
         "collectives": collectives(spread),
         "gathered": isinstance(spread.config.distributed_config.tp_plan, dict),
+        "experts": Layout(spread, spread=True).family.stacks[0].experts is not None,
         "blocks": len(Layout(spread, spread=True).blocks),
     }
+
+
+def said(use: Callable[[], object]) -> str:
+    """What a refusal says."""
+    try:
+        return f"no refusal: {use()!r}"
+    except PLNDError as error:
+        return str(error)
+
+
+def interrupted(texts: list[list[int]]) -> Iterator[list[int]]:
+    """All documents but the last two, and then an interrupt."""
+    yield from texts[:-2]
+    raise KeyboardInterrupt
+
+
+def commands(folder: Path, output: Path) -> None:
+    """Command lines, lm-eval's model, a run that is resumed, and what is refused, of the model in `folder`/model."""
+    model_folder, mask, found = str(folder / "model"), folder / "mask.safetensors", {}
+    lm = PLNDLM.create_from_arg_string(f"mask={mask},tp_plan=auto,dtype=float32", {"batch_size": 1})
+    found["nats"] = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0) for text in TEXTS])
+    model, rank = load_model(model_folder, dtype="float32", tensor_parallel=True), dist.get_rank()
+    texts = documents()
+    checkpoint = folder / "checkpoint"
+    detection.CHECKPOINT_SECONDS, detection.WINDOW = 0, 1
+    whole = detect(model, texts, CONFIG)
+    with suppress(KeyboardInterrupt):
+        detect(model, interrupted(texts), CONFIG, checkpoint=checkpoint)
+    dist.barrier()
+    found["left"] = checkpoint.exists()
+    resumed = detect(model, texts, CONFIG, checkpoint=checkpoint, resume=True)
+    found["resumed"] = difference(whole, resumed), whole.metadata == resumed.metadata
+    found["other corpora"] = said(lambda: detect(model, texts[rank:], CONFIG))
+    found["lens"] = said(lambda: decode_tokens(model, None, texts))
+    found["tuning"] = said(lambda: get_peft_model(model, NeuronSelectConfig(neurons={"q_proj": {"out": [1]}})))
+    found["quantised"] = said(lambda: load_model(model_folder, quantize="4bit", tensor_parallel=True))
+    found["no experts"] = said(lambda: load_model(model_folder, expert_parallel=True))
+    if rank == 1:  # what one process sees, all have to say
+        model.model.layers[0].register_forward_hook(lambda module, args, output: output + 1)
+    found["one refuses"] = said(lambda: detect(model, texts, CONFIG))
+    output.write_text(json.dumps(found))
+    files = ["--corpus", str(folder / "corpus.txt"), "--output", str(folder / "spread")]
+    cli.main([*DETECT, "--model", model_folder, *files, "--tensor-parallel"])
 
 
 def main(folder: Path, names: list[str]) -> None:
@@ -158,6 +212,8 @@ def main(folder: Path, names: list[str]) -> None:
                     for method, config in METHODS.items()
                 }
         Path(f"{path}.{rank}.json").write_text(json.dumps(found))
+    if (folder / "mask.safetensors").exists():
+        commands(folder, folder / f"commands.{dist.get_rank()}.json")
     dist.destroy_process_group()
 
 

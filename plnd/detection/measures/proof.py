@@ -79,7 +79,7 @@ class ResidualProof:
     def hooks(self) -> Iterator[Handle]:
         """Puts it in place; what the block's sub-layers give is told to `add`."""
         yield self.block.module.register_forward_pre_hook(self._enter, with_kwargs=True)
-        yield self.block.module.register_forward_hook(self._leave)
+        yield self.block.module.register_forward_hook(self.block.told(self._leave))
 
     def add(self, output: Tensor, readout: Readout) -> None:
         """A sub-layer's output [batch, seq, hidden], which goes through the readout's norm, if any."""
