@@ -24,10 +24,10 @@ DENSE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def dequantised(module: nn.Module, parameter: str = "weight") -> Tensor:
     """The weight by which a module multiplies: a linear layer's, [out, in] ([in, out] of a `Conv1D`), or a norm's.
 
-    The stored tensor itself where it is dense and on a device, and this process's part of one that is spread over
-    processes; else a new tensor on the device where the module runs:
-    unpacked from bitsandbytes' 8 or 4 bits, torchao's tensors or HQQ, or brought back from where accelerate offloaded
-    it. The module stays as it is, and what is read is the same before and after its first pass.
+    The stored tensor itself where it is dense and on a device (this process's part of one that is spread over
+    processes); else a new tensor on the device where the module runs: unpacked from bitsandbytes' 8 or 4 bits,
+    torchao's tensors or HQQ, or brought back from where accelerate offloaded it. The module stays as it is, and what is
+    read is the same before and after its first pass.
 
     Args:
         module: a linear layer, a norm, or fused experts.
@@ -72,11 +72,8 @@ def packing(module: nn.Module, parameter: str = "weight") -> str | None:
         return f"{kind}: a weight that is computed anew in every pass (parametrised)"
     linear_layer = parameter == "weight" and (hasattr(module, "nf") or hasattr(module, "in_features"))
     if weight is not stored:  # transformers runs a plain layer on its part, in a `forward` around the layer's own
-        return (
-            None
-            if type(module).forward is nn.Linear.forward or not linear_layer
-            else f"{kind}: spread, of a kind of its own"
-        )
+        known = not linear_layer or type(module).forward is nn.Linear.forward
+        return None if known else f"{kind}: a weight that is spread over processes, in a layer of a kind of its own"
     if linear_layer and (weight.dim() != 2 or not (_is_plain(module) or _multiplies(module, weight))):
         return f"{kind}: a linear layer that does not multiply by its weight {list(weight.shape)} as it is stored"
     return None
