@@ -96,8 +96,8 @@ class Group:
             return "whole"
         if spread and fused_experts and (axis, own, of_weight) in _EXPERT_STYLES:
             return "own"
-        if spread and not fused_experts and of_weight is None and (axis, own) in _STYLES:
-            return _STYLES[axis, own]
+        if spread and not fused_experts and of_weight is None and (axis, own or "") in _STYLES:
+            return _STYLES[axis, own or ""]
         raise FamilyError(
             f"{name}: the plan spreads it over processes as {own or of_weight or 'nothing that it names'!r}, of which"
             " plnd does not know what its hooks see: take transformers' own plan (tp_plan=auto)"

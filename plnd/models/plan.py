@@ -55,7 +55,7 @@ def distribution(model: nn.Module, *, experts: bool = False) -> Any:
         )
     if experts and not any(stack.experts for stack in layout.family.stacks):
         raise FamilyError(f"model family {layout.family.name!r} has no experts to share among processes")
-    plan = dict(_gathered(layout, count)) or "auto"
+    plan: Any = dict(_gathered(layout, count)) or "auto"
     return DistributedConfig(tp_size=count, tp_plan=plan, ep_size=count if experts else 1)
 
 

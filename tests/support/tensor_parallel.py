@@ -213,8 +213,9 @@ def main(folder: Path, names: list[str]) -> None:
                 }
         Path(f"{path}.{rank}.json").write_text(json.dumps(found))
     if (folder / "mask.safetensors").exists():
-        commands(folder, folder / f"commands.{dist.get_rank()}.json")
-    dist.destroy_process_group()
+        commands(folder, folder / f"commands.{dist.get_rank()}.json")  # the last command leaves the process group
+    else:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
