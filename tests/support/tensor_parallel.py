@@ -17,22 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from lm_eval.api.instance import Instance
-from peft import get_peft_model
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from lm_eval_plnd.model import PLNDLM
-from peft_plnd import NeuronSelectConfig
 from plnd import PLNDError, Scores, deactivated, detect
-from plnd.commands import main as cli
 from plnd.detection import run as detection
 from plnd.detection.config import DetectConfig
 from plnd.detection.measures.choice import measure_of
 from plnd.detection.observer import Observer
-from plnd.logit_lens.lens import decode_tokens
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
 from plnd.models.spread import local
@@ -40,7 +34,7 @@ from tiny import TINY, VARIANTS, KeepFloat64, random_weights
 
 CONFIG = DetectConfig(language="xx", min_length=4, batch_size=2, qk="exact", max_length=16)
 IDS = torch.tensor([[5, 6, 7, 80, 9, 11, 3, 90, 14], [9, 8, 7, 60, 5, 4, 3, 40, 6]])
-DETECT = ["detect", "--language", "en", "--min-length", "4", "--batch-size", "2", "--dtype", "float32"]
+DETECT = ["detect", "--language", "en", "--min-length", "4", "--batch-size", "2", "--dtype", "float64"]
 TEXTS = ["The cat sat on the mat.", "Rain fell on the old town all night."]
 METHODS = {
     "first order": replace(CONFIG, qk="first_order"),
@@ -136,11 +130,7 @@ def compared(whole: PreTrainedModel, spread: PreTrainedModel) -> dict[str, Any]:
         "masked": masked,
         "moved": moved,
         "restored": all(map(torch.equal, before, weights(spread))),
-        "parts": len(
-            {parameter.device_mesh.size() for parameter in spread.parameters() if local(parameter) is not parameter}
-        ),
-        "collectives": collectives(spread),
-        "gathered": isinstance(spread.config.distributed_config.tp_plan, dict),
+        "parts": max(x.device_mesh.size() for x in spread.parameters() if local(x) is not x),
         "experts": Layout(spread, spread=True).family.stacks[0].experts is not None,
         "blocks": len(Layout(spread, spread=True).blocks),
     }
@@ -162,6 +152,14 @@ def interrupted(texts: list[list[int]]) -> Iterator[list[int]]:
 
 def commands(folder: Path, output: Path) -> None:
     """Command lines, lm-eval's model, a run that is resumed, and what is refused, of the model in `folder`/model."""
+    from lm_eval.api.instance import Instance  # the imports of the other runs are fewer
+    from peft import get_peft_model
+
+    from lm_eval_plnd.model import PLNDLM
+    from peft_plnd import NeuronSelectConfig
+    from plnd.commands import main as cli
+    from plnd.logit_lens.lens import decode_tokens
+
     model_folder, mask, found = str(folder / "model"), folder / "mask.safetensors", {}
     lm = PLNDLM.create_from_arg_string(f"mask={mask},tp_plan=auto,dtype=float32", {"batch_size": 1})
     found["nats"] = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0) for text in TEXTS])

@@ -29,7 +29,7 @@ PLANNED = (
 )  # fmt: skip
 """Rows of the families table that have a plan in transformers."""
 BY_TWO = (*(name for name in PLANNED if name != "llama"), "llama:methods", "gpt_neox_sequential", "mixtral:experts")
-BY_FOUR = (*(f"{name}:heads" for name in PLANNED), "llama", "gemma3_text", "qwen3_moe:experts")
+BY_FOUR = (*(f"{name}:heads" for name in PLANNED), "gemma3_text", "qwen3_moe:experts")
 """Tiny models as they are have two key-value heads, which four processes cannot share."""
 CASES = [(2, case) for case in BY_TWO] + [(4, case) for case in BY_FOUR]
 
@@ -111,13 +111,13 @@ def commands(tmp_path_factory) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def test_detect_writes_what_one_process_writes(commands):
-    """`plnd detect --tensor-parallel` under torchrun: the artifact of `plnd detect`, up to the rounding of float32."""
+    """`plnd detect --tensor-parallel` under torchrun: the artifact of `plnd detect`, norms being rounded to float32."""
     folder, _ = commands
     whole, spread = Scores.load(folder / "whole"), Scores.load(folder / "spread")
     assert whole.metadata == spread.metadata
     assert not (folder / "spread.checkpoint").exists()
     for name, minimum in whole.minimum.items():
-        assert np.abs(minimum - spread.minimum[name]).max() < 1e-5 * minimum.max()
+        assert np.abs(minimum - spread.minimum[name]).max() < 1e-6 * minimum.max()
 
 
 def test_lm_eval_masks_what_one_process_masks(commands):
