@@ -131,6 +131,8 @@ def compared(whole: PreTrainedModel, spread: PreTrainedModel) -> dict[str, Any]:
         "moved": moved,
         "restored": all(map(torch.equal, before, weights(spread))),
         "parts": max(x.device_mesh.size() for x in spread.parameters() if local(x) is not x),
+        "collectives": collectives(spread),
+        "gathered": isinstance(spread.config.distributed_config.tp_plan, dict),
         "experts": Layout(spread, spread=True).family.stacks[0].experts is not None,
         "blocks": len(Layout(spread, spread=True).blocks),
     }
