@@ -22,6 +22,7 @@ from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, RolesDeactiv
 from lm_eval_plnd.documents import DocumentLM, in_one_line
 from lm_eval_plnd.identity import answers_digest
 from plnd.errors import PLNDError
+from plnd.models.distributed import group_of
 from plnd.models.layout import check_tokens, unwrap
 from plnd.models.loading import cannot_load
 from plnd.models.running import lease
@@ -189,6 +190,11 @@ class PLNDLM(DocumentLM):
             raise PLNDError(
                 "--use_cache tells requests apart by their text, and roles= by their document: leave it out"
             )
+        if group_of(unwrap(self.model, spread=True)) is not None:
+            raise PLNDError(
+                "--use_cache: of a tensor-parallel model each process would wait for the others in what its own cache"
+                " does not have: leave it out"
+            )
         if not hasattr(store, "tablename"):
             raise PLNDError("this lm-eval keeps its cache in a way that cannot tell masks apart: leave --use_cache out")
         return f"plnd_{answers_digest(self.model, self.tokenizer, self.source.digest, self._settings)}"
@@ -242,7 +248,7 @@ def _named_or_loaded(pretrained: Any) -> Any:
     if isinstance(pretrained, str) or hasattr(pretrained, "peft_config"):
         return pretrained
     is_pipeline = isinstance(getattr(pretrained, "model", None), nn.Module)
-    return unwrap(pretrained) if isinstance(pretrained, nn.Module) or is_pipeline else pretrained
+    return unwrap(pretrained, spread=True) if isinstance(pretrained, nn.Module) or is_pipeline else pretrained
 
 
 def _check_arguments(pretrained: Any, arguments: dict[str, Any]) -> None:

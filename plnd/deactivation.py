@@ -26,8 +26,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, locate, unwrap
+from plnd.models.parts import Parts
 from plnd.models.quantised import packing
 from plnd.models.running import changed, editing, forget_compiled, lease
+from plnd.models.spread import local
 from plnd.neurons.neuron_set import NeuronSet, check_set
 
 Mode = Literal["auto", "weights", "activations"]
@@ -79,14 +81,19 @@ def deactivate(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto", hol
     if mode not in MODES:
         raise PLNDError(f"unknown mode {mode!r}: expected one of {', '.join(MODES)}")
     check_set(neurons)
-    layout = Layout(model)
+    layout = Layout(model, spread=True)
     neurons.check_model(layout.description())
-    targets = [(layout.targets[name], torch.from_numpy(indices).long()) for name, indices in neurons.items()]
-    obstacle = _obstacle(layout.model, [target for target, _ in targets])
+    obstacle = _obstacle(layout.model, [layout.targets[name] for name, _ in neurons.items()])
     if mode == "weights" and obstacle:
         raise PLNDError(f"{obstacle}: its weights cannot be zeroed in place; use mode=activations")
     if mode == "auto":
         mode = "activations" if obstacle else "weights"
+    parts = Parts(layout)
+    places = parts.stored if mode == "weights" else parts.seen
+    targets = [
+        (places[name].target, places[name].own(torch.from_numpy(chosen).long())) for name, chosen in neurons.items()
+    ]
+    targets = [(target, own) for target, own in targets if len(own)]
     with editing():
         replaced = [off for off in active(layout.model) if holder is not None and off.holder == holder]
         off = Deactivation(layout.model, neurons, mode, holder, targets)
@@ -97,7 +104,7 @@ def deactivate(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto", hol
 
 def active(model: nn.Module) -> tuple[Deactivation, ...]:
     """What is switched off on a model at the moment, in the order in which it was opened."""
-    return tuple(_RECORDS.get(unwrap(model), _Record()).open)
+    return tuple(_RECORDS.get(unwrap(model, spread=True), _Record()).open)
 
 
 class Deactivation:
@@ -331,6 +338,10 @@ class _Kept:
             self._stamp, self.doubtful = self._seen(), False
 
     def _stored(self) -> Any:
+        """The parameter, or this process's part of one that is spread over processes."""
+        return local(self._parameter())
+
+    def _parameter(self) -> Any:
         return getattr(self.module, self.name, None)
 
     def _seen(self) -> tuple | None:
@@ -339,7 +350,8 @@ class _Kept:
         if not isinstance(stored, Tensor) or stored.is_inference():
             return None
         place = 0 if stored.is_meta else stored.data_ptr()
-        return id(stored), stored._version, stored.requires_grad, stored.dtype, stored.device, place
+        parameter = self._parameter()
+        return id(parameter), stored._version, parameter.requires_grad, stored.dtype, stored.device, place
 
     def _wrong(self, neurons: Tensor | None = None) -> str | None:
         """Why some neurons' entries, by default all, are not what they were left as, in words; None if they are."""
@@ -398,14 +410,14 @@ class _Kept:
 
     def _hook_gradient(self) -> None:
         """The parameter, which may be a new one, gets no gradient at the entries."""
-        stored = self._stored()
-        if stored.requires_grad and stored is not self._trained():
-            self._trained = ref(stored)
-            self._hooks.append(stored.register_hook(self._without_gradient))
+        parameter = self._parameter()
+        if parameter.requires_grad and parameter is not self._trained():
+            self._trained = ref(parameter)
+            self._hooks.append(parameter.register_hook(self._without_gradient))
 
     def _without_gradient(self, gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
-        view = self.target.neurons_first(gradient)
+        view = self.target.neurons_first(local(gradient))
         view[self.target.position(self.neurons.to(view.device))] = 0
         return gradient
 
@@ -535,7 +547,9 @@ def _obstacle(model: nn.Module, targets: list[Target]) -> str | None:
     """
     modules = Counter(id(module) for name, module in model.named_modules(remove_duplicate=False))
     pointers = Counter(
-        parameter.data_ptr() for _, parameter in model.named_parameters(remove_duplicate=False) if not parameter.is_meta
+        local(parameter).data_ptr()
+        for _, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.is_meta
     )
     for target in targets:
         if modules[id(target.module)] > 1:
@@ -543,7 +557,7 @@ def _obstacle(model: nn.Module, targets: list[Target]) -> str | None:
                 f"{target.name}: its module is shared with another block; its neurons cannot be switched off alone"
             )
     for target in targets:
-        weight = target.stored
+        weight = local(target.stored)
         if target.module is not target.plain:
             return f"{target.name} is wrapped by an adapter ({type(target.module).__name__})"
         if isinstance(weight, Tensor) and weight.is_meta:

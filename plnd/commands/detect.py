@@ -59,14 +59,25 @@ class Detect(Command):
         parser.add_argument(
             "--resume", action="store_true", help="continue a killed run; the result is the same bit for bit"
         )
+        parser.add_argument(
+            "--tensor-parallel", action="store_true",
+            help="under torchrun: spread the model over the processes, by transformers' plan for its family; without it"
+            " each has the whole model and some of the documents",
+        )  # fmt: skip
+        parser.add_argument(
+            "--expert-parallel", action="store_true",
+            help="the same, and of a mixture each process has some of the experts whole, not a part of each",
+        )  # fmt: skip
         parser.set_defaults(advice=lambda args: "--resume continues" if checkpoint_path(args).exists() else "")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Detects; of several processes, those that fail fail together, and the first one says why."""
+        from plnd.detection.meeting import OneModel
         from plnd.detection.processes import Processes
 
-        processes = Processes.launched(args.device)
+        kind = OneModel if args.tensor_parallel or args.expert_parallel else Processes
+        processes = kind.launched(args.device)
         with closing(processes):
             try:
                 with processes.together():
@@ -75,9 +86,10 @@ class Detect(Command):
                 line = error_line(error)
                 if line is None or processes.count == 1:
                     raise
-                if processes.first:
+                if processes.first or not processes.can_tell(error):
                     print_error("detect", line)
-                processes.exchange()  # when one has left, its launcher ends the others: not before the line is out
+                if processes.can_tell(error):
+                    processes.exchange()  # when one has left, its launcher ends the others: not before the line is out
                 sys.exit(2)
 
 
@@ -105,7 +117,8 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
     tokenizer = load_tokenizer(args.model, **model_source(args))
     device = args.device if processes.device is None else str(processes.device)
-    model = load_any(args, device=device)
+    spread = {"tensor_parallel": args.tensor_parallel, "expert_parallel": args.expert_parallel}
+    model = load_any(args, device=device, **spread)
     options: dict[str, Any] = {
         "tokenizer": tokenizer,
         "source": ", ".join(args.corpus),

@@ -207,9 +207,10 @@ def load_any(args: argparse.Namespace, **changed: Any) -> Any:
     options = model_source(args) | loading(args) | changed
     if not args.blockwise:
         return load_model(args.model, **options)
-    for flag in ("quantize", "offload"):
-        if options.pop(flag):
-            raise PLNDError(f"--{flag} with --blockwise: weights are read as stored; leave one out")
+    for flag in ("quantize", "offload", "tensor_parallel", "expert_parallel"):
+        if options.pop(flag, None):
+            name = flag.replace("_", "-")
+            raise PLNDError(f"--{name} with --blockwise: weights are read as stored, by each process; leave one out")
     return blockwise_model(args.model, **options)
 
 

@@ -22,7 +22,9 @@ from plnd.detection.totals import ROWS, Totals
 from plnd.errors import PLNDError
 from plnd.io.files import write_bytes
 from plnd.models.blockwise import weights_of
+from plnd.models.distributed import Group
 from plnd.models.layout import Layout
+from plnd.models.spread import local
 from plnd.version import __version__
 
 FINGERPRINT_STRIDE = 61
@@ -111,14 +113,17 @@ def run_settings(
         "model": layout.description(),
         "config": asdict(config),
         "dtype": str(layout.model.dtype),
-        "weights": fingerprint(layout.model),
+        "weights": fingerprint(layout.model, layout.group),
         "deactivated": deactivated,
     }
     return json.loads(json.dumps(settings))
 
 
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all parameters: name, shape, dtype, a vector's values, of a matrix every `FINGERPRINT_STRIDE`th."""
+def fingerprint(model: nn.Module, group: Group | None = None) -> str:
+    """SHA-256 of all parameters: name, shape, dtype, a vector's values, of a matrix every `FINGERPRINT_STRIDE`th.
+
+    Of a model that is spread over the processes of `group`, that of the parts of all of them.
+    """
     from accelerate.utils import align_module_device
 
     weights = weights_of(model)
@@ -130,6 +135,8 @@ def fingerprint(model: nn.Module) -> str:
                     parameter = weights.read(module, name.rpartition(".")[2])
                 digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
                 stride = FINGERPRINT_STRIDE if parameter.dim() > 1 else 1
-                sample = parameter.data.flatten()[::stride].clone(memory_format=torch.contiguous_format)
+                sample = local(parameter.data).flatten()[::stride].clone(memory_format=torch.contiguous_format)
                 digest.update(sample.cpu().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    if group is None:
+        return digest.hexdigest()
+    return hashlib.sha256("".join(group.exchange(digest.hexdigest())).encode()).hexdigest()

@@ -29,7 +29,7 @@ class RoutedSums:
     Args:
         spans: (first, last + 1) token of every document of the batch.
         tokens: of the batch, padding included.
-        experts: how many there are.
+        shape: number of experts, and of each one's neurons.
         term: what is summed: of the output of `gate_up_proj` [tokens, 2·width], the inner activations [tokens, width]
             and the tokens' shares of this expert [tokens, 1].
         emit: receives the sums, [documents, experts·width], at the end; an expert without tokens has zeros.
@@ -39,11 +39,11 @@ class RoutedSums:
         self,
         spans: Sequence[tuple[int, int]],
         tokens: int,
-        experts: int,
+        shape: tuple[int, int],
         term: Callable[[Tensor, Tensor, Tensor], Tensor],
         emit: Callable[[Tensor], None],
     ) -> None:
-        self.documents, self.experts, self.term, self.emit = len(spans), experts, term, emit
+        self.documents, self.shape, self.term, self.emit = len(spans), shape, term, emit
         owner = torch.full((len(spans), tokens // len(spans)), len(spans))  # padding belongs to none
         for index, (start, stop) in enumerate(spans):
             owner[index, start:stop] = index
@@ -58,9 +58,10 @@ class RoutedSums:
 
     def done(self) -> None:
         """The pass is over."""
-        some = next(iter(self.sums.values()))
-        each = [self.sums.get(expert, torch.zeros_like(some)) for expert in range(self.experts)]
-        self.emit(torch.cat(each, dim=1)[:-1])
+        experts, width = self.shape
+        some = next(iter(self.sums.values()), None)
+        nothing = torch.zeros(self.documents + 1, width) if some is None else torch.zeros_like(some)
+        self.emit(torch.cat([self.sums.get(expert, nothing) for expert in range(experts)], dim=1)[:-1])
 
 
 @dataclass
@@ -120,11 +121,12 @@ def _observed_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights:
 
     Args:
         hidden: [tokens, hidden].
-        index, weights: the experts of each token and their shares, [tokens, experts per token].
+        index, weights: the experts of each token and their shares, [tokens, experts per token]. Of experts that are
+            spread over processes, those that this one does not have share the first number behind its own.
     """
     watch = module._plnd_watch(len(hidden)) if hasattr(module, "_plnd_watch") else None  # type: ignore[operator]
     output = torch.zeros_like(hidden)
-    for expert in index.unique().tolist():
+    for expert in index[index < len(module.gate_up_proj)].unique().tolist():  # type: ignore[arg-type]
         token, place = (index == expert).nonzero(as_tuple=True)
         share = weights[token, place, None]
         fused = linear(hidden[token], module.gate_up_proj[expert])  # type: ignore[index]

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from plnd.detection.interfaces import RoutedSums, check_dense, observed_attention, observed_experts, put_watch
+from plnd.detection.meeting import Meeting
 from plnd.importance.attention import ROWS
 from plnd.importance.memory import release_memory
 from plnd.models.layout import Block, Layout, Target
+from plnd.models.parts import Part, Parts
 from plnd.models.running import hooked
 
 SITES = {
@@ -85,6 +88,16 @@ class Observer:
     spans: list[tuple[int, int]] = field(default_factory=list)
     alive: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    @cached_property
+    def parts(self) -> Parts:
+        """What this process has of the model, and sees of it."""
+        return Parts(self.layout)
+
+    @cached_property
+    def meeting(self) -> Meeting | None:
+        """Where the processes of a model that is spread over them put together what each has measured."""
+        return None if self.layout.group is None else Meeting(self.layout.group)
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hooks in place and gradients off; on exit the model is as it was.
@@ -109,8 +122,18 @@ class Observer:
             yield
 
     def run(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """One pass over a batch of documents, whose `spans` are set; see `Measure.run`."""
+        """One pass over a batch of documents, whose `spans` are set; see `Measure.run`.
+
+        Raises:
+            PLNDError: of a model that is spread over processes, in each of them: what one was refused.
+        """
+        if self.meeting is None:
+            self.measure.run(self.layout, input_ids, attention_mask)
+            return
+        self.meeting.begin(input_ids)
         self.measure.run(self.layout, input_ids, attention_mask)
+        for block, site, importance in self.meeting.end():
+            self.sink(block, site, importance)
 
 
 class ObservedBlock:
@@ -163,8 +186,26 @@ class ObservedBlock:
         return self.at(self.stack.activation)
 
     def target(self, projection: str) -> Target:
-        """Where a projection's weights lie."""
-        return self.observer.layout.targets[f"{self.name}.{projection}"]
+        """Where a projection's weights lie; of a model that is spread over processes, of the part that hooks see."""
+        return self._seen(projection).target
+
+    def _seen(self, projection: str) -> Part:
+        return self.observer.parts.seen[f"{self.name}.{projection}"]
+
+    def products(self, projection: str) -> Callable[[Tensor], Tensor] | None:
+        """See `plnd.models.parts.Parts.products`."""
+        return self.observer.parts.products(f"{self.name}.{projection}")
+
+    def add_up(self, projection: str, partial: Tensor, see: Callable[[Tensor], None]) -> None:
+        """Calls `see` with a sum over all neurons of a projection, given that over those that hooks see.
+
+        Where they are not all, the others' are added when the pass is over.
+        """
+        meeting = self.observer.meeting
+        if meeting is None or self._seen(projection).shares is None:
+            see(partial)
+        else:
+            meeting.add_up(partial, self.told(see))
 
     # what passes
 
@@ -190,18 +231,22 @@ class ObservedBlock:
 
     def before(self, projection: str, see: Callable[[Tensor], None]) -> Handle:
         """Calls `see` with the input of a projection's module as it arrives, before hooks switch columns off."""
-        module = self.target(projection).module
+        module, see = self.target(projection).module, self.told(see)
         return module.register_forward_pre_hook(lambda module, args: see(args[0]), prepend=True)
 
     def after(self, projection: str, see: Callable[[Tensor, Tensor], None]) -> Handle:
         """Calls `see` with input and output of a projection's module; its own rows are `target(…).select(output)`."""
-        module = self.target(projection).module
+        module, see = self.target(projection).module, self.told(see)
         return module.register_forward_hook(lambda module, args, output: see(args[0], output))
+
+    def told(self, see: Callable[..., None]) -> Callable[..., None]:
+        """`see`, whose refusals wait for the end of a pass in which other processes take part."""
+        return see if self.observer.meeting is None else self.observer.meeting.waiting(see)
 
     def watch_attention(self, see: Callable[..., None]) -> Handle:
         """Calls `see` with what enters attention, as `plnd.detection.interfaces` gives it; once for each block."""
         self.attention_watched = True
-        return put_watch(self.attention, see)
+        return put_watch(self.attention, self.told(see))
 
     def sum_over_experts(
         self,
@@ -229,7 +274,7 @@ class ObservedBlock:
 
         def watch(tokens: int) -> RoutedSums:
             assert down.experts is not None
-            return RoutedSums(self.spans, tokens, down.experts, term, emit)
+            return RoutedSums(self.spans, tokens, (down.experts, down.width // down.experts), term, emit)
 
         self.experts_watched = True
         assert self.stack.experts is not None
@@ -240,11 +285,20 @@ class ObservedBlock:
     @property
     def alive(self) -> tuple[Tensor, Tensor] | None:
         """Which rows of `q_proj` and `k_proj` are wanted; None: all."""
-        return self.observer.alive.get(self.name)
+        alive = self.observer.alive.get(self.name)
+        if alive is None or self._seen("q_proj").shares is None:
+            return alive
+        queries, keys = (x[self._seen(name).neurons] for x, name in zip(alive, ("q_proj", "k_proj"), strict=True))
+        return queries, keys
 
     def emit(self, site: str, importance: Sequence[Tensor]) -> None:
         """Hands out the importance of a site (see `SITES`), [width] for each document of the batch."""
-        self.observer.sink(self.name, site, torch.stack(list(importance)))
+        values, meeting = torch.stack(list(importance)), self.observer.meeting
+        if meeting is None:
+            self.observer.sink(self.name, site, values)
+        else:
+            projection = next(name for name in SITES[site] if name in self.projections)
+            meeting.bring(self.name, site, values, self._seen(projection))
 
     def emit_both(self, sites: tuple[str, str], importance: Sequence[tuple[Tensor, Tensor]]) -> None:
         """The same of two sites that are measured together."""

@@ -107,13 +107,17 @@ class Processes:
         try:
             yield
         except Exception as error:
-            if not self._failed:
+            if not self._failed and self.can_tell(error):
                 named = isinstance(error, PLNDError)
                 reason = str(error) if named else f"process {self.rank} failed: {type(error).__name__}: {error}"
                 with suppress(PLNDError):  # others' errors of the same moment; this process has its own
                     self._exchange(None, reason)
             raise
         self.exchange()
+
+    def can_tell(self, error: Exception) -> bool:
+        """Whether the others are where they can be told of an error."""
+        return True
 
     def close(self) -> None:
         """Leaves the process group."""

@@ -20,6 +20,7 @@ from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Document, SavedTokenizer, Skipped, TokenizedCorpus, batched
 from plnd.detection.measures.choice import measure_of
 from plnd.detection.measures.official import check_official, mask_of_all, sees_all
+from plnd.detection.meeting import readers
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.part import Part
 from plnd.detection.processes import Processes
@@ -137,7 +138,7 @@ def _detect(
     if isinstance(documents, str):
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or DetectConfig()
-    layout = Layout.of_all(model)
+    layout = Layout.of_all(model, spread=True)
     limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
     if limit and config.max_length > limit:
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
@@ -145,7 +146,8 @@ def _detect(
         check_official(layout, config.max_length)
     if config.method == "relevance" and weights_of(layout.model) is not None:
         raise PLNDError("method=relevance needs a backward pass, which blockwise does not have: load the model whole")
-    processes, path = processes or Processes(), None if checkpoint is None else Path(checkpoint)
+    processes = readers(processes or Processes(), layout.group)
+    path = None if checkpoint is None else Path(checkpoint)
     with processes.together(), measured(layout.model, [block.module for block in layout.blocks]) as unchanged:
         run = _Run(layout, config, shard, processes, path, unchanged)
         corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout, shard)

@@ -32,6 +32,7 @@ class Readout:
         gain: gives the gain of the RMS norm applied to the sub-layer's output, [hidden]; None where there is none.
         eps: that norm's epsilon.
         factor: what the sub-layer's output is multiplied by, where no norm is applied to it.
+        products: from vectors [..., hidden] to their scalar products with every column; None: `source` does.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Readout:
         gain: Callable[[], Tensor] | None = None,
         eps: float = 0.0,
         factor: float = 1.0,
+        products: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.source = source
+        self.products = products
         self.eps = eps
         self.factor = factor
         self._gain = gain
@@ -54,6 +57,7 @@ class Readout:
         gain = None if self._gain is None else self._gain().to(dtype)
         signs = _signs(len(weight), dtype, weight.device)
         gained = None if gain is None else torch.linalg.vector_norm(weight * gain[:, None], dim=0)
+        self.dtype = weight.dtype
         return _square_sum(weight).sqrt() * self.factor, gained, gain, signs, _signed_sum(weight, signs)
 
     def read(self) -> None:
@@ -91,20 +95,24 @@ class Readout:
         normed = f * (f.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.gain
         return normed.to(output.dtype)
 
-    def seen(self, inner: Tensor, output: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """⟨f, s⟩ of every token's sub-layer output f, [seq, hidden], and one vector s of random signs.
+    def along(self, output: Tensor) -> Tensor:
+        """⟨f, s⟩ of outputs f, [..., hidden], of the projection and one vector s of random signs."""
+        signs = self._vectors[3]
+        return output.to(signs) @ signs
 
-        Found, and expected of the projection's input, [seq, width], its weights and its bias, [hidden]; each [seq].
-        """
-        *_, signs, sums = self._vectors
-        expected = inner.to(sums.dtype) @ sums
-        return output.to(signs.dtype) @ signs, expected if bias is None else expected + bias.to(signs) @ signs
+    def expected(self, inner: Tensor) -> Tensor:
+        """The same, [seq], of what the weights make of an input, [seq, width]."""
+        sums = self._vectors[4]
+        return inner.to(sums.dtype) @ sums
 
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """⟨f, w⟩ and ⟨γ²f, w⟩ of every token's sub-layer output f, [seq, hidden], and every column w; [seq, width]."""
         assert self.gain is not None
-        weight = self.source()
         outputs = (output, output * self.gain.square())
+        if self.products is not None:
+            plain, gained = self.products(torch.stack([f.to(self.dtype) for f in outputs])).to(self.gain.dtype)
+            return plain, gained
+        weight = self.source()
         plain, gained = ((f.to(weight.dtype) @ weight).to(self.gain.dtype) for f in outputs)
         return plain, gained
 

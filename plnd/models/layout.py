@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from plnd.addresses import PROJECTIONS, block_order
 from plnd.errors import FamilyError, PLNDError, TokenError
 from plnd.model_description import is_hub_name
+from plnd.models.distributed import Group, group_of
 from plnd.models.families import FAMILIES, Family, Norm, Projection, Stack, like_llama
+from plnd.models.spread import is_spread, local, whole
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +36,12 @@ _WRAPPERS = {
 """Classes of torch that hold a module and run it, and the attribute that it is."""
 
 
-def unwrap(model: Any) -> PreTrainedModel:
+def unwrap(model: Any, *, spread: bool = False) -> PreTrainedModel:
     """The transformers model inside a pipeline, a PEFT model, `torch.compile`, or (distributed) data parallelism.
+
+    Args:
+        model: the model.
+        spread: the caller knows what to do with one that transformers has spread over processes.
 
     Raises:
         PLNDError: if there is none, or its weights are spread over processes.
@@ -54,7 +60,8 @@ def unwrap(model: Any) -> PreTrainedModel:
             f"{given}: expected a transformers model, or one inside a pipeline, a PEFT model, DataParallel,"
             " DistributedDataParallel or torch.compile"
         )
-    check_whole(model)
+    if not (spread and group_of(model)):
+        check_whole(model)
     return model
 
 
@@ -78,8 +85,8 @@ def check_whole(model: nn.Module) -> None:
     """
     if (getattr(model, "_tp_size", None) or 1) > 1:
         raise PLNDError(
-            f"{type(model).__name__} is tensor-parallel over {model._tp_size} processes, which is not supported yet:"
-            " load it without tp_plan="
+            f"{type(model).__name__} is tensor-parallel over {model._tp_size} processes; detection and deactivation"
+            " take it so (docs/larger.md), nothing else does: load it without tp_plan="
         )
     for name, parameter in model.named_parameters():
         kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
@@ -194,6 +201,8 @@ class Target:
         transposed: the module is a `Conv1D`, whose weight is [in, out].
         rows: storage rows of the projection in the module, in its own order (of one expert's matrix).
         experts: number of experts, where they are fused in one parameter; `width` counts the neurons of all.
+        own: of a model that is spread over processes, numbers and weights are those that this process has (see
+            `plnd.models.parts`).
     """
 
     name: str
@@ -204,6 +213,7 @@ class Target:
     transposed: bool
     rows: range | torch.Tensor
     experts: int | None = None
+    own: bool = False
 
     @property
     def plain(self) -> nn.Module:
@@ -258,7 +268,7 @@ class Target:
         if reason := packing(self.plain, self.projection.parameter):
             raise FamilyError(f"{self.name}: {reason}, expected a dense one: it cannot be edited in place")
         for name in self.names:
-            yield self.neurons_first(getattr(self.plain, name).data)
+            yield self.neurons_first(local(getattr(self.plain, name).data))
 
     def position(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Index, along the first dimensions of `parameters`, of the neurons `indices` (int64)."""
@@ -271,14 +281,17 @@ class Target:
         """The logical matrix, [out, in]: a view of the stored weight where it is dense, on a device and consecutive.
 
         Of fused experts, the experts' matrices one after the other: [experts·width, in] or [out, experts·width]. What
-        an adapter adds is part of it.
+        an adapter adds is part of it. Of a model that is spread over processes, all of them have to ask for it.
 
         Raises:
             FamilyError: if the weight cannot be read, or an adapter does more than add to it.
         """
         from plnd.models.quantised import dequantised
 
-        stored = dequantised(self.plain, self.projection.parameter)
+        if is_spread(self.stored):
+            stored = (local if self.own else whole)(self.stored.detach())
+        else:
+            stored = dequantised(self.plain, self.projection.parameter)
         for change in _added(self.name, self.module):
             stored = stored + change.to(stored)
         if self.experts is not None:
@@ -312,14 +325,23 @@ class Layout:
 
     Args:
         model: a transformers model, or what `unwrap` takes around one.
+        spread: the caller knows what to do with one that transformers has spread over processes.
+
+    Attributes:
+        model: the transformers model.
+        group: the processes over which it is spread; None for a model that is whole.
+        family: its row of the table.
+        blocks: its blocks, in order.
 
     Raises:
         FamilyError: if the family is unknown or a projection is not where the table says.
-        PLNDError: if there is no transformers model, or its weights are spread over processes.
+        PLNDError: if there is no transformers model, or its weights are spread over processes (in a way that is not
+            known, where `spread`).
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = unwrap(model)
+    def __init__(self, model: nn.Module, *, spread: bool = False) -> None:
+        self.model = unwrap(model, spread=spread)
+        self.group: Group | None = group_of(self.model)
         self.family = find_family(self.model)
         blocks = []
         for stack in self.family.stacks:
@@ -328,7 +350,7 @@ class Layout:
         self.blocks: list[Block] = sorted(blocks, key=lambda block: block_order(block.name))
 
     @classmethod
-    def of_all(cls, model: nn.Module) -> Layout:
+    def of_all(cls, model: nn.Module, *, spread: bool = False) -> Layout:
         """The layout of a model of which `forward` runs all: what a PEFT model puts before the tokens would be missing.
 
         Raises:
@@ -340,7 +362,7 @@ class Layout:
                 f"the adapter ({adapter.peft_type.value}) puts learned tokens before every text, which cannot be"
                 " measured: pass the base model, or an adapter of weights"
             )
-        return cls(model)
+        return cls(model, spread=spread)
 
     @property
     def body(self) -> PreTrainedModel:

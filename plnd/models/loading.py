@@ -27,6 +27,8 @@ def load_model(
     attention: str | None = None,
     quantize: str | None = None,
     offload: bool = False,
+    tensor_parallel: bool = False,
+    expert_parallel: bool = False,
     trust_remote_code: bool = False,
 ) -> Any:
     """A language model in evaluation mode: a decoder, an encoder and a decoder (T5), or one that also sees (LLaVA).
@@ -41,11 +43,15 @@ def load_model(
         attention: `attn_implementation`, where not the model's default.
         quantize: one of `QUANTISED`, to pack the weights with bitsandbytes while they are loaded (8 bits: LLM.int8; 4
             bits: NF4). A checkpoint that is packed already needs no word of it.
+        tensor_parallel: spread it over the processes that `torchrun` started, by transformers' plan for the family.
+            Attention whose heads they cannot share is computed by each; its weights are shared all the same.
+        expert_parallel: the same, and of a mixture each process has some of the experts whole, not a part of each.
         trust_remote_code: run the Python code that comes with the model. Nothing but this argument ever allows it.
 
     Raises:
         PLNDError: if there is no such model, it is not a language model, it needs code that is not trusted, it is
-            larger than the memory that is free, or bitsandbytes is wanted and absent.
+            larger than the memory that is free, or bitsandbytes is wanted and absent; if it is to be spread, and
+            transformers has no plan for it.
     """
     import torch
 
@@ -63,7 +69,20 @@ def load_model(
         options["quantization_config"] = _bitsandbytes(name, revision, quantize, options["dtype"], trust_remote_code)
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
     kind = _language_model_class(name, config)
-    if not (offload and device == "auto"):
+    if tensor_parallel or expert_parallel:
+        from plnd.models.plan import distribution
+
+        if quantize:
+            raise PLNDError(f"quantize={quantize}: a model is spread over processes with dense weights only")
+        if torch.device(device).type != torch.device(default_device()).type:
+            raise PLNDError(
+                f"device={device}: transformers spreads a model over this machine's {default_device()} devices; leave"
+                " it out"
+            )
+        skeleton = _skeleton(kind, name, config, trust_remote_code)
+        options["distributed_config"] = distribution(skeleton, experts=expert_parallel)
+        del options["device_map"]  # each process takes a device of its own
+    elif not (offload and device == "auto"):
         size = _least_bytes(_skeleton(kind, name, config, trust_remote_code), options["dtype"], quantize)
         check_fits(name, size, device)
     model = _load(kind, name, revision, trust_remote_code, **options).eval()

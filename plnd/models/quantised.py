@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from plnd.errors import FamilyError
+from plnd.models.spread import local
 
 DENSE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -23,9 +24,10 @@ DENSE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def dequantised(module: nn.Module, parameter: str = "weight") -> Tensor:
     """The weight by which a module multiplies: a linear layer's, [out, in] ([in, out] of a `Conv1D`), or a norm's.
 
-    The stored tensor itself where it is dense and on a device; else a new tensor on the device where the module runs:
-    unpacked from bitsandbytes' 8 or 4 bits, torchao's tensors or HQQ, or brought back from where accelerate offloaded
-    it. The module stays as it is, and what is read is the same before and after its first pass.
+    The stored tensor itself where it is dense and on a device (this process's part of one that is spread over
+    processes); else a new tensor on the device where the module runs: unpacked from bitsandbytes' 8 or 4 bits,
+    torchao's tensors or HQQ, or brought back from where accelerate offloaded it. The module stays as it is, and what is
+    read is the same before and after its first pass.
 
     Args:
         module: a linear layer, a norm, or fused experts.
@@ -46,7 +48,7 @@ def dequantised(module: nn.Module, parameter: str = "weight") -> Tensor:
             return unpack(module, weight)
         if reason := packing(module, parameter):
             raise _refusal(reason)
-        return weight.data
+        return local(weight.data)
 
 
 def packing(module: nn.Module, parameter: str = "weight") -> str | None:
@@ -59,7 +61,8 @@ def packing(module: nn.Module, parameter: str = "weight") -> str | None:
         module: a linear layer, a norm, or fused experts; its weight is on a device.
         parameter: the attribute that holds the weight.
     """
-    weight: Any = getattr(module, parameter, None)
+    stored: Any = getattr(module, parameter, None)
+    weight = local(stored)
     kind = type(module).__name__
     if not isinstance(weight, Tensor):
         return f"{kind}: no tensor {parameter!r}, so its weight is packed in a way of its own"
@@ -68,6 +71,9 @@ def packing(module: nn.Module, parameter: str = "weight") -> str | None:
     if parameter not in module._parameters and parameter not in module._buffers:
         return f"{kind}: a weight that is computed anew in every pass (parametrised)"
     linear_layer = parameter == "weight" and (hasattr(module, "nf") or hasattr(module, "in_features"))
+    if weight is not stored:  # transformers runs a plain layer on its part, in a `forward` around the layer's own
+        known = not linear_layer or type(module).forward is nn.Linear.forward
+        return None if known else f"{kind}: a weight that is spread over processes, in a layer of a kind of its own"
     if linear_layer and (weight.dim() != 2 or not (_is_plain(module) or _multiplies(module, weight))):
         return f"{kind}: a linear layer that does not multiply by its weight {list(weight.shape)} as it is stored"
     return None

@@ -193,15 +193,20 @@ def tiny_model(
         seed: of the weights.
     """
     torch.manual_seed(seed)
-    model = (TINY | VARIANTS)[name](attention=attention).eval()
+    model = random_weights(name, (TINY | VARIANTS)[name](attention=attention))
+    if hasattr(model.config, "num_experts_per_tok"):
+        model.set_experts_implementation("eager")  # the default one has no float64
+    return model.to(dtype)
+
+
+def random_weights(name: str, model: PreTrainedModel) -> PreTrainedModel:
+    """`model`, of a row of the table, in evaluation mode and with parameters far from their initial values."""
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             parameter.normal_(0, 0.3 if parameter.dim() > 1 else 0.2)
             if parameter.dim() == 1 and path.endswith("weight") and not name.startswith("gemma"):
                 parameter.add_(1)  # the gain of a norm
-    if hasattr(model.config, "num_experts_per_tok"):
-        model.set_experts_implementation("eager")  # the default one has no float64
-    return model.to(dtype)
+    return model.eval()
 
 
 def unlisted_model(model_type: str, dtype: torch.dtype = torch.float64, **values: Any) -> PreTrainedModel:

@@ -124,7 +124,8 @@ def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Read
     if norm is None:
         readout = Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
     else:
-        readout = Readout(weight, partial(block.gain, norm), block.at(f"{norm.module}.{norm.eps}"))
+        eps, products = block.at(f"{norm.module}.{norm.eps}"), block.products(projection)
+        readout = Readout(weight, partial(block.gain, norm), eps, products=products)
     if weights_of(block.observer.layout.model) is None:
         readout.read()  # what cannot be read is refused before a pass
     return readout

@@ -8,6 +8,7 @@ asked once. Every check costs less than one token's pass, and none needs a weigh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from plnd.importance.memory import accumulation_dtype
 from plnd.importance.sublayers import Readout
 from plnd.models.layout import missing
 from plnd.models.quantised import dequantised
+from plnd.models.spread import local
 
 
 def finite(*tensors: Tensor) -> bool:
@@ -44,14 +46,21 @@ def gated(inner: Tensor, gate: Tensor | None, up: Tensor, activation: Callable[[
     return _near(found, expected, size, _rounding(inner, up))
 
 
-def read_out(inner: Tensor, output: Tensor, readout: Readout, bias: Tensor | None) -> bool:
-    """Whether a projection's output [seq, hidden] is that of the measured weights for its input [seq, width].
+def read_out(expected: Tensor, output: Tensor, readout: Readout, bias: Tensor | None, rounding: float) -> bool:
+    """Whether a projection's output [seq, hidden] is that of the measured weights for its input.
 
     Seen along one direction of random signs, in which rounding adds up as it does in the norm.
+
+    Args:
+        expected: what the input makes of the weights in that direction, [seq] (`Readout.expected`).
+        output: of the projection.
+        readout: what is measured of it.
+        bias: what is added beside the weights, [hidden].
+        rounding: by how much of a token's output both may differ.
     """
-    found, expected = readout.seen(inner, output, bias)
-    size = torch.linalg.vector_norm(output.to(found.dtype), dim=-1)
-    return _near(found, expected, size, 4 * _rounding(inner, output))
+    found = readout.along(output)
+    expected = expected if bias is None else expected + readout.along(bias)
+    return _near(found, expected, torch.linalg.vector_norm(output.to(found.dtype), dim=-1), rounding)
 
 
 class ResidualProof:
@@ -70,7 +79,7 @@ class ResidualProof:
     def hooks(self) -> Iterator[Handle]:
         """Puts it in place; what the block's sub-layers give is told to `add`."""
         yield self.block.module.register_forward_pre_hook(self._enter, with_kwargs=True)
-        yield self.block.module.register_forward_hook(self._leave)
+        yield self.block.module.register_forward_hook(self.block.told(self._leave))
 
     def add(self, output: Tensor, readout: Readout) -> None:
         """A sub-layer's output [batch, seq, hidden], which goes through the readout's norm, if any."""
@@ -124,18 +133,21 @@ class ReadoutProof:
         inner, output = self.block.first(inner), self.block.first(output)
         if not finite(inner, output):
             return
-        target = self.block.target(self.projection)
-        plain: Any = target.plain
-        dense = type(target.stored) in (Tensor, nn.Parameter) and target.stored.is_floating_point()
-        if dense:  # a layer of packed weights rounds its input too
-            bias = None if getattr(plain, "bias", None) is None else dequantised(plain, "bias")
-            if not read_out(inner, output, self.readout, bias):
-                raise FamilyError(
-                    f"block {self.block.name}: the output of {self.projection} is not its weights times its input, so"
-                    " the weights are not all that would have to be measured: merge adapters first, or load the model"
-                    " without them"
-                )
-        self.proven = True
+        stored = local(self.block.target(self.projection).stored)
+        if type(stored) in (Tensor, nn.Parameter) and stored.is_floating_point():
+            expected, rounding = self.readout.expected(inner), 4 * _rounding(inner, output)
+            self.block.add_up(self.projection, expected, partial(self._hold, output, rounding))
+        self.proven = True  # a layer of packed weights rounds its input too
+
+    def _hold(self, output: Tensor, rounding: float, expected: Tensor) -> None:
+        plain: Any = self.block.target(self.projection).plain
+        bias = None if getattr(plain, "bias", None) is None else dequantised(plain, "bias")
+        if not read_out(expected, output, self.readout, bias, rounding):
+            raise FamilyError(
+                f"block {self.block.name}: the output of {self.projection} is not its weights times its input, so"
+                " the weights are not all that would have to be measured: merge adapters first, or load the model"
+                " without them"
+            )
 
 
 class GateProof:

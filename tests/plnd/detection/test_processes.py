@@ -215,16 +215,3 @@ def test_a_device_for_each(monkeypatch, device):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PLNDError, match=f"device '{device}': 2 processes take one device each; give cpu"):
         Processes.launched(device)
-
-
-@pytest.mark.slow
-def test_a_tensor_parallel_model_is_refused(tmp_path):
-    """With `tp_plan="auto"` in two processes, deactivation, detection and tuning say so on each."""
-    whole = model()
-    whole.save_pretrained(tmp_path / "model")
-    detect(whole, documents(), CONFIG).select(top_k=5).save(tmp_path / "mask.safetensors")
-    done = launch(*TORCHRUN, SUPPORT / "tensor_parallel.py", tmp_path, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for rank in range(2):
-        said = (tmp_path / f"said{rank}").read_text().splitlines()
-        assert len(said) == 4 and all("tensor-parallel over 2 processes" in line for line in said), said
