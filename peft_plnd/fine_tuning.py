@@ -131,7 +131,7 @@ def prepare(settings: Settings) -> nn.Module:
         targets = {names[id(target.module)] for target in Layout(model).targets.values()}
         rank = settings.lora_rank
         return get_peft_model(
-            model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
+            model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(targets), task_type="CAUSAL_LM")
         )
     config = NeuronSelectConfig(mask=settings.mask, control=settings.control, seed=settings.seed, task_type="CAUSAL_LM")
     return get_peft_model(model, config)
@@ -178,7 +178,9 @@ def train(
         seed=settings.seed,
     )
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)  # type: ignore[arg-type]
-    result = trainer.train(resume_from_checkpoint=resume and any(Path(arguments.output_dir).glob("checkpoint-*")))
+    result = trainer.train(
+        resume_from_checkpoint=resume and any(Path(arguments.output_dir or ".").glob("checkpoint-*"))
+    )
     model.eval()
     if save:
         trainer.save_model(settings.output)

@@ -24,6 +24,8 @@ MIRROR_NOTHING = {
     "tests/peft_plnd/test_integration.py": "what PEFT, Trainer and accelerate do with a tuned model",
     "tests/peft_plnd/test_training.py": "gradients and optimizers, of layer and model together",
     "tests/scripts/test_enhancement_changes.py": "the table of scripts/enhancement.py, without training",
+    "tests/plnd/commands/test_blockwise.py": "the flag --blockwise, of all commands that have it",
+    "tests/scripts/test_papers.py": "docs/papers.md: every command in it",
     "tests/scripts/test_plnd_paper_lens.py": "the second half of scripts/plnd_paper.py: tables and figures of the lens",
     "tests/scripts/test_slurm.py": "the job scripts of scripts/slurm",
     "tests/tasks/test_round_trips.py": "the task files, from a row to its score",
@@ -34,6 +36,7 @@ MIRROR_NOTHING = {
 # Names with an underscore that ours and others have in common, where a test means the others': none is ours to rename.
 OF_OTHERS = {
     "_": "a value that nobody reads",
+    "_replace": "a method of named tuples",
     "_model_call": "lm-eval's: what every answer of an HFLM goes through",
     "_model_generate": "lm-eval's, likewise",
 }

@@ -8,8 +8,8 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.conditions import detected, plan
-from lm_eval_plnd.experiments.enhancement import tunings
+from lm_eval_plnd.experiments.conditions import Setting, detected, plan
+from lm_eval_plnd.experiments.enhancement import Tuning, tunings
 from lm_eval_plnd.experiments.run import prepared
 from lm_eval_plnd.experiments.settings import Settings
 from plnd.demo_data import expand
@@ -70,7 +70,8 @@ def estimate(settings: Settings) -> str:
         f"{'task':<36}{'documents':>11}{'requests':>10}{'read':>12}{'written at most':>17}{'times':>7}",
     ]
     times = dict.fromkeys(costs, 0)
-    for setting in (*todo, *trained):
+    evaluated: list[Setting | Tuning] = [*todo, *trained]
+    for setting in evaluated:
         for by_language in setting.tasks(settings).values():
             for task in by_language.values():
                 times[task] += 1

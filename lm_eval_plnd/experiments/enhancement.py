@@ -187,7 +187,7 @@ def train(tuning: Tuning, settings: Settings, output: Path) -> nn.Module:
     with suppress(OSError):  # Trainer makes the folder, though it is told to write none
         (folder / "checkpoints").rmdir()
     write_bytes((json.dumps(facts, indent=2) + "\n").encode(), folder / "training.json")
-    trained.config.use_cache = True
+    trained.config.use_cache = True  # type: ignore[union-attr]
     return trained.to(getattr(torch, model["dtype"])) if tuning.state == "full" else trained
 
 

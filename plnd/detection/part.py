@@ -152,7 +152,7 @@ class Part:
             place = stream.get_slice("values") if stream.keys() == ["values"] else None
             if place is None or place.dtype != "F64":
                 raise artifact.bad(path, "expected one tensor, `values`, of float64; make this part again")
-            if math.prod(place.shape) > ROWS * sum(site.width for site in metadata.sites):
+            if math.prod(place.shape) > ROWS * sum(metadata.model.widths.values()):
                 raise artifact.bad(path, "holds more numbers than its metadata has neurons for; make this part again")
             values = torch.tensor(stream.get_tensor("values"))
         for problem in _problems(metadata, values):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from plnd.errors import PLNDError
 from plnd.models.deferred import Deferred, deferred, evaluated
 from plnd.models.free_memory import check_fits
-from plnd.models.layout import Layout, unwrap
+from plnd.models.layout import Layout
 from plnd.models.loading import DTYPES, default_device, load_config, load_from, load_skeleton
 from plnd.models.quantised import quantisation
 from plnd.models.stored import DTYPES as STORED_DTYPES
@@ -206,7 +206,7 @@ class BlockWeights:
 
 def weights_of(model: nn.Module) -> BlockWeights | None:
     """Where the weights of a model of `blockwise_model` come from; None of any other model."""
-    return getattr(unwrap(model), "_plnd_weights", None)
+    return getattr(model, "_plnd_weights", None)
 
 
 def in_step(

@@ -125,8 +125,8 @@ def test_the_whole_path(here, model, capsys):
     (value,) = (r["overlap"] for r in rows if (r["structure"], r["x"], r["y"]) == ("all", "en", "zh"))
     assert float(value) == len(en & zh) / len(zh)
     assert (here / "overlap.png").read_bytes().startswith(b"\x89PNG")
-    (whole,) = (axis for axis in figures[0].axes if axis.get_title() == "all")
-    assert whole.get_images()[0].get_array()[0, 1] == float(value) and ticks(whole) == ["en", "zh"]
+    (whole,) = (axis for axis in figures[0].axes if axis.get_title() == "all neurons")
+    assert whole.get_images()[0].get_array()[0, 1] == float(value) and ticks(whole) == ["English", "Chinese"]
 
     with drawn() as figures:
         assert plnd("layers zh.safetensors en.safetensors --csv layers.csv --plot layers.svg") == 0
@@ -503,7 +503,7 @@ def test_show_in_words(sets, capsys):
     assert plnd("show out") == 0
     out = capsys.readouterr().out
     for part in (
-        "plnd.neurons version 1, sha256 ",
+        "plnd.neurons version 2, sha256 ",
         "model     made/by-hand (llama, 2 blocks), dtype float32",
         "language  zh",
         "corpus    zh.jsonl: 3 documents, 120 tokens, 1 skipped (shorter than 32 tokens)",
@@ -587,7 +587,7 @@ def bad(sets, model) -> Path:
     (sets / "broken.jsonl").write_text("{")
     tensors = {"0.q_proj": np.array([0, 6], np.int32), "0.q_proj.importance": np.ones(2, np.float32)}
     (sets / "range").write_bytes(save(tensors, metadata={"plnd": json.dumps(neurons_metadata())}))
-    (sets / "newer").write_bytes(save(tensors, metadata={"plnd": json.dumps(neurons_metadata(version=2))}))
+    (sets / "newer").write_bytes(save(tensors, metadata={"plnd": json.dumps(neurons_metadata(version=3))}))
     make_neurons({}, model={**MODEL, "model_type": "gpt2"}).save("gpt2.safetensors")
     torch.manual_seed(0)
     codegen = CodeGenConfig(vocab_size=260, n_embd=24, n_layer=1, n_head=4, n_inner=40, rotary_dim=4)
@@ -611,14 +611,14 @@ BAD_INPUT = [
     ("show folder", "folder: is a folder, expected a plnd artifact"),
     ("show truncated", "truncated: not a whole safetensors file ("),
     ("show random", "random: not a whole safetensors file ("),
-    ("show newer", "newer: format version 2, but this plnd reads up to 1: upgrade plnd"),
+    ("show newer", "newer: format version 3, but this plnd reads up to 2: upgrade plnd"),
     ("show range", "range: 0.q_proj holds 6, out of range for 6 neurons"),
     ("select nothing --top-k 1 --output out", "nothing: no such file"),
     ("select zh.safetensors --top-k 1 --output out", "zh.safetensors: holds 'plnd.neurons', expected scores"),
     ("combine zh.scores --output out", "zh.scores: holds 'plnd.scores', expected neurons"),
     ("combine zh.safetensors --minus truncated --output out", "truncated: not a whole safetensors file"),
     ("layers zh.safetensors random", "random: not a whole safetensors file ("),
-    ("overlap zh.safetensors newer", "newer: format version 2"),
+    ("overlap zh.safetensors newer", "newer: format version 3"),
     # models
     (
         "verify zh.safetensors --model {model}",

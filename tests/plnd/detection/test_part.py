@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 import killed
 from detecting import BAD, CONFIG, interrupted, some_documents
+from handmade import rechecked
 from plnd.any_artifact import load
 from plnd.deactivation import deactivated
 from plnd.detection.config import SCORINGS
@@ -306,7 +307,7 @@ def test_damaged_parts(seven, tmp_path, change, wording):
     with safe_open(path, framework="np") as stream:
         values, said = stream.get_tensor("values"), json.loads(stream.metadata()["plnd"])
     change(said, values)
-    path.write_bytes(save({"values": values}, metadata={"plnd": json.dumps(said)}))
+    path.write_bytes(rechecked(save({"values": values}, metadata={"plnd": json.dumps(said, separators=(",", ":"))})))
     with pytest.raises(ArtifactError) as caught:
         merge([path])
     assert str(caught.value).startswith(f"{path}: ") and wording in str(caught.value)

@@ -119,7 +119,7 @@ def test_metadata_says_what_was_done(tmp_path):
         digest.update(np.array([len(document), *document], "<i8").tobytes())
     assert scores.metadata == {
         "format": "plnd.scores",
-        "version": 2,
+        "version": 3,
         "plnd": plnd.__version__,
         "model": {
             "name": str(tmp_path / "model"),

@@ -253,7 +253,7 @@ def test_card_of_an_experiment(tmp_path, mask):
         ("{", "not JSON"),
         ("{}", "not a results file of lm-eval"),
         ('{"config": {}, "config": {"model": "hf"}}', "not JSON (key 'config' is there twice)"),
-        ('{"results": [' + "0," * 2**22 + "0]}", "larger than results are, at most 67,108,864 bytes and"),
+        ('{"results": [' + "0," * (2**22 + 1) + "0]}", "larger than results are, at most 67,108,864 bytes and"),
         ("[" * 10**5, "not JSON (nested too deeply)"),
         ('{"a": ' + "9" * 5000 + "}", "not JSON (Exceeds the limit (4300"),
         ('{"config": {"model": "hf"}, "results": {"x": {"acc,none": "high"}}, "configs": {}}', "no score in it"),
