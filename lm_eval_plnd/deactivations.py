@@ -153,7 +153,7 @@ class MaskDeactivation(Deactivation):
         return self.neurons.digest
 
     def attach(self, lm: DocumentLM) -> None:  # noqa: D102
-        self.mask.check_model(Layout(lm.model).description())
+        self.mask.check_model(Layout(lm.model, spread=True).description())
         with self.applied(lm.model):  # refuses now what it cannot do
             pass
 

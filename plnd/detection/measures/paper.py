@@ -59,6 +59,8 @@ class AttentionOutputs:
         self.block, self.residual = block, residual
         self.readout = readout_of(block, "o_proj", block.stack.attention_norm)
         self.proof = ReadoutProof(block, "o_proj", self.readout)
+        if not is_blockwise(block):
+            self.grams  # noqa: B018  read now: of weights that are spread over processes, not in a pass
 
     def hooks(self) -> Iterator[Handle]:
         """Puts it in place."""
@@ -118,6 +120,11 @@ class FeedForward:
         self.residual.add(output, self.readout)
 
 
+def is_blockwise(block: ObservedBlock) -> bool:
+    """Whether a block has its weights only while something passes."""
+    return weights_of(block.observer.layout.model) is not None
+
+
 def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Readout:
     """How a sub-layer's output projection, and the norm behind it, if any, reach the residual stream."""
     weight = block.target(projection).weight
@@ -126,6 +133,6 @@ def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Read
     else:
         eps, products = block.at(f"{norm.module}.{norm.eps}"), block.products(projection)
         readout = Readout(weight, partial(block.gain, norm), eps, products=products)
-    if weights_of(block.observer.layout.model) is None:
+    if not is_blockwise(block):
         readout.read()  # what cannot be read is refused before a pass
     return readout

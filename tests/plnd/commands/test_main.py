@@ -133,8 +133,8 @@ def test_the_whole_path(here, model, capsys):
     rows = list(csv.DictReader((here / "layers.csv").open()))
     assert sum(int(row["neurons"]) for row in rows if row["set"] == "zh") == len(zh)
     assert "<svg" in (here / "layers.svg").read_text()
-    for name, neurons in (("zh", zh), ("en", en)):
-        assert sum(sum(curves(figures[0])[part, name]) for part in ("attention", "feed-forward")) == len(neurons)
+    for name, neurons in (("Chinese", zh), ("English", en)):
+        assert sum(sum(y) for (_, curve), y in curves(figures[0]).items() if curve == name) == len(neurons)
 
 
 def test_detect_is_the_python_call(here, model):

@@ -402,6 +402,7 @@ def test_mutated_files(tmp_path, llama, content, data):
         assert NeuronSet.load(tmp_path / "new.safetensors") == neurons
 
 
+@pytest.mark.slow
 def test_a_long_file_takes_little_memory(tmp_path, llama):
     """A few dozen bytes for each number, where a pattern over the whole line took hundreds; then it is refused."""
     numbers = ",".join(map(str, range(200_000)))
