@@ -309,19 +309,21 @@ class _Run:
     # checkpoint
 
     def resume(self) -> None:
-        """Takes up the checkpoint that the first process finds, if there is one; what it holds stays with the first."""
+        """Takes up the checkpoint that the first process finds, if any; where several read, the others start empty."""
         exists = self.path is not None and self.path.exists()
         mine = Checkpoint.load(self.path) if self.processes.first and exists and self.path is not None else None
         if mine is not None and mine.settings != self.settings:
             raise PLNDError(
                 f"{self.path}: made with another model or settings; repeat them, or start again without --resume"
             )
-        found = self.processes.exchange(None if mine is None else (mine.windows, mine.digest))[0]
-        if mine is not None:
-            self.tally = mine.tally
-            self.tally.totals.values = self.tally.totals.values.to(self.device)
+        alone = self.processes.count == 1  # also where a model is spread over several: all keep the same totals
+        said = None if mine is None else (mine.windows, mine.digest, mine.tally if alone else None)
+        found = self.processes.exchange(said)[0]
         if found is not None:
-            self.windows, self.resumed = found
+            self.windows, self.resumed, everyones = found
+            if (tally := everyones if mine is None else mine.tally) is not None:
+                self.tally = tally
+                self.tally.totals.values = self.tally.totals.values.to(self.device)
             self._tell_alive()
 
     def _check_resumed(self, corpus: TokenizedCorpus) -> None:
