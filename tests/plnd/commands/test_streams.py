@@ -85,8 +85,9 @@ def test_letters_that_stdout_does_not_have(tmp_path, form, expected):
 
 
 WAITS = """
-import sys, time
+import signal, sys, time
 from plnd.commands import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 class Waits:
     help, example = "wait", ""
     def add_arguments(self, parser): parser.set_defaults(advice=lambda args: "so go on")
@@ -122,7 +123,8 @@ def test_interrupted_before_it_has_begun(tmp_path):
     """While the program is still being imported, an interruption ends it without a word."""
     (tmp_path / "plnd_waits.py").write_text("print('begun', flush=True)\nimport time\ntime.sleep(60)\n")
     code = (
-        "import sys, importlib.abc, plnd.__main__\n"
+        "import sys, signal, importlib.abc, plnd.__main__\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Waits(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name == 'plnd.commands.main': import plnd_waits\n"
