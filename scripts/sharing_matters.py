@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.role_experiment import (
@@ -36,6 +35,7 @@ from lm_eval_plnd.experiments.role_experiment import (
     steps,
 )
 from lm_eval_plnd.experiments.tables import Shown, write_tables
+from lm_eval_plnd.experiments.yaml_text import parse_change
 from plnd.commands.shared import print_warning
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
@@ -419,8 +419,7 @@ def experiment(args: argparse.Namespace) -> None:
     """
     from plnd.commands.main import main as plnd
 
-    changes = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in args.set)}
-    settings, folder = load_role_settings(args.settings, changes), Path(args.output)
+    settings, folder = load_role_settings(args.settings, dict(map(parse_change, args.set))), Path(args.output)
     todo = [step for step in steps(settings) if not all(file.is_file() for file in step.files(folder))]
     if args.dry_run:
         print("\n".join(shown(step.command(folder)) for step in steps(settings)))

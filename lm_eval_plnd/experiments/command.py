@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from typing import Any
 
 from plnd.commands.shared import Command, add_trust
 from plnd.errors import PLNDError
@@ -39,11 +38,12 @@ class Experiment(Command):
     def run(args: argparse.Namespace) -> None:
         """Runs the experiment, or prints what it would do."""
         from lm_eval_plnd.experiments.settings import load_settings
+        from lm_eval_plnd.experiments.yaml_text import parse_change
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         trusted = {"model.trust_remote_code": True} if args.trust_remote_code else {}
-        settings = load_settings(args.settings, {**dict(map(_change, args.set)), **trusted})
+        settings = load_settings(args.settings, {**dict(map(parse_change, args.set)), **trusted})
         if args.limit is not None:
             if args.limit < 1:
                 raise PLNDError(f"--limit {args.limit}: expected 1 or more")
@@ -58,15 +58,3 @@ class Experiment(Command):
             from lm_eval_plnd.experiments.run import experiment
 
             print(experiment(settings, args.output))
-
-
-def _change(text: str) -> tuple[str, Any]:
-    from lm_eval_plnd.experiments.yaml_text import parse_yaml
-
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise PLNDError(f"--set {text}: expected NAME=VALUE, the value as in YAML")
-    try:
-        return name.strip(), parse_yaml(value)
-    except PLNDError as error:
-        raise PLNDError(f"--set {name}: {error}; expected NAME=VALUE, the value as in YAML") from None

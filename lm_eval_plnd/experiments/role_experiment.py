@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from lm_eval_plnd.experiments.settings import Fields
+from lm_eval_plnd.experiments.settings import Fields, check_languages, check_no_secret
+from lm_eval_plnd.experiments.yaml_text import read_fields
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 
@@ -83,19 +84,9 @@ def load_role_settings(path: str | Path, changes: Mapping[str, Any] | None = Non
         PLNDError: one line with the file, the field, and what is wrong with it.
     """
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PLNDError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict):
-        raise PLNDError(f"{path}: found {found!r:.60}, expected fields with values")
-    for name, value in (changes or {}).items():
-        *parents, last = name.split(".")
-        inner = found
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                raise PLNDError(f"{path}: {name}: {parent} has no fields")
-        inner[last] = value
+        found = read_fields(path, changes)
+    except PLNDError as error:
+        raise PLNDError(f"{path}: {error}") from None
     if isinstance(found.get("tasks"), dict):
         found["tasks"] = {
             name: {"task": item} if isinstance(item, str) else item for name, item in found["tasks"].items()
@@ -106,6 +97,11 @@ def load_role_settings(path: str | Path, changes: Mapping[str, Any] | None = Non
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise PLNDError(f"{path}: {field}: {first['msg'].lower()}, found {first['input']!r:.60}") from None
+    try:
+        check_no_secret(settings)
+        check_languages(settings.languages)
+    except PLNDError as error:
+        raise PLNDError(f"{path}: {error}") from None
     _check(settings, path)
     return settings
 

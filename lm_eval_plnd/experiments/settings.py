@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from lm_eval_plnd.experiments.yaml_text import read_yaml
+from lm_eval_plnd.experiments.yaml_text import read_fields
 from plnd.addresses import PROJECTIONS
 from plnd.demo_data import expand as expand
 from plnd.errors import PLNDError
@@ -328,12 +328,7 @@ def load_settings(path: str | Path, changes: Mapping[str, Any] | None = None) ->
         PLNDError: one line with the file, the field, what was found and what is expected.
     """
     try:
-        found = read_yaml(path)
-        if not isinstance(found, dict):
-            raise PLNDError(f"{'empty' if found is None else f'found {found!r:.60}'}, expected fields with values")
-        for name, value in (changes or {}).items():
-            _put(found, name, value)
-        return parse_settings(found)
+        return parse_settings(read_fields(path, changes))
     except PLNDError as error:
         raise PLNDError(f"{path}: {error}") from None
 
@@ -355,19 +350,6 @@ def parse_settings(found: Mapping[str, Any]) -> Settings:
         raise PLNDError(_mistake(error)) from None
     _check(settings)
     return settings
-
-
-def _put(found: dict[str, Any], name: str, value: Any) -> None:
-    """Puts a value in at its dotted name; a task that is a mere name becomes a mapping where need be."""
-    *path, last = name.split(".")
-    for depth, key in enumerate(path):
-        inner = found.setdefault(key, {})
-        if path[0] == "tasks" and depth == 1 and isinstance(inner, str):
-            inner = found[key] = {"task": inner}
-        if not isinstance(inner, dict):
-            raise PLNDError(f"{name}: {'.'.join(path[: depth + 1])} is {inner!r:.60}, which has no fields")
-        found = inner
-    found[last] = value
 
 
 def _experiments(found: Any, tasks: Any) -> Any:
@@ -425,22 +407,40 @@ def _dotted(path: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
-def _check(settings: Settings) -> None:
-    """Refuses what the types allow and makes no sense."""
+def check_no_secret(settings: Fields) -> None:
+    """Refuses settings with a token or password in them, as they are copied beside the results.
+
+    Raises:
+        PLNDError: naming the field.
+    """
     if (secret := secret_in(settings.model_dump())) is not None:
         raise PLNDError(
             f"{secret}: holds a token or password, which the results would hold as well: log in (hf auth login), or set"
             " HF_TOKEN"
         )
+
+
+def check_languages(languages: Sequence[str]) -> None:
+    """Refuses names of languages that are not those of files, of which an experiment writes some for each.
+
+    Raises:
+        PLNDError: naming the language.
+    """
+    for language in languages:
+        check_name(language, "languages")
+    if len({language.casefold() for language in languages}) < len(languages):
+        raise PLNDError(f"languages: {', '.join(languages)}: two that are one file on some systems")
+
+
+def _check(settings: Settings) -> None:
+    """Refuses what the types allow and makes no sense."""
+    check_no_secret(settings)
     if not settings.model.get("pretrained"):
         raise PLNDError("model.pretrained: missing, expected a folder or hub name")
     for name, values in (("languages", settings.languages), ("seeds", settings.seeds), ("neurons", settings.neurons)):
         if not values or len(set(values)) < len(values):
             raise PLNDError(f"{name}: found {values!r:.60}, expected one or more, each once")
-    for language in settings.languages:
-        check_name(language, "languages")
-    if len({language.casefold() for language in settings.languages}) < len(settings.languages):
-        raise PLNDError(f"languages: {', '.join(settings.languages)}: two that are one file on some systems")
+    check_languages(settings.languages)
     if settings.english not in settings.languages or len(settings.languages) < 2:
         raise PLNDError(
             f"languages: {', '.join(settings.languages)}; expected {settings.english} and at least one other"

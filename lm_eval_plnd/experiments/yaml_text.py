@@ -36,6 +36,52 @@ def read_yaml(path: str | Path) -> Any:
         raise PLNDError(f"not YAML ({error})") from None
 
 
+def read_fields(path: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The fields of a YAML file.
+
+    Args:
+        path: the file.
+        changes: values to put in, by their dotted names: `{"model.pretrained": "folder"}`.
+
+    Raises:
+        PLNDError: as `read_yaml`; if it holds no fields, or a change goes into what has none.
+    """
+    found = read_yaml(path)
+    if not isinstance(found, dict):
+        raise PLNDError(f"{'empty' if found is None else f'found {found!r:.60}'}, expected fields with values")
+    for name, value in (changes or {}).items():
+        _put(found, name, value)
+    return found
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """The name and the value of `--set NAME=VALUE`.
+
+    Raises:
+        PLNDError: if it is no such pair, or the value is not YAML.
+    """
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise PLNDError(f"--set {text}: expected NAME=VALUE, the value as in YAML")
+    try:
+        return name.strip(), parse_yaml(value)
+    except PLNDError as error:
+        raise PLNDError(f"--set {name}: {error}; expected NAME=VALUE, the value as in YAML") from None
+
+
+def _put(found: dict[str, Any], name: str, value: Any) -> None:
+    """Puts a value in at its dotted name; a task that is a mere name becomes a mapping where need be."""
+    *path, last = name.split(".")
+    for depth, key in enumerate(path):
+        inner = found.setdefault(key, {})
+        if path[0] == "tasks" and depth == 1 and isinstance(inner, str):
+            inner = found[key] = {"task": inner}
+        if not isinstance(inner, dict):
+            raise PLNDError(f"{name}: {'.'.join(path[: depth + 1])} is {inner!r:.60}, which has no fields")
+        found = inner
+    found[last] = value
+
+
 def parse_yaml(text: str) -> Any:
     """What YAML says: text, whole and finite numbers, true, false, null, lists and fields.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -26,12 +25,10 @@ class Processes:
         rank: number of this process, from 0.
         count: how many there are.
         device: where tensors for `collect` and `broadcast` lie; None in a run of one process.
-        sent: bytes that this process gave to others so far, those to several counted for each.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, device: torch.device | None = None) -> None:
         self.rank, self.count, self.device = rank, count, device
-        self.sent = 0
         self._failed = False
 
     @classmethod
@@ -86,14 +83,12 @@ class Processes:
         """`tensor` as the process `source` has it; what the others gave, of one shape, is overwritten."""
         if self.count > 1:
             dist.broadcast(tensor, source)
-            self.sent += tensor.nbytes * (self.count - 1) * (self.rank == source)
         return tensor
 
     def collect(self, tensor: Tensor, source: int) -> Tensor:
         """`tensor` as the process `source` has it, in the first process; all others keep what they gave."""
         if self.rank == source != 0:
             dist.send(tensor, 0)
-            self.sent += tensor.nbytes
         elif self.first and source != 0:
             dist.recv(tensor, source)
         return tensor
@@ -127,7 +122,6 @@ class Processes:
     def _exchange(self, value: Any, error: str | None) -> list[Any]:
         if self.count == 1:
             return [value]
-        self.sent += len(pickle.dumps((value, error))) * (self.count - 1)
         answers: list[Any] = [None] * self.count
         dist.all_gather_object(answers, (value, error))
         errors = [reason for _, reason in answers if reason is not None]

@@ -13,12 +13,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from plnd.importance import memory
 from plnd.importance.memory import accumulation_dtype, cells, chunks
+
+
+class _Vectors(NamedTuple):
+    """What a readout keeps of its weights W, [hidden, width], of `dtype`.
+
+    Attributes:
+        column_norm: ‖W[:, k]‖ times the factor, [width].
+        gained_norm: ‖γW[:, k]‖, [width], γ the norm's gain; None where there is no norm.
+        gain: γ, [hidden].
+        signs: random, [hidden].
+        sums: of each column times the signs, [width].
+    """
+
+    dtype: torch.dtype
+    column_norm: Tensor
+    gained_norm: Tensor | None
+    gain: Tensor | None
+    signs: Tensor
+    sums: Tensor
 
 
 class Readout:
@@ -50,15 +70,15 @@ class Readout:
         self._gain = gain
 
     @cached_property
-    def _vectors(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
-        """‖W[:, k]‖ times the factor, ‖γW[:, k]‖, γ, random signs and their sums over each column; from one reading."""
+    def _vectors(self) -> _Vectors:
+        """From one reading."""
         weight = self.source()
         dtype = accumulation_dtype(weight.dtype)
         gain = None if self._gain is None else self._gain().to(dtype)
         signs = _signs(len(weight), dtype, weight.device)
         gained = None if gain is None else torch.linalg.vector_norm(weight * gain[:, None], dim=0)
-        self.dtype = weight.dtype
-        return _square_sum(weight).sqrt() * self.factor, gained, gain, signs, _signed_sum(weight, signs)
+        norm = _square_sum(weight).sqrt() * self.factor
+        return _Vectors(weight.dtype, norm, gained, gain, signs, _signed_sum(weight, signs))
 
     def read(self) -> None:
         """Reads the weights now."""
@@ -67,17 +87,17 @@ class Readout:
     @property
     def column_norm(self) -> Tensor:
         """‖W[:, k]‖ times the factor, [width]."""
-        return self._vectors[0]
+        return self._vectors.column_norm
 
     @property
     def gained_norm(self) -> Tensor | None:
         """‖γW[:, k]‖, [width], γ the norm's gain; None where there is no norm."""
-        return self._vectors[1]
+        return self._vectors.gained_norm
 
     @property
     def gain(self) -> Tensor | None:
         """γ, [hidden]; None where there is no norm."""
-        return self._vectors[2]
+        return self._vectors.gain
 
     def gram(self, groups: int, head_dim: int, *, gained: bool = False) -> Tensor:
         """⟨W_o[:, h j], W_o[:, h' j]⟩ for query heads h, h' of each group: [per_group, per_group, groups, head_dim]."""
@@ -97,12 +117,12 @@ class Readout:
 
     def along(self, output: Tensor) -> Tensor:
         """⟨f, s⟩ of outputs f, [..., hidden], of the projection and one vector s of random signs."""
-        signs = self._vectors[3]
+        signs = self._vectors.signs
         return output.to(signs) @ signs
 
     def expected(self, inner: Tensor) -> Tensor:
         """The same, [seq], of what the weights make of an input, [seq, width]."""
-        sums = self._vectors[4]
+        sums = self._vectors.sums
         return inner.to(sums.dtype) @ sums
 
     def projections(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +130,7 @@ class Readout:
         assert self.gain is not None
         outputs = (output, output * self.gain.square())
         if self.products is not None:
-            plain, gained = self.products(torch.stack([f.to(self.dtype) for f in outputs])).to(self.gain.dtype)
+            plain, gained = self.products(torch.stack([f.to(self._vectors.dtype) for f in outputs])).to(self.gain.dtype)
             return plain, gained
         weight = self.source()
         plain, gained = ((f.to(weight.dtype) @ weight).to(self.gain.dtype) for f in outputs)

@@ -1,8 +1,9 @@
-"""What `tests/plnd/test_processes.py` lets two processes do; each leaves files in a folder."""
+"""What `tests/plnd/detection/test_processes.py` lets two processes do; each leaves files in a folder."""
 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -58,9 +59,27 @@ def small_windows() -> Iterator[None]:
         detection.CHECKPOINT_SECONDS, detection.WINDOW = before
 
 
+class Counted(Processes):
+    """Processes that know how many bytes each has given to others so far, those to several counted for each."""
+
+    sent = 0
+
+    def exchange(self, value: object = None) -> list:  # noqa: D102
+        self.sent += len(pickle.dumps(value)) * (self.count - 1)
+        return super().exchange(value)
+
+    def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:  # noqa: D102
+        self.sent += tensor.nbytes * (self.count - 1) * (self.rank == source)
+        return super().broadcast(tensor, source)
+
+    def collect(self, tensor: torch.Tensor, source: int) -> torch.Tensor:  # noqa: D102
+        self.sent += tensor.nbytes * (self.rank == source != 0)
+        return super().collect(tensor, source)
+
+
 def main(folder: Path) -> None:
     """All that is done with two processes, one thing after the other."""
-    processes = Processes.launched("cpu")
+    processes: Processes = Counted.launched("cpu")
     assert processes.count == 2
     own = folder / f"rank{processes.rank}"
 

@@ -83,6 +83,9 @@ def test_the_settings_that_come_with_plnd(name, languages):
             {"model": {"pretrained": "m", "parallelize": True}},
             "model.parallelize: unknown, expected some of pretrained",
         ),
+        ({"languages": ["en", "de", "../../evil"]}, "languages: '../../evil'"),
+        ({"languages": ["en", "de", "DE"]}, "languages: en, de, DE: two that are one file on some systems"),
+        ({"metadata": {"token": "hf_" + "x" * 34}}, "metadata.token: holds a token or password"),
         ({"limits": 3}, "limits: extra inputs are not permitted, found 3"),
         ({"limit": "3"}, "limit: input should be a valid integer, found '3'"),
     ],
@@ -91,6 +94,24 @@ def test_refusals(tmp_path, changes, line):
     """One line with the file and the field."""
     with pytest.raises(PLNDError) as caught:
         load_role_settings(settings_file(tmp_path / "s.yaml", **changes))
+    assert f"s.yaml: {line}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("limit: 3\nlimit: 4\n", "line 2: 'limit' is there twice"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n" + "".join(f"c{n}: &c{n} [{'*b, ' * 99}]\n" for n in range(600)), "more than"),
+        ("limit: " + "[" * 1000, "values inside one another"),
+        ("", "empty, expected fields with values"),
+    ],
+    ids=["twice", "laughs", "deep", "empty"],
+)
+def test_files_that_are_no_settings(tmp_path, text, line):
+    """The same reading as that of `plnd experiment`."""
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(PLNDError) as caught:
+        load_role_settings(tmp_path / "s.yaml")
     assert f"s.yaml: {line}" in str(caught.value) and "\n" not in str(caught.value)
 
 
