@@ -43,6 +43,13 @@ def in_one_line(action: Callable[[], T]) -> T:
         raise SystemExit(2) from None
 
 
+def loading_device(model: Any, device: str | None) -> str | None:
+    """The device to load a model on by name: `HFLM`, made in Python, takes cuda for given; a loaded model stays."""
+    if not isinstance(model, str) or device is not None:
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class DocumentLM(HFLM):
     """`HFLM` that switches off other neurons for every document; does nothing of its own before `switch_off`."""
 

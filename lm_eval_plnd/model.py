@@ -19,7 +19,7 @@ from lm_eval.utils import simple_parse_args_string
 from torch import nn
 
 from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, RolesDeactivation, read_deactivation
-from lm_eval_plnd.documents import DocumentLM, in_one_line
+from lm_eval_plnd.documents import DocumentLM, in_one_line, loading_device
 from lm_eval_plnd.identity import answers_digest
 from plnd.errors import PLNDError
 from plnd.models.distributed import group_of
@@ -96,8 +96,7 @@ class PLNDLM(DocumentLM):
         _check_arguments(model, arguments)
         if not isinstance(trust_remote_code, bool):  # None would have transformers ask, in the middle of a run
             raise PLNDError(f"trust_remote_code={trust_remote_code}: expected True or False")
-        if isinstance(model, str) and arguments.get("device") is None:  # `hf` takes cuda for given
-            arguments["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+        arguments["device"] = loading_device(model, arguments.get("device"))
         self._settings = {"revision": revision, **arguments}
         with _loading(model):
             super().__init__(model, revision=revision or "main", trust_remote_code=trust_remote_code, **arguments)

@@ -302,13 +302,15 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
 
 def load_lm(arguments: Mapping[str, Any]) -> HFLM:
     """lm-eval's `hf` model; also one that sees, and with its tokens checked."""
-    from lm_eval_plnd.documents import DocumentLM
+    from lm_eval_plnd.documents import DocumentLM, loading_device
     from plnd.models.loading import cannot_load, note_commit
 
+    given = expand(dict(arguments))
+    given["device"] = loading_device(given["pretrained"], given.get("device"))
     if arguments.get("peft"):
         import peft_plnd  # noqa: F401  PEFT then knows neuron-select adapters
     try:
-        lm = DocumentLM(**expand(dict(arguments)))
+        lm = DocumentLM(**given)
     except Exception as error:  # whatever the hub, the builders and the file formats raise
         raise cannot_load("model", error) from None
     if isinstance(lm.pretrained, str):

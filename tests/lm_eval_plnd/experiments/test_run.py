@@ -18,7 +18,7 @@ import torch
 
 from lm_eval_plnd.experiments.conditions import Setting, plan, region_of
 from lm_eval_plnd.experiments.results import document_weights
-from lm_eval_plnd.experiments.run import experiment, load_tasks
+from lm_eval_plnd.experiments.run import experiment, load_lm, load_tasks
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.commands.main import main
 from plnd.errors import PLNDError
@@ -120,6 +120,12 @@ def test_bits_per_byte_are_those_of_the_model(finished):
     rows = table(finished / "results.csv")
     (row,) = [r for r in rows if (r["setting"], r["task"]) == ("original", "plnd_text_zh")]
     assert float(row["value"]) == pytest.approx(found, rel=1e-6)
+
+
+def test_a_model_is_loaded_on_the_device_that_is_there():
+    """Settings that name no device run on a machine without a GPU, where lm-eval's class would ask for one."""
+    lm = load_lm({"pretrained": "plnd:polyglot-9m", "dtype": "float32", "batch_size": 1})
+    assert lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_finished_run_is_not_repeated(finished, monkeypatch):
