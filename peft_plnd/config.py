@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from peft.config import PeftConfig
 
 from peft_plnd.errors import NeuronSelectError
 from peft_plnd.peft_type import NAME, add_peft_type
+from plnd.neurons.neuron_set import NeuronSet
 
 BIASES = ("none", "selected", "all", "neuron_select_only")
 CONTROLS = ("random",)
@@ -25,10 +27,10 @@ def _help(text: str) -> dict[str, str]:
 class NeuronSelectConfig(PeftConfig):
     """Configuration of a `NeuronSelectModel`.
 
-    The neurons come from one of three sources: a neurons artifact (`mask`), a dictionary (`neurons`), or a reproducible
-    random draw (`fraction` with `seed`). `regions`, `projections`, `target_modules`, `exclude_modules` and
-    `layers_to_transform` each narrow them. What was chosen is in `indices` once the adapter exists, and in
-    `adapter_config.json`: a saved adapter needs neither its mask nor the families table again.
+    The neurons come from one of three sources: a neurons artifact (`mask`, a file or a `plnd.NeuronSet`), a dictionary
+    (`neurons`), or a reproducible random draw (`fraction` with `seed`). `regions`, `projections`, `target_modules`,
+    `exclude_modules` and `layers_to_transform` each narrow them. What was chosen is in `indices` once the adapter
+    exists, and in `adapter_config.json`: a saved adapter needs neither its mask nor the families table again.
 
     Raises:
         NeuronSelectError: if the arguments contradict one another.
@@ -44,8 +46,12 @@ class NeuronSelectConfig(PeftConfig):
         "How do Large Language Models Handle Multilingualism?": "https://arxiv.org/abs/2402.18815",
     }
 
-    mask: str | None = field(
-        default=None, metadata=_help("Neurons artifact, as written by `plnd select` or `plnd combine`.")
+    mask: str | NeuronSet | None = field(
+        default=None,
+        metadata=_help(
+            "Neurons artifact, as written by `plnd select` or `plnd combine`: its file, or a `plnd.NeuronSet`, of"
+            " which a saved adapter keeps the indices and, in `source`, the SHA-256."
+        ),
     )
     neurons: dict[str, dict[str, list[int]]] | None = field(
         default=None,
@@ -114,7 +120,8 @@ class NeuronSelectConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(NAME)
-        self.mask = None if self.mask is None else str(self.mask)
+        if self.mask is not None and not isinstance(self.mask, NeuronSet):
+            self.mask = _file(self.mask)
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         sources = [name for name in ("mask", "neurons", "fraction") if getattr(self, name) is not None]
@@ -127,7 +134,7 @@ class NeuronSelectConfig(PeftConfig):
         _check_choice("bias", self.bias, BIASES)
         if self.control is not None:
             _check_choice("control", self.control, CONTROLS)
-            if self.mask is None:
+            if self.mask is None and self.indices is None:
                 raise NeuronSelectError(
                     "control='random' draws as many neurons as a mask has: give mask=, or fraction="
                 )
@@ -141,6 +148,49 @@ class NeuronSelectConfig(PeftConfig):
             raise NeuronSelectError("layers_pattern cannot be used when target_modules is a str")
         if self.layers_pattern and self.layers_to_transform is None:
             raise NeuronSelectError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
+
+    def __repr__(self) -> str:
+        """What is not as by default; of neurons, how many they are."""
+        said = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        said |= {name: _counted(said[name]) for name in ("neurons", "indices") if name in said}
+        return f"NeuronSelectConfig({', '.join(f'{name}={value!r}' for name, value in said.items())})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As PEFT has it; of a mask that is a `NeuronSet`, what `indices` and `source` say is all that is left."""
+        said = super().to_dict()
+        return {**said, "mask": None} if isinstance(self.mask, NeuronSet) else said
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Writes `adapter_config.json`, as PEFT does.
+
+        Raises:
+            NeuronSelectError: if the mask is a `NeuronSet` and no adapter was made yet, so that nothing says which
+                neurons these are.
+        """
+        if isinstance(self.mask, NeuronSet) and self.indices is None:
+            raise NeuronSelectError(
+                "mask= is a NeuronSet, which adapter_config.json cannot hold: save the adapter (get_peft_model first),"
+                " or write the set with .save(…) and give mask= the file"
+            )
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class _Count(str):
+    """Words in place of a long value, without quotation marks."""
+
+    __repr__ = str.__str__
+
+
+def _counted(indices: Mapping[str, Mapping[str, Sequence[int]]]) -> str:
+    count = sum(len(values) for axes in indices.values() for values in axes.values())
+    return _Count(f"<{count:,} neurons in {len(indices)} modules>")
+
+
+def _file(mask: Any) -> str:
+    """The file's name, as text."""
+    if not isinstance(mask, str | os.PathLike):
+        raise NeuronSelectError(f"mask={mask!r:.60}: expected the name of a neurons artifact, or a plnd.NeuronSet")
+    return os.fspath(mask)
 
 
 def _as_set(names: Iterable[str] | str | None) -> set[str] | str | None:

@@ -61,7 +61,7 @@ def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, di
             no neuron in the chosen parts.
     """
     assert config.mask is not None
-    neurons = NeuronSet.load(config.mask)
+    neurons = config.mask if isinstance(config.mask, NeuronSet) else NeuronSet.load(config.mask)
     if not _has_family(model):
         raise NeuronSelectError(f"mask= needs a transformers model, not {type(model).__name__}: give neurons= instead")
     layout = Layout(model)

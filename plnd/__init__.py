@@ -37,6 +37,7 @@ _HOMES = {
     "read_parallel": "roles.parallel",
     "lape": "neurons.lape",
     "lens": "logit_lens.lens",
+    "load": "any_artifact",
     "overlap": "neurons.overlap",
     "read_documents": "io.corpus",
     "blockwise_model": "models.blockwise",
@@ -46,6 +47,7 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
+    from plnd.any_artifact import load as load
     from plnd.comparison.config import ArenaConfig as ArenaConfig
     from plnd.comparison.run import arena as arena
     from plnd.deactivation import deactivate as deactivate

@@ -18,10 +18,14 @@ _KINDS: dict[str, type[Scores] | type[NeuronSet] | type[Roles]] = {
 
 
 def load(path: str | Path) -> Scores | NeuronSet | Roles:
-    """Reads any artifact, whichever the file says it is.
+    """Reads any artifact, whichever the file says it is: `plnd.load("zh.safetensors")`.
+
+    Returns:
+        `Scores` of `plnd detect`, a `NeuronSet` of `plnd select`, `combine` or `convert`, or `Roles` of `plnd roles`.
 
     Raises:
-        ArtifactError: one line that says what is wrong with the file, and what to do.
+        ArtifactError: one line that says what is wrong with the file, and what to do; also of a part of scores, which
+            `plnd merge` makes scores of.
     """
     with opened(Path(path)) as stream:
         form = stream.metadata.get("format")

@@ -145,6 +145,10 @@ class Deactivation:
             changed(model)
             failed.pop_all()
 
+    def __repr__(self) -> str:
+        state = "back" if self.closed else "off"
+        return f"Deactivation({len(self.neurons):,} neurons {state}, mode={self.mode!r}, holder={self.holder!r})"
+
     def __call__(self) -> None:
         """The same as `close`."""
         self.close()

@@ -93,6 +93,9 @@ class ModelDescription(Record):
     blocks: Count
     widths: dict[str, Count]
 
+    def __repr__(self) -> str:
+        return f"ModelDescription({self}, revision={self.revision!r}, {sum(self.widths.values()):,} neurons)"
+
     def __str__(self) -> str:
         return f"{self.model_type} with {self.blocks} blocks ({self.name})"
 

@@ -20,7 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The import rules. A room is a folder or a file directly in a package; each may import the rooms listed beside it, and
 # itself. `docs/architecture.md` shows the same as a picture.
-GROUND = ("errors", "version", "addresses", "numbers", "model_description", "secrets", "statistics", "demo_data")
+GROUND = (
+    "errors",
+    "version",
+    "addresses",
+    "numbers",
+    "model_description",
+    "secrets",
+    "statistics",
+    "demo_data",
+    "notebook",
+)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plnd": ("version",),  # the package's face: all public names are loaded when they are first used
     **dict.fromkeys((f"plnd.{room}" for room in GROUND), ("errors", "version", "addresses")),

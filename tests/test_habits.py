@@ -16,6 +16,7 @@ MIRROR_NOTHING = {
     "tests/test_architecture.py": "docs/architecture.md",
     "tests/test_boundaries.py": "imports of all packages",
     "tests/test_habits.py": "the tests themselves",
+    "tests/test_python_page.py": "docs/python.md: all of its Python",
     "tests/test_readme.py": "README.md",
     "tests/lm_eval_plnd/test_leaderboard.py": "lm-eval's own tasks and tables, with neurons off",
     "tests/lm_eval_plnd/scoring/test_tricky_answers.py": "the readers of answers together, on what models write",
@@ -39,6 +40,7 @@ OF_OTHERS = {
     "_replace": "a method of named tuples",
     "_model_call": "lm-eval's: what every answer of an HFLM goes through",
     "_model_generate": "lm-eval's, likewise",
+    "_repr_html_": "IPython's: what a notebook shows of an object",
 }
 
 

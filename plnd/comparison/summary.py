@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from plnd import notebook
 from plnd.statistics import CONFIDENCE, paired_p_value
 
 RESAMPLES = 1999
@@ -89,6 +90,19 @@ class Comparison:
     curves: Mapping[str, Mapping[tuple[str, str], list[tuple[Point, Outcome]]]]
     reference: str
 
+    def __repr__(self) -> str:
+        detectors, ablations = (dict.fromkeys(key[place] for key in self.outcomes) for place in (0, 1))
+        return f"Comparison({', '.join(detectors)}; ablations {', '.join(ablations)}; {', '.join(self.languages)})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for (detector, ablation), (mean, *_) in self.lines.items():
+            numbers = [_shown(mean.values[name]) for name in QUANTITIES]
+            rows.append((detector, ablation, f"{mean.neurons:,.0f}", *numbers))
+        facts = {"languages": ", ".join(self.languages), "numbers": "bits per byte, with 95 % intervals"}
+        header = ("detector", "ablation", "neurons", *QUANTITIES)
+        return notebook.card("Comparison of detectors", facts, notebook.table(header, rows, 2))
+
     @cached_property
     def lines(self) -> dict[tuple[str, str], list[Line]]:
         """(detector, ablation) to its lines of the table, the mean over languages first."""
@@ -102,6 +116,11 @@ class Comparison:
             of = {detector: outcome for (detector, kind), outcome in self.outcomes.items() if kind == ablation}
             found |= {(detector, ablation): p for detector, p in compare(of, self.reference).items()}
         return found
+
+
+def _shown(value: tuple[float, float, float]) -> str:
+    number, low, high = value
+    return "" if math.isnan(number) else f"{number:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def summarise(outcome: Outcome, languages: Sequence[str], seed: int = 0) -> list[Line]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from plnd import notebook
+
 FORMAT, VERSION = "plnd.inspection", 1
 IMPORTANCE, MEAN_SIZE = "importance", "mean |value|"
 """What tells how much a neuron is to a language: its scores, or its values on the documents."""
@@ -107,6 +109,9 @@ class NeuronProfile:
     languages: tuple[LanguageProfile, ...]
     writing: Writing
 
+    def __repr__(self) -> str:
+        return f"NeuronProfile({self.name}, {', '.join(one.language for one in self.languages)})"
+
     @property
     def name(self) -> str:
         """`"{block}.{projection}.{index}"`."""
@@ -142,6 +147,19 @@ class Inspection:
     measure: str
     corpora: dict[str, CorpusRead]
     neurons: tuple[NeuronProfile, ...]
+
+    def __repr__(self) -> str:
+        read = ", ".join(self.corpora)
+        return f"Inspection({len(self.neurons):,} of {self.chosen_from:,} neurons, in {read}, model={self.model!r})"
+
+    def _repr_html_(self) -> str:
+        facts = {"set": self.language, "model": self.model, "shown": f"{self.measure} in each language"}
+        rows = []
+        for neuron in self.neurons:
+            numbers = self.by_language(neuron).values()
+            rows.append((neuron.name, *("" if value is None else f"{value:.3g}" for value in numbers)))
+        title = f"Inspection: {len(self.neurons):,} of {self.chosen_from:,} neurons"
+        return notebook.card(title, facts, notebook.table(("neuron", *self.corpora), rows))
 
     def by_language(self, neuron: NeuronProfile) -> dict[str, float | None]:
         """`measure` of one of the neurons in each language."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from plnd import notebook
 from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.io.files import write_csv
 from plnd.logit_lens.config import LensConfig
@@ -70,6 +71,17 @@ class LensCounts:
     blocks: tuple[str, ...]
     decoded: tuple[str, ...]
     tokens: np.ndarray
+
+    def __repr__(self) -> str:
+        read = f"{self.documents:,} documents, {self.positions:,} tokens"
+        return f"LensCounts({read}, language={self.language!r}, {len(self.blocks)} places, model={self.model!r})"
+
+    def _repr_html_(self) -> str:
+        facts = {"language": self.language, "model": self.model, "told by": self.identifier}
+        shares = self.shares()
+        rows = [(place, *(f"{of[n]:.1%}" for of in shares.values())) for n, place in enumerate(self.blocks)]
+        title = f"Logit lens: {self.documents:,} documents, {self.positions:,} tokens, top {self.top_k}"
+        return notebook.card(title, facts, notebook.table(("after block", *shares), rows))
 
     def shares(self) -> dict[str, np.ndarray]:
         """Shares of all decoded tokens, [blocks] float64 each, which sum to 1 in every block.
@@ -169,6 +181,10 @@ class DecodedTokens:
     positions: int
     blocks: tuple[str, ...]
     counts: np.ndarray
+
+    def __repr__(self) -> str:
+        read = f"{self.documents:,} documents, {self.positions:,} tokens"
+        return f"DecodedTokens({read}, top {self.top_k} in {len(self.blocks)} places, model={self.model!r})"
 
     def labelled(self, tokenizer: Any, identifier: Identifier, language: str) -> LensCounts:
         """Counts by label; each token of the vocabulary that occurs is decoded and classified once."""

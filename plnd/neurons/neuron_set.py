@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from plnd import notebook
 from plnd.addresses import PROJECTIONS, address_order, numbered, split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
@@ -27,6 +28,17 @@ _Arrays = Mapping[str, np.ndarray]
 @dataclass(frozen=True, eq=False)
 class NeuronSet:
     """Neurons of one model, each with its importance.
+
+    A set in the sense of mathematics: `a | b` has the neurons of either, `a & b` those of both, `a - b` those of `a`
+    that `b` has not, `a == b` compares; `len(a)` counts. Nothing changes a set, every operation makes another, which
+    records in `metadata.operands` what was done. Sets of another model are refused.
+
+    Example:
+        >>> zh, en, ru = (plnd.load(f"{x}.safetensors") for x in ("zh", "en", "ru"))
+        >>> own = zh - (en | ru)            # important for Chinese, and for neither of the others
+        >>> shared = zh & en & ru           # important for all three
+        >>> zh == (zh & en) | (zh - en)
+        True
 
     Attributes:
         indices: `"{block}.{projection}"` to an ascending int32 vector; addresses without neurons are left out.
@@ -51,6 +63,16 @@ class NeuronSet:
         counts = {projection: count for projection, count in self.counts().items() if count}
         said = f"language={self.metadata.language!r}, model={self.model.name!r}"
         return f"NeuronSet({len(self):,} of {self.total:,} neurons, {said}, by projection: {counts})"
+
+    def _repr_html_(self) -> str:
+        said = self.metadata
+        history = [" ".join(filter(None, (one.operation, one.language))).replace("_", " ") for one in said.operands]
+        control = said.control and f"{said.control.name}, seed {said.control.get('seed')}"
+        facts: dict[str, Any] = {"language": said.language, "model": self.model, "method": said.method.name, "rule": said.rule.name}
+        facts |= {"then": ", ".join(history), "control": control}
+        where = {name: len(indices) for name, indices in self.indices.items()}
+        title = f"NeuronSet: {len(self):,} of {self.total:,} neurons ({len(self) / self.total:.3%})"
+        return notebook.card(title, facts, notebook.block_map(where, self.widths))
 
     # what is in it
 
@@ -98,12 +120,15 @@ class NeuronSet:
     # algebra
 
     def __or__(self, other: NeuronSet) -> NeuronSet:
+        """The neurons of either set; where both have one, with this set's importance."""
         return self._combined(other, "union", np.union1d)
 
     def __and__(self, other: NeuronSet) -> NeuronSet:
+        """The neurons that both sets have, with this set's importance."""
         return self._combined(other, "intersect", np.intersect1d)
 
     def __sub__(self, other: NeuronSet) -> NeuronSet:
+        """The neurons of this set that the other one has not."""
         return self._combined(other, "minus", np.setdiff1d)
 
     def minus_shared(self, others: Iterable[NeuronSet]) -> NeuronSet:

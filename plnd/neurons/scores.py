@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from plnd import notebook
 from plnd.addresses import split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
@@ -79,6 +80,19 @@ class Scores:
         said, corpus = self.metadata, self.metadata.corpus
         about = f"language={said.language!r}, model={said.model.name!r}, method={said.method.name!r}"
         return f"Scores({', '.join(said.method.projections)} over {corpus.documents:,} documents, {about})"
+
+    def _repr_html_(self) -> str:
+        said, corpus = self.metadata, self.metadata.corpus
+        read = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens, of {corpus.source}"
+        facts = {"language": said.language, "model": said.model, "corpus": read, "dtype": said.dtype}
+        rows = []
+        for name in said.method.projections:
+            found = [values for address, values in self.minimum.items() if split_address(address)[1] == name]
+            values = np.concatenate(found)
+            above = f"{float(np.mean(values > 0)):.1%}"
+            rows.append((name, f"{len(values):,}", above, f"{np.median(values):.3g}", f"{values.max():.3g}"))
+        header = ("smallest importance over documents", "neurons", "above 0", "median", "largest")
+        return notebook.card(f"Scores ({said.method.name})", facts, notebook.table(header, rows))
 
     def select(
         self,

@@ -50,6 +50,9 @@ class Parallel:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def __repr__(self) -> str:
+        return f"Parallel({len(self):,} examples in {', '.join(self.languages)}, source={self.source!r})"
+
     def of(self, languages: Sequence[str]) -> Parallel:
         """The same examples in some of the languages."""
         missing = [name for name in languages if name not in self.languages]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from plnd import notebook
 from plnd.errors import PLNDError
 from plnd.io.artifact import Opened, Rows, opened
 from plnd.io.metadata import ROLES as FORMAT
@@ -51,6 +52,15 @@ class Roles:
     prompts: np.ndarray
     metadata: RolesMetadata
     digest: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Roles({len(self):,} examples in {', '.join(self.languages)}, model={self.model.name!r})"
+
+    def _repr_html_(self) -> str:
+        facts = {"examples": f"{len(self):,}", "languages": ", ".join(self.languages), "model": self.model}
+        facts["tasks"] = ", ".join(self.tasks or ())
+        rows = [(role.replace("_", "-"), f"{share:.1f}") for role, share in self.shares().items()]
+        return notebook.card("Roles", facts, notebook.table(("role", "% of feed-forward neurons"), rows))
 
     @classmethod
     def load(cls, path: str | Path) -> Roles:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
 from peft_plnd import NeuronSelectConfig
 from plnd.errors import PLNDError
 from tiny import tiny_model
+from tuning import make_mask
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,7 @@ from tiny import tiny_model
     [
         ({"mask": "a", "fraction": 0.1}, "mask and fraction are given: name the neurons in one way"),
         ({"neurons": {"a": {"out": [0]}}, "fraction": 0.1}, "neurons and fraction are given"),
+        ({"mask": 3}, "mask=3: expected the name of a neurons artifact, or a plnd.NeuronSet"),
         ({"fraction": 0}, "fraction=0: expected a share, more than 0 and at most 1"),
         ({"fraction": 1.5}, "fraction=1.5"),
         ({"fraction": "0.1"}, "fraction='0.1': expected a share, more than 0 and at most 1"),
@@ -93,3 +95,36 @@ def test_the_settings_for_pefts_comparison_load(path):
     config = PeftConfig.from_pretrained(path.parent)
     model = get_peft_model(tiny_model("llama"), config)
     assert type(config) is NeuronSelectConfig and any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("further", [{}, {"control": "random", "seed": 3}, {"projections": ["down_proj"]}])
+def test_a_set_is_the_same_as_its_file(further, tmp_path):
+    """`mask=` takes the object: the same neurons are chosen, and all that is saved but the name."""
+    folders = {}
+    neurons = make_mask(tiny_model("llama"), tmp_path / "mask.safetensors")
+    for name, mask in {"object": neurons, "file": tmp_path / "mask.safetensors"}.items():
+        tuned = get_peft_model(tiny_model("llama"), NeuronSelectConfig(mask=mask, **further))
+        tuned.save_pretrained(tmp_path / name)
+        folders[name] = json.loads((tmp_path / name / "adapter_config.json").read_text())
+    assert folders["object"].pop("mask") is None
+    assert folders["file"].pop("mask") == str(tmp_path / "mask.safetensors")
+    assert sorted(folders["object"].pop("target_modules")) == sorted(folders["file"].pop("target_modules"))
+    assert folders["object"] == folders["file"] and folders["object"]["source"]["sha256"] == neurons.digest
+    again = PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "object").peft_config["default"]
+    assert again.indices == folders["file"]["indices"]
+
+
+def test_a_config_with_a_set_is_saved_only_with_its_indices(tmp_path):
+    """Before there is an adapter nothing says which neurons these are, and a line says what to do."""
+    neurons = make_mask(tiny_model("llama"), tmp_path / "mask.safetensors")
+    with pytest.raises(PLNDError, match=r"write the set with .save\(…\) and give mask= the file"):
+        NeuronSelectConfig(mask=neurons).save_pretrained(tmp_path / "config")
+    assert not (tmp_path / "config").exists()
+
+
+def test_the_repr_is_short(tmp_path):
+    """What is not as by default; of thousands of indices, how many."""
+    neurons = make_mask(tiny_model("llama"), tmp_path / "mask.safetensors", every=1)
+    config = get_peft_model(tiny_model("llama"), NeuronSelectConfig(mask=neurons)).peft_config["default"]
+    assert f"indices=<{len(neurons):,} neurons in 14 modules>" in repr(config) and "gen" not in repr(config)
+    assert repr(NeuronSelectConfig(fraction=0.5)).startswith("NeuronSelectConfig(peft_type=")
