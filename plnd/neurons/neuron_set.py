@@ -68,8 +68,8 @@ class NeuronSet:
         said = self.metadata
         history = [" ".join(filter(None, (one.operation, one.language))).replace("_", " ") for one in said.operands]
         control = said.control and f"{said.control.name}, seed {said.control.get('seed')}"
-        facts: dict[str, Any] = {"language": said.language, "model": self.model, "method": said.method.name, "rule": said.rule.name}
-        facts |= {"then": ", ".join(history), "control": control}
+        facts: dict[str, Any] = {"language": said.language, "model": self.model}
+        facts |= {"method": said.method.name, "rule": said.rule.name, "then": ", ".join(history), "control": control}
         where = {name: len(indices) for name, indices in self.indices.items()}
         title = f"NeuronSet: {len(self):,} of {self.total:,} neurons ({len(self) / self.total:.3%})"
         return notebook.card(title, facts, notebook.block_map(where, self.widths))
