@@ -63,6 +63,39 @@ def draw_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], *, co
     return figure
 
 
+def plot_changes(changes: Mapping[str, Mapping[str, float]], path: str | Path, *, columns: int = 1) -> None:
+    """Writes `draw_changes`."""
+    write(draw_changes(changes, columns=columns), path)
+
+
+def draw_changes(changes: Mapping[str, Mapping[str, float]], *, columns: int = 1) -> Figure:
+    """A heat map of what is off (rows) by the language that is read (columns), around no change.
+
+    Args:
+        changes: of each row, the change in bits per byte of each language, the same languages in every row.
+    """
+    languages = list(next(iter(changes.values())))
+    values = np.array([[row[language] for language in languages] for row in changes.values()])
+    largest = float(np.abs(values).max()) or 1.0
+    with style():
+        width = width_of(columns)
+        height = 0.45 + 0.6 * width * len(changes) / (len(languages) + 2)
+        figure, axis = pyplot().subplots(figsize=(width, height), layout="constrained")
+        image = axis.imshow(values, vmin=-largest, vmax=largest, cmap="PuOr_r", aspect="auto")
+        axis.set_xticks(range(len(languages)), [in_words(x) for x in languages])
+        axis.set_yticks(range(len(changes)), [in_words(x) for x in changes])
+        axis.xaxis.tick_top()
+        axis.xaxis.set_label_position("top")
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set(ylabel="switched off", xlabel="gets worse (+)")
+        for (row, column), value in np.ndenumerate(values):
+            colour = "white" if abs(value) > 0.6 * largest else "black"
+            axis.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=6, color=colour)
+        figure.colorbar(image, ax=axis, shrink=0.9, label="change in bits per byte")
+    return figure
+
+
 def plot_layers(
     counts: Mapping[str, Mapping[str, np.ndarray]],
     path: str | Path,

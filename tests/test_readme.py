@@ -1,7 +1,7 @@
-"""What the README tells its reader to type is what the programs take, and does what it says.
+"""What the README and the guide tell their reader to type is what the programs take, and does what they say.
 
 The commands and the Python are taken from the text. In the default run every command is parsed by the program's own
-parser, and the Python is held to the packages' names and arguments; `-m slow` runs all of it, in the README's order and
+parser, and the Python is held to the packages' names and arguments; `-m slow` runs all of it, in the pages' order and
 in one folder, on the model and the corpora inside the package.
 """
 
@@ -28,7 +28,9 @@ from programs import parsed, script
 from readme import blocks, commands, spans
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/guide.md", "docs/importance.md")
+"""Pages whose commands and Python are held to the programs, and run one after the other."""
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 
 RUN = {
     "plnd": "detect select combine show overlap layers neuron export convert experiment report card tasks",
@@ -274,7 +276,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
     made = {path.name for path in tmp_path.iterdir()}
     assert {"zh.safetensors", "zh_specific.safetensors", "zh_own.safetensors", "overlap.png", "layers.png"} <= made
     assert (tmp_path / "run" / "results.csv").exists() and (tmp_path / "README.md").exists()
-    assert namespace["tuned"].peft_config["default"].peft_type == "NEURON_SELECT"
+    assert namespace["model"].peft_config["default"].peft_type == "NEURON_SELECT"
     off = plnd.NeuronSet.load("zh.safetensors")
     assert 0 < len(off) < 0.03 * off.total
 

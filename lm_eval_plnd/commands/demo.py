@@ -37,6 +37,12 @@ FRACTION = 0.03
 SHARE = 0.01
 TIMES = 1.5
 
+NEXT = (
+    "plnd show {0}/zh_specific.safetensors",
+    "plnd neuron {0}/zh_specific.safetensors --corpus zh={corpus}/zh.jsonl en={corpus}/en.jsonl --html {0}/zh.html",
+)
+"""What to type after the demo."""
+
 
 class Demo(Command):
     """The subcommand (entry point `plnd.commands: demo`)."""
@@ -63,9 +69,10 @@ def demo(output: Path) -> dict[str, Any]:
     Raises:
         PLNDError: if the folder cannot be written.
     """
-    os.environ.setdefault(
-        "HF_HUB_OFFLINE", "1"
-    )  # nothing is fetched, and nothing waits for a network that is not there
+    from plnd.demo_data import demo_corpus
+
+    # nothing is fetched, and nothing waits for a network that is not there
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     started = time.monotonic()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -76,9 +83,12 @@ def demo(output: Path) -> dict[str, Any]:
     results["seconds"] = round(time.monotonic() - started, 1)
     _write_json(results, output / "results.json")
     draw_overlap(sets, output)
+    draw_changes(results, output)
     print()
     print(table(results))
-    _say(f"\n{results['seconds']:.0f} s; artifacts, overlap.csv, overlap.png and results.json are in {output}/")
+    _say(f"\n{results['seconds']:.0f} s; artifacts, pictures and results.json are in {output}/. Next:\n")
+    for command in NEXT:
+        _say(f"    {command.format(output, corpus=demo_corpus('evaluate') / 'corpora')}")
     return results
 
 
@@ -119,8 +129,20 @@ def draw_overlap(sets: Mapping[str, NeuronSet], output: Path) -> None:
 
     plot = output / "overlap.png" if find_spec("matplotlib") else None
     if plot is None:
-        _say("no overlap.png: pip install 'plnd[plots]'")
+        _say("no pictures: pip install 'plnd[plots]'")
     show_overlap(sets, csv=output / "overlap.csv", plot=plot)
+
+
+def draw_changes(results: Mapping[str, Any], output: Path) -> None:
+    """The table as a heat map, `changes.png`, if matplotlib is installed; random neurons are a mean over languages."""
+    if not find_spec("matplotlib"):
+        return
+    from plnd.plots import plot_changes
+
+    rows = {row["off"]: row for row in results["change"] if row["seed"] is None}
+    controls = [row for row in results["change"] if row["seed"] is not None]
+    rows["random"] = {x: sum(row[x] for row in controls) / len(controls) for x in LANGUAGES}
+    plot_changes({name: {x: row[x] for x in LANGUAGES} for name, row in rows.items()}, output / "changes.png")
 
 
 def evaluate_all(output: Path) -> dict[str, Any]:

@@ -341,7 +341,7 @@ class _Run:
     # result
 
     def part(self, corpus: TokenizedCorpus, source: str | None) -> Part:
-        """What was found, with what is to be said of it (README, «Artifact format»), in every process.
+        """What was found, with what is to be said of it (docs/artifacts.md), in every process.
 
         Raises:
             CorpusError: if no document of the corpus could be scored, as far as this shard can tell.

@@ -1,6 +1,6 @@
 """The artifact format that scores, neurons and roles share: written byte-stably, read with every field checked.
 
-All are safetensors with one metadata key, `plnd`, that holds JSON with sorted keys (README, «Artifact format»). It
+All are safetensors with one metadata key, `plnd`, that holds JSON with sorted keys (docs/artifacts.md). It
 handles tensors and metadata and knows no class: `NeuronSet`, `Scores` and `Roles` each build themselves.
 """
 

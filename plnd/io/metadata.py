@@ -1,4 +1,4 @@
-"""What artifacts say of themselves: the fields of their metadata, a type for each form (README, «Artifact format»)."""
+"""What artifacts say of themselves: the fields of their metadata, a type for each form (docs/artifacts.md)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class NeuronSet:
     Attributes:
         indices: `"{block}.{projection}"` to an ascending int32 vector; addresses without neurons are left out.
         importance: the same addresses to float32 vectors: the smallest importance over the corpus.
-        metadata: what the artifact says of model, language, corpus, method and rule (README, «Artifact format»). Or a
+        metadata: what the artifact says of model, language, corpus, method and rule (docs/artifacts.md). Or a
             mapping that says some of it, the model at least.
 
     Raises:

@@ -16,6 +16,7 @@ from plnd.plots import (
     SMALLEST,
     Points,
     draw_bars,
+    draw_changes,
     draw_layers,
     draw_lines,
     draw_overlap,
@@ -53,6 +54,18 @@ def test_overlap_is_a_heat_map_of_each_structure():
             assert text.get_color() == ("white" if value > 0.6 else "black")
         assert len(axis.texts) == 4
     assert bar.get_ylabel() == "|x ∩ y| / |y|"
+
+
+def test_changes_are_a_heat_map_around_nothing():
+    """A row for what is off, a column for a language; a scale on which no change is in the middle; signs written."""
+    changes = {"zh": {"en": -0.01, "zh": 0.2}, "random": {"en": 0.0, "zh": 0.02}}
+    axis, bar = draw_changes(changes).axes
+    (image,) = axis.get_images()
+    np.testing.assert_array_equal(image.get_array(), [[-0.01, 0.2], [0.0, 0.02]])
+    assert image.get_clim() == (-0.2, 0.2) and bar.get_ylabel() == "change in bits per byte"
+    assert ticks(axis) == ["English", "Chinese"] and ticks(axis, "y") == ["Chinese", "random neurons"]
+    assert [text.get_text() for text in axis.texts] == ["-0.010", "+0.200", "+0.000", "+0.020"]
+    assert [text.get_color() for text in axis.texts] == ["black", "white", "black", "black"]
 
 
 @pytest.mark.parametrize("names, angle", [(["a", "b"], 0), (["en", "zh_own"], 90)])

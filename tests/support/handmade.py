@@ -99,7 +99,7 @@ def ranks(values: Iterable[float]) -> np.ndarray:
 
 
 def rechecked(data: bytes) -> bytes:
-    """An artifact that was changed, with the checksum that its content has now (README, «Artifact format»)."""
+    """An artifact that was changed, with the checksum that its content has now (docs/artifacts.md)."""
     (found,) = re.finditer(rb'(?<=\\"checksum\\":\\")[0-9a-f]{64}', data)
     before, after = data[: found.start()], data[found.end() :]
     return before + hashlib.sha256(before + b"0" * 64 + after).hexdigest().encode() + after

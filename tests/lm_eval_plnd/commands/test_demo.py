@@ -89,6 +89,7 @@ def test_the_whole_story(tmp_path, capsys):
         controls = [r[own] for r in results["change"] if r["off"] == own and r["seed"] is not None]
         assert len(controls) == 3 and row[own] > 5 * sum(controls) / 3
         assert Scores.load(tmp_path / f"{own}.scores.safetensors").metadata["language"] == own
+    assert (tmp_path / "changes.png").stat().st_size > 10_000
     with (tmp_path / "overlap.csv").open() as stream:
         overlaps = {(r["structure"], r["x"], r["y"]): float(r["overlap"]) for r in csv.DictReader(stream)}
     en, zh = (NeuronSet.load(tmp_path / f"{language}.safetensors") for language in ("en", "zh"))
