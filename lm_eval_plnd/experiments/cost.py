@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from lm_eval_plnd.experiments.conditions import Setting, detected, plan
 from lm_eval_plnd.experiments.enhancement import Tuning, tunings
@@ -90,6 +93,7 @@ def estimate(settings: Settings) -> str:
     passes = settings.samples * len(languages)
     sizes = [settings.detection_of(language).get("max_documents") for language in languages]
     most = settings.samples * sum(size or 0 for size in sizes) * settings.detection.get("max_length", 512)
+    learned = 0
     bound = f"{most:,} tokens at most, {_flop(most, weights)} for the forward pass" if all(sizes) else "whole corpora"
     lines.append(f"  detection: {passes} passes, {bound}")
     if trained:
@@ -98,6 +102,11 @@ def estimate(settings: Settings) -> str:
         lines.append(f"  training:  {learned:,} tokens at most, {_flop(3 * learned, weights)}, backward passes too")
     lines.append(f"  evaluation: {read:,} tokens read, {_flop(read, weights)}")
     lines.append(f"              {written:,} tokens written at most, {_flop(written, weights)}")
+    dtype, device = _place(settings, skeleton)
+    rate = speed(dtype, device)
+    minutes = 2 * weights * (most + 3 * learned + read + written) / rate / 60
+    what = f"{str(dtype).removeprefix('torch.')} on {device}, {rate / 1e12:.2g} TFLOP/s"
+    lines.append(f"  at the speed of a large matrix product here ({what}): {minutes:,.0f} minutes, in practice more")
     return "\n".join(lines)
 
 
@@ -125,5 +134,27 @@ def _met_by_a_token(model: Any) -> int:
     return total if tied else total - embedding.weight.numel()
 
 
+def _place(settings: Settings, skeleton: Any) -> tuple[torch.dtype, torch.device]:
+    """What the experiment computes in, and where."""
+    from lm_eval_plnd.documents import loading_device
+
+    dtype = str(settings.model.get("dtype", "auto")).removeprefix("torch.")
+    device = torch.device(loading_device("", settings.model.get("device")) or "cpu")
+    return skeleton.dtype if dtype == "auto" else getattr(torch, dtype), device
+
+
 def _flop(tokens: int, weights: int) -> str:
-    return f"{2 * tokens * weights / 1e15:,.2f} PFLOP"
+    count = 2.0 * tokens * weights
+    size, unit = next((x for x in ((1e15, "PFLOP"), (1e12, "TFLOP")) if count >= x[0] / 10), (1e9, "GFLOP"))
+    return f"{count / size:,.1f} {unit}"
+
+
+def speed(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP per second of a matrix product of 2,048 rows on a device: what a model's own may come close to."""
+    left, right = (torch.ones(2048, 2048, dtype=dtype, device=device) for _ in range(2))
+    seconds = []
+    for _ in range(3):  # the first one sets things up
+        start = time.perf_counter()
+        (left @ right)[0, 0].item()
+        seconds.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(seconds)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -38,6 +40,14 @@ COMMANDS: dict[str, Command] = {
     "convert": Convert,
     "families": Families,
 }
+GROUPS = {
+    "find the neurons of a language": "detect merge select combine",
+    "look at them": "show overlap layers neuron lens roles",
+    "see what they do": "compare arena experiment report card demo tasks",
+    "change a model": "export suppress steer",
+    "files and models": "verify convert push families probe",
+}
+"""Subcommands in the order of the help, also those of other packages; what is in none comes last."""
 COMMANDS_GROUP = "plnd.commands"
 """Entry points of this group add subcommands: objects as `plnd.commands.shared.Command` describes them."""
 
@@ -133,14 +143,16 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="plnd",
         description="Find, deactivate (ablate) and tune the neurons of a language model that serve one language.",
-        epilog="Each subcommand has its own --help with an example.",
+        epilog=f"{listed(commands)}\nEach subcommand has its own --help with an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"plnd {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Parser, help=argparse.SUPPRESS
+    )
     for name, command in commands.items():
         sub = subparsers.add_parser(
             name,
-            help=command.help,
             description=f"{command.help[0].upper()}{command.help[1:]}.",
             epilog=f"example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -148,6 +160,21 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         sub.set_defaults(run=command.run, advice=lambda args: "")  # advice: what to do after an interruption
         command.add_arguments(sub)
     return parser
+
+
+def listed(commands: Mapping[str, Command]) -> str:
+    """The subcommands by what they are for, each with its help."""
+    known = {name for names in GROUPS.values() for name in names.split()}
+    groups = {**GROUPS, "more": " ".join(name for name in commands if name not in known)}
+    width, lines = shutil.get_terminal_size().columns, []
+    for title, names in groups.items():
+        here = [name for name in names.split() if name in commands]
+        lines += [f"{title}:"] if here else []
+        for name in here:
+            text = commands[name].help.replace("%%", "%")
+            lines.append(textwrap.fill(text, width, initial_indent=f"    {name:<12}", subsequent_indent=" " * 16))
+        lines += [""] if here else []
+    return "\n".join(lines)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -298,6 +299,7 @@ def test_the_plan_on_the_command_line(tiny, tmp_path, capsys):
     (line,) = [line for line in out.splitlines() if line.startswith("plnd_cued_xquad_en")]
     documents, requests, read, generated, times = line.split()[1:]
     assert (documents, requests, generated, times) == ("1", "1", "2", str(1 + 3))
+    assert " GFLOP\n" in out and re.search(r"\(float32 on \w+, [\d.e+]+ TFLOP/s\): \d+ minutes", out)
     assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
 
 

@@ -811,6 +811,7 @@ def test_help_imports_nothing_heavy():
     assert not HEAVY & set(json.loads(done.stderr))
     for name in ("detect", "select", "combine", "show", "verify", "overlap", "layers", "families", "tasks"):
         assert f"\n    {name} " in done.stdout
+    assert done.stdout.index("find the neurons") < done.stdout.index("    detect ") < done.stdout.index("look at them")
 
 
 def test_the_probe_would_notice():
