@@ -109,6 +109,8 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
         check_writable(args.output)
         if checkpoint.exists() and not args.resume:
             print(f"starting again; --resume would continue from {checkpoint}", file=sys.stderr)
+        if args.resume and not checkpoint.exists():
+            print(f"nothing to resume ({checkpoint} is not there): starting with the first document", file=sys.stderr)
     else:
         disable_progress_bars()
     if processes.count > 1 and (pipe := next(iter(pipes(args.corpus)), None)):

@@ -61,8 +61,8 @@ class Show(Command):
             _print_roles(artifact)
             return
         scored = artifact.metadata
-        say(f"language  {scored.language}")
-        say(f"corpus    {scored.corpus.source}: {describe_corpus(scored.corpus)}")
+        say(f"language  {scored.language or 'not named'}")
+        say(f"corpus    {scored.corpus.source or 'not named'}: {describe_corpus(scored.corpus)}")
         say(f"method    {_pairs(scored.method)}")
         if off := scored.get("deactivated"):
             say(f"off       of the model that was measured: {_value(off)}")
@@ -82,7 +82,7 @@ def _print_scores(scores: Scores) -> None:
 def _print_roles(roles: Roles) -> None:
     corpus = roles.metadata.corpus
     say(f"languages {', '.join(roles.languages)}")
-    say(f"examples  {len(roles):,} of {corpus.source}: {corpus.tokens:,} tokens")
+    say(f"examples  {len(roles):,} of {corpus.source or 'tasks not named'}: {corpus.tokens:,} tokens")
     say(f"method    {_pairs(roles.metadata.method)}")
     for role, share in roles.shares().items():
         say(f"          {role.replace('_', '-'):<15} {share:.2f}% of {roles.total:,} neurons")

@@ -281,7 +281,8 @@ def test_detect_resumes(here, model, capsys, monkeypatch):
     monkeypatch.setattr("plnd.detection.run.CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr("plnd.detection.run.WINDOW", 2)
     command = DETECT + " --batch-size 1"
-    assert plnd(command, model=model) == 0
+    assert plnd(command + " --resume", model=model) == 0
+    assert "nothing to resume (zh.scores.checkpoint is not there): starting with the first" in capsys.readouterr().err
     expected = (here / "zh.scores").read_bytes()
     (here / "zh.scores").unlink()
     capsys.readouterr()
@@ -494,6 +495,15 @@ def test_empty_results_are_written_with_a_warning(sets, capsys):
     assert plnd("export --model anything --mask out --output without") == 2
     line = "plnd export: no neuron is left in the set, so there is nothing to zero: choose more of them\n"
     assert capsys.readouterr().err == line
+
+
+def test_show_of_what_nobody_named(sets, capsys):
+    """Scores made in Python may be of a corpus and a language without names."""
+    corpus = {**scores_metadata()["corpus"], "source": None}
+    make_neurons({"0.q_proj": [1]}, language=None, corpus=corpus).save("python.safetensors")
+    assert plnd("show python.safetensors") == 0
+    out = capsys.readouterr().out
+    assert "language  not named" in out and "corpus    not named: 3 documents" in out
 
 
 def test_show_in_words(sets, capsys):
