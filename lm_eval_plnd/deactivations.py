@@ -1,24 +1,29 @@
-"""What a `plnd` model is evaluated without: a mask, roles, or nothing but an adapter.
+"""What a `plnd` model is evaluated without: a mask, roles, or nothing but an adapter; and what is done instead of zero.
 
 Each is one value, read from model arguments and checked before any weight is loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plnd.deactivation import MODES, Mode, deactivated
+from plnd.deactivation import MODES, Mode
 from plnd.errors import PLNDError
+from plnd.interventions import KINDS, Intervention, steered
 from plnd.model_description import base_model, is_hub_name
 from plnd.models.layout import Layout
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
+from plnd.references.direction import Direction, named_blocks
+from plnd.references.means import Means
 from plnd.roles.deactivation import Choice
 from plnd.roles.roles import ROLES, Roles
 
@@ -33,8 +38,10 @@ REMEDY = "add pretrained=, a folder or hub name"
 _OF_PARTS = ("regions", "projections", "under", "gen", "mode")
 _OF_DRAWS = ("control", "seed")
 _OF_ROLES = ("deactivate", "share")
-ARGUMENTS = ("mask", *_OF_PARTS, *_OF_DRAWS, "roles", *_OF_ROLES)
-"""The model arguments that say what to deactivate."""
+_OF_KINDS = ("intervene", "factor", "means")
+_OF_STEERING = ("steer", "strength", "blocks")
+ARGUMENTS = ("mask", *_OF_PARTS, *_OF_DRAWS, "roles", *_OF_ROLES, *_OF_KINDS, *_OF_STEERING)
+"""The model arguments that say what to deactivate, or what to do instead."""
 
 
 class Deactivation(ABC):
@@ -78,8 +85,9 @@ class MaskDeactivation(Deactivation):
         path: the mask's file, if it has one.
         mask: the whole mask.
         chosen: those of it that are deactivated, or in whose place the control is drawn.
-        mode: as of `plnd.deactivated`.
+        mode: as of `plnd.intervened`.
         options: the arguments that chose among the mask, for the results file.
+        intervention: what becomes of the neurons' values.
     """
 
     path: str | None
@@ -87,6 +95,7 @@ class MaskDeactivation(Deactivation):
     chosen: NeuronSet
     mode: Mode
     options: Mapping[str, Any]
+    intervention: Intervention
 
     @cached_property
     def neurons(self) -> NeuronSet:
@@ -132,7 +141,7 @@ class MaskDeactivation(Deactivation):
             "seed": seed if control else None,
             "mode": mode,
         }
-        return cls(path, mask, neurons, mode, options)
+        return cls(path, mask, neurons, mode, options, _intervention(given))
 
     def base_model(self) -> tuple[str, str | None]:  # noqa: D102
         return base_model(self.mask.model, f"mask {self.path or 'from Python'}", REMEDY)
@@ -146,11 +155,14 @@ class MaskDeactivation(Deactivation):
             "of": self.neurons.total,
             "counts": self.neurons.counts(),
             **self.options,
+            "intervene": self.intervention.record(),
         }
 
     @property
     def digest(self) -> str:  # noqa: D102
-        return self.neurons.digest
+        if self.intervention.kind == "zero":
+            return self.neurons.digest
+        return _digest(self.neurons.digest, self.intervention.record())
 
     def attach(self, lm: DocumentLM) -> None:  # noqa: D102
         self.mask.check_model(Layout(lm.model, spread=True).description())
@@ -158,7 +170,7 @@ class MaskDeactivation(Deactivation):
             pass
 
     def applied(self, model: nn.Module) -> AbstractContextManager[Any]:  # noqa: D102
-        return deactivated(model, self.neurons, mode=self.mode)
+        return self.intervention.applied(model, self.neurons, mode=self.mode)
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,7 @@ class RolesDeactivation(Deactivation):
     path: str | None
     roles: Roles
     choice: Choice
+    intervention: Intervention
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> RolesDeactivation:
@@ -186,7 +199,7 @@ class RolesDeactivation(Deactivation):
                 f"roles {path or 'from Python'}: no neuron is {choice.role} in any example, so that the whole model"
                 " would be evaluated; take another role"
             )
-        return cls(path, roles, choice)
+        return cls(path, roles, choice, _intervention(given))
 
     def base_model(self) -> tuple[str, str | None]:  # noqa: D102
         return base_model(self.roles.model, f"roles {self.path or 'from Python'}", REMEDY)
@@ -201,10 +214,11 @@ class RolesDeactivation(Deactivation):
             "share": self.choice.share,
             "control": self.choice.control,
             "seed": self.choice.seed if drawn else None,
+            "intervene": self.intervention.record(),
         }
 
     def attach(self, lm: DocumentLM) -> None:  # noqa: D102
-        lm.switch_off(self.roles, self.choice)
+        lm.switch_off(self.roles, self.choice, self.intervention)
 
 
 @dataclass(frozen=True)
@@ -231,8 +245,141 @@ class NoDeactivation(Deactivation):
         pass
 
 
+@dataclass(frozen=True)
+class NoMask(Deactivation):
+    """Nothing is switched off: a direction alone."""
+
+    def base_model(self) -> tuple[str, str | None]:  # noqa: D102
+        raise PLNDError("nothing here names a model")
+
+    def record(self) -> dict[str, Any]:  # noqa: D102
+        return {"mask": None, "neurons": 0}
+
+    def attach(self, lm: DocumentLM) -> None:  # noqa: D102
+        pass
+
+
+@dataclass(frozen=True)
+class Steering(Deactivation):
+    """A direction that is added to what leaves blocks, whatever is done to neurons beside it.
+
+    Attributes:
+        inner: what is done to neurons.
+        path: the direction's file, if it has one.
+        direction: what is added.
+        strength: how many times.
+        blocks: at which; None: at all.
+    """
+
+    inner: Deactivation
+    path: str | None
+    direction: Direction
+    strength: float
+    blocks: list[str] | None
+
+    def base_model(self) -> tuple[str, str | None]:  # noqa: D102
+        if isinstance(self.inner, NoMask):
+            return base_model(self.direction.model, f"direction {self.path or 'from Python'}", REMEDY)
+        return self.inner.base_model()
+
+    def record(self) -> dict[str, Any]:  # noqa: D102
+        return {**self.inner.record(), "steer": self._said()}
+
+    def _said(self) -> dict[str, Any]:
+        return {
+            "direction": self.path,
+            "direction_sha256": self.direction.digest,
+            "language": self.direction.language,
+            "strength": self.strength,
+            "blocks": None if self.blocks is None else "+".join(self.blocks),
+        }
+
+    @property
+    def digest(self) -> str:  # noqa: D102
+        return _digest(self.inner.digest, {**self._said(), "direction": None})
+
+    def attach(self, lm: DocumentLM) -> None:  # noqa: D102
+        self.inner.attach(lm)
+        with self.applied(lm.model):  # refuses now what it cannot do
+            pass
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[Any]:  # noqa: D102
+        with ExitStack() as stack:
+            stack.enter_context(self.inner.applied(model))
+            stack.enter_context(steered(model, self.direction, strength=self.strength, blocks=self.blocks))
+            yield model
+
+
 def read_deactivation(given: Mapping[str, Any], adapter: str | None) -> Deactivation:
-    """The one source of deactivation that model arguments name.
+    """What model arguments say is to be done to the model.
+
+    Args:
+        given: values of some of `ARGUMENTS`; None is no value.
+        adapter: `peft=`.
+
+    Raises:
+        PLNDError: if they name nothing, or two sources of neurons, or do not go together.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if "steer" not in given:
+        _refuse(given, ("strength", "blocks"), "need steer=FILE, a direction from `plnd reference`")
+    if "steer" not in given or given.get("intervene") == "steer":
+        if "blocks" in given:
+            raise PLNDError("blocks= says where steer= is added to blocks; intervene=steer adds to the mask's neurons")
+        return _read_neurons(given, adapter)
+    path, direction = _opened("steer", given["steer"], Direction)
+    strength = _number("strength", given.get("strength", 1.0))
+    blocks = named_blocks("+".join(_names("blocks", given["blocks"]))) if "blocks" in given else None
+    direction.chosen(blocks)
+    of_neurons = {name: value for name, value in given.items() if name not in _OF_STEERING}
+    alone = not of_neurons and adapter is None
+    return Steering(NoMask() if alone else _read_neurons(of_neurons, adapter), path, direction, strength, blocks)
+
+
+def _intervention(given: Mapping[str, Any]) -> Intervention:
+    """What becomes of neurons' values.
+
+    Raises:
+        PLNDError: if the kind is unknown, or has not what it needs, or something else.
+    """
+    kind = given.get("intervene", "zero")
+    if kind not in KINDS:
+        raise PLNDError(f"unknown intervene={kind}: expected one of {', '.join(KINDS)}")
+    if kind == "mean" and "means" not in given:
+        raise PLNDError("intervene=mean needs means=FILE, from `plnd reference`: a mask carries none")
+    if kind == "scale" and "factor" not in given:
+        raise PLNDError("intervene=scale needs factor=, such as factor=0.5")
+    if kind == "steer" and "steer" not in given:
+        raise PLNDError("intervene=steer needs steer=FILE, a direction from `plnd reference`")
+    for name, owner in (("means", "mean"), ("factor", "scale")):
+        if name in given and kind != owner:
+            raise PLNDError(f"{name}= goes with intervene={owner}")
+    return Intervention(
+        kind,
+        _number("factor", given["factor"]) if "factor" in given else None,
+        _opened("means", given["means"], Means)[1] if "means" in given else None,
+        _opened("steer", given["steer"], Direction)[1] if "steer" in given else None,
+        _number("strength", given["strength"]) if "strength" in given else None,
+    )
+
+
+def _digest(neurons: str | None, record: Mapping[str, Any]) -> str:
+    """Names neurons and what is done to them, by content."""
+    return hashlib.sha256(json.dumps([neurons, record], sort_keys=True).encode()).hexdigest()
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise PLNDError(f"{name}={value}: expected a number")
+
+
+def _read_neurons(given: Mapping[str, Any], adapter: str | None) -> Deactivation:
+    """The one source of neurons that model arguments name.
 
     Args:
         given: values of some of `ARGUMENTS`; None is no value.
@@ -241,7 +388,6 @@ def read_deactivation(given: Mapping[str, Any], adapter: str | None) -> Deactiva
     Raises:
         PLNDError: if they name none, or two, or do not go together.
     """
-    given = {name: value for name, value in given.items() if value is not None}
     if "mask" in given and "roles" in given:
         raise PLNDError("mask= and roles= both say what to deactivate: give one of them")
     if "roles" in given:
@@ -252,7 +398,7 @@ def read_deactivation(given: Mapping[str, Any], adapter: str | None) -> Deactiva
         return MaskDeactivation.read(given)
     if adapter is None:
         raise PLNDError("model_args need mask=FILE, a neurons artifact from `plnd select` or `plnd combine`")
-    _refuse(given, (*_OF_PARTS, *_OF_DRAWS), "go with mask=; peft= alone deactivates nothing")
+    _refuse(given, (*_OF_PARTS, *_OF_DRAWS, *_OF_KINDS), "go with mask=; peft= alone deactivates nothing")
     return NoDeactivation(adapter)
 
 
@@ -297,6 +443,7 @@ def _share(value: Any) -> float:
 
 def _names(name: str, value: Any) -> list[str]:
     """Names joined by `+` (or, from Python, by commas or as a list)."""
+    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     items: Any = value.replace("+", ",").split(",") if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise PLNDError(f"{name}={value}: expected names joined by +")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from plnd.errors import PLNDError
+from plnd.interventions import Intervention
 from plnd.model_description import check_model
 from plnd.models.layout import Layout, check_tokens
 from plnd.models.loading import model_class
@@ -55,6 +56,7 @@ class DocumentLM(HFLM):
 
     roles: Roles | None = None
     choice: Choice
+    intervention: Intervention | None = None
 
     def _get_backend(self, config: Any, *args: Any, **kwargs: Any) -> None:
         """As in `HFLM`; what is neither a decoder nor has an encoder and one is made by the auto class it has."""
@@ -72,15 +74,20 @@ class DocumentLM(HFLM):
     def _check_tokens(self, ids: list[int]) -> None:
         in_one_line(lambda: check_tokens(self.model, ids, "the tokenizer"))
 
-    def switch_off(self, roles: Roles, choice: Choice) -> None:
+    def switch_off(self, roles: Roles, choice: Choice, intervention: Intervention | None = None) -> None:
         """From now on every request runs without the neurons that `choice` takes in its document.
+
+        Args:
+            roles: of the neurons.
+            choice: which of them.
+            intervention: what becomes of their values, instead of zero.
 
         Raises:
             ModelMismatchError: if the roles were found in another model.
         """
         self.layout = Layout(self.model)
         check_model(roles.model, self.layout.description(), "roles")
-        self.roles, self.choice = roles, choice
+        self.roles, self.choice, self.intervention = roles, choice, intervention
         self.logits_cache = False  # it lets two requests with the same tokens share a row
         self._expected: list[Any] | None = None
         self._counts: dict[int, int] = {}
@@ -209,7 +216,8 @@ class DocumentLM(HFLM):
         self._expected = expected
         try:
             with ExitStack() as stack:
-                stack.enter_context(deactivated_rows(self.layout, [chosen[example] for example in examples]))
+                rows = [chosen[example] for example in examples]
+                stack.enter_context(deactivated_rows(self.layout, rows, self.intervention))
                 head = self.layout.model.get_output_embeddings()
                 if unread > 0 and self.backend == "causal" and isinstance(head, torch.nn.Module):
                     hook = head.register_forward_pre_hook(lambda module, args: (args[0][:, unread:], *args[1:]))

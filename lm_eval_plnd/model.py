@@ -18,7 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 from torch import nn
 
-from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, RolesDeactivation, read_deactivation
+from lm_eval_plnd.deactivations import ARGUMENTS, MaskDeactivation, Steering, read_deactivation
 from lm_eval_plnd.documents import DocumentLM, in_one_line, loading_device
 from lm_eval_plnd.identity import answers_digest
 from plnd.errors import PLNDError
@@ -42,6 +42,9 @@ class PLNDLM(DocumentLM):
 
     Or `roles=xnli.roles.safetensors,deactivate=all_shared[,control=random,seed=0]`, or `deactivate=random,share=0.25`:
     each request runs without its own document's neurons of that role.
+
+    `intervene=mean,means=F`, `intervene=scale,factor=0.5` do that to the neurons instead of switching them off;
+    `steer=de.direction.safetensors,strength=2` adds a direction to hidden states, with a mask or without.
 
     In between the model is whole: `pretrained=` may be a loaded model that others use, too, with masks of their own or
     none. `deactivated()` switches the neurons off for what does not go through lm-eval.
@@ -77,7 +80,16 @@ class PLNDLM(DocumentLM):
                 - mode: auto, weights or activations (`plnd.deactivated`);
                 - roles: roles artifact instead of a mask, or `Roles` from Python;
                 - deactivate: with `roles`, one of `plnd.roles.ROLES`, or `random`;
-                - share: with `deactivate="random"`, the share of each block's neurons, drawn anew for every document.
+                - share: with `deactivate="random"`, the share of each block's neurons, drawn anew for every document;
+                - intervene: what becomes of the values of the mask's or the role's neurons: zero, mean, scale or steer
+                  (`plnd.intervened`);
+                - means: with `intervene="mean"`, a means artifact from `plnd reference`, or `Means` from Python;
+                - factor: with `intervene="scale"`;
+                - steer: a direction artifact from `plnd reference`, or `Direction` from Python. With
+                  `intervene="steer"` it is added to the neurons' values; else to what leaves the blocks, whatever is
+                  done to neurons beside it, and a mask may be left out;
+                - strength: how many times the direction (1);
+                - blocks: at which blocks, `8-15` or joined by `+` (all).
 
         Raises:
             PLNDError: if mask, roles or model cannot be read, do not belong together, or an argument makes no sense.
@@ -109,7 +121,8 @@ class PLNDLM(DocumentLM):
     @property
     def neurons(self) -> NeuronSet | None:
         """What is deactivated in every request; None where it differs by document, or nothing is."""
-        return self.source.neurons if isinstance(self.source, MaskDeactivation) else None
+        source = self.source.inner if isinstance(self.source, Steering) else self.source
+        return source.neurons if isinstance(source, MaskDeactivation) else None
 
     @contextmanager
     def deactivated(self) -> Iterator[nn.Module]:
@@ -185,7 +198,7 @@ class PLNDLM(DocumentLM):
         super().set_cache_hook(cache_hook)
 
     def _cache_table(self, store: Any) -> str:
-        if isinstance(self.source, RolesDeactivation):
+        if self.roles is not None:
             raise PLNDError(
                 "--use_cache tells requests apart by their text, and roles= by their document: leave it out"
             )

@@ -23,6 +23,11 @@ _HOMES = {
     "arena": "comparison.run",
     "ArenaConfig": "comparison.config",
     "intervened": "interventions",
+    "steered": "interventions",
+    "reference": "references.run",
+    "ReferenceConfig": "references.config",
+    "Means": "references.means",
+    "Direction": "references.direction",
     "deactivate": "deactivation",
     "deactivated": "deactivation",
     "export": "exchange.export",
@@ -63,6 +68,7 @@ if TYPE_CHECKING:
     from plnd.inspection.config import InspectConfig as InspectConfig
     from plnd.inspection.run import inspect_neurons as inspect_neurons
     from plnd.interventions import intervened as intervened
+    from plnd.interventions import steered as steered
     from plnd.io.corpus import read_documents as read_documents
     from plnd.logit_lens.lens import lens as lens
     from plnd.models.blockwise import blockwise_model as blockwise_model
@@ -73,6 +79,10 @@ if TYPE_CHECKING:
     from plnd.neurons.overlap import overlap as overlap
     from plnd.neurons.regions import Regions as Regions
     from plnd.neurons.scores import Scores as Scores
+    from plnd.references.config import ReferenceConfig as ReferenceConfig
+    from plnd.references.direction import Direction as Direction
+    from plnd.references.means import Means as Means
+    from plnd.references.run import reference as reference
     from plnd.roles.deactivation import deactivated_rows as deactivated_rows
     from plnd.roles.parallel import Parallel as Parallel
     from plnd.roles.parallel import read_parallel as read_parallel

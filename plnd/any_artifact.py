@@ -5,23 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from plnd.io.artifact import opened
-from plnd.io.metadata import NEURONS, ROLES, SCORES
+from plnd.io.metadata import DIRECTION, MEANS, NEURONS, ROLES, SCORES
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
+from plnd.references.direction import Direction
+from plnd.references.means import Means
 from plnd.roles.roles import Roles
 
-_KINDS: dict[str, type[Scores] | type[NeuronSet] | type[Roles]] = {
+Artifact = Scores | NeuronSet | Roles | Means | Direction
+
+_KINDS: dict[str, type[Artifact]] = {
     SCORES: Scores,
     NEURONS: NeuronSet,
     ROLES: Roles,
+    MEANS: Means,
+    DIRECTION: Direction,
 }
 
 
-def load(path: str | Path) -> Scores | NeuronSet | Roles:
+def load(path: str | Path) -> Artifact:
     """Reads any artifact, whichever the file says it is: `plnd.load("zh.safetensors")`.
 
     Returns:
-        `Scores` of `plnd detect`, a `NeuronSet` of `plnd select`, `combine` or `convert`, or `Roles` of `plnd roles`.
+        `Scores` of `plnd detect`, a `NeuronSet` of `plnd select`, `combine` or `convert`, `Roles` of `plnd roles`, or
+        `Means` or a `Direction` of `plnd reference`.
 
     Raises:
         ArtifactError: one line that says what is wrong with the file, and what to do; also of a part of scores, which

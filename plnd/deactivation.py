@@ -83,11 +83,11 @@ def deactivate(model: nn.Module, neurons: NeuronSet, *, mode: Mode = "auto", hol
     check_set(neurons)
     layout = Layout(model, spread=True)
     neurons.check_model(layout.description())
-    obstacle = _obstacle(layout.model, [layout.targets[name] for name, _ in neurons.items()])
-    if mode == "weights" and obstacle:
-        raise PLNDError(f"{obstacle}: its weights cannot be zeroed in place; use mode=activations")
+    reason = obstacle(layout.model, [layout.targets[name] for name, _ in neurons.items()])
+    if mode == "weights" and reason:
+        raise PLNDError(f"{reason}: its weights cannot be zeroed in place; use mode=activations")
     if mode == "auto":
-        mode = "activations" if obstacle else "weights"
+        mode = "activations" if reason else "weights"
     parts = Parts(layout)
     places = parts.stored if mode == "weights" else parts.seen
     targets = [
@@ -543,7 +543,7 @@ def _is_dense(weight: Any) -> bool:
     )
 
 
-def _obstacle(model: nn.Module, targets: list[Target]) -> str | None:
+def obstacle(model: nn.Module, targets: list[Target]) -> str | None:
     """Why weights of `targets` must not be edited in place, in words; None if they may.
 
     Raises:

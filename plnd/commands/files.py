@@ -25,6 +25,8 @@ from plnd.commands.shared import (
 if TYPE_CHECKING:
     from plnd.neurons.neuron_set import NeuronSet
     from plnd.neurons.scores import Scores
+    from plnd.references.direction import Direction
+    from plnd.references.means import Means
     from plnd.roles.roles import Roles
 
 
@@ -37,7 +39,7 @@ class Show(Command):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the file and the form."""
-        parser.add_argument("file", help="scores, neurons or roles artifact")
+        parser.add_argument("file", help="scores, neurons, roles, means or direction artifact")
         parser.add_argument("--json", action="store_true", help="all metadata and counts as JSON")
 
     @staticmethod
@@ -45,6 +47,8 @@ class Show(Command):
         """Prints where an artifact is from and what was done to it, in words or as JSON."""
         from plnd.any_artifact import load
         from plnd.neurons.neuron_set import NeuronSet
+        from plnd.references.direction import Direction
+        from plnd.references.means import Means
         from plnd.roles.roles import Roles
 
         artifact = load(args.file)
@@ -59,6 +63,9 @@ class Show(Command):
         say(f"model     {model.name} ({model.model_type}, {model.blocks} blocks), dtype {metadata.dtype}")
         if isinstance(artifact, Roles):
             _print_roles(artifact)
+            return
+        if isinstance(artifact, Means | Direction):
+            _print_reference(artifact)
             return
         scored = artifact.metadata
         say(f"language  {scored.language or 'not named'}")
@@ -86,6 +93,23 @@ def _print_roles(roles: Roles) -> None:
     say(f"method    {_pairs(roles.metadata.method)}")
     for role, share in roles.shares().items():
         say(f"          {role.replace('_', '-'):<15} {share:.2f}% of {roles.total:,} neurons")
+
+
+def _print_reference(found: Means | Direction) -> None:
+    from plnd.references.direction import Direction
+
+    for language, corpus in found.metadata.corpora.items():
+        say(f"corpus    {language}, {corpus.source}: {describe_corpus(corpus)}")
+    neurons = f"{sum(map(len, found.neurons.values())):,} neurons"
+    if not isinstance(found, Direction):
+        say(f"means     of the values of {neurons}")
+        return
+    say(f"direction {found.language}, less the mean of {', '.join(found.metadata.against)}")
+    say(
+        f"          of the values of {neurons}, and of what leaves blocks, {found.metadata.hidden} channels, of length:"
+    )
+    for name, vector in found.blocks.items():
+        say(f"          {name:<10} {float((vector.astype(float) ** 2).sum() ** 0.5):.4g}")
 
 
 def _print_neurons(neurons: NeuronSet) -> None:
@@ -126,7 +150,7 @@ class Verify(Command):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the file and the model."""
-        parser.add_argument("file", help="scores, neurons or roles artifact")
+        parser.add_argument("file", help="scores, neurons, roles, means or direction artifact")
         add_model(parser, "folder or hub name")
 
     @staticmethod
@@ -143,10 +167,13 @@ class Verify(Command):
         print(f"{args.file}: whole, and fits {args.model}")
 
 
+_DONE = {"zero": "zeroed", "mean": "made constant", "scale": "scaled", "steer": "steered"}
+
+
 class Export(Command):
     """The subcommand."""
 
-    help = "write an ordinary checkpoint with neurons zeroed, for vLLM, SGLang and everything else that loads one"
+    help = "write an ordinary checkpoint with neurons zeroed or scaled, for vLLM, SGLang and all else that loads one"
     example = "plnd export --model google/gemma-3-270m --mask zh.safetensors --output gemma-3-270m-without-zh"
 
     @staticmethod
@@ -156,24 +183,40 @@ class Export(Command):
         add_model(parser, "folder or hub name (default: the model that the mask was made for)", required=False)
         parser.add_argument("--output", required=True, help="folder to write, new or empty")
         parser.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
+        parser.add_argument(
+            "--intervene", choices=("zero", "mean", "scale", "steer"), default="zero",
+            help="what becomes of the neurons' values (default: zero); mean and steer go into biases, where there are"
+            " some",
+        )  # fmt: skip
+        parser.add_argument("--factor", type=float, help="of scale, such as 0.5")
+        parser.add_argument("--means", help="of mean, a means artifact from plnd reference")
+        parser.add_argument("--steer", help="of steer, a direction artifact from plnd reference")
+        parser.add_argument("--strength", type=float, help="of steer, how many times the direction (default: 1)")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Writes the checkpoint and says what was zeroed in it."""
         from plnd.exchange.export import export
+        from plnd.interventions import Intervention
         from plnd.model_description import base_model
         from plnd.neurons.neuron_set import NeuronSet
+        from plnd.references.direction import Direction
+        from plnd.references.means import Means
 
         neurons = NeuronSet.load(args.mask)
+        means = None if args.means is None else Means.load(args.means)
+        direction = None if args.steer is None else Direction.load(args.steer)
+        intervention = Intervention(args.intervene, args.factor, means, direction, args.strength)
         model, source = args.model, model_source(args)
         if model is None:
             model, revision = base_model(neurons.model, args.mask, "give --model")
             source["revision"] = args.revision or revision
-        record = export(model, neurons, args.output, **source, overwrite=args.overwrite, progress=True)
+        options = {"overwrite": args.overwrite, "progress": True, "intervention": intervention}
+        record = export(model, neurons, args.output, **source, **options)
         mask, tensors = record["mask"], record["tensors"]
         print(
-            f"{args.output}: zeroed {describe_neurons(neurons)}, in {tensors['edited']} of {tensors['all']} tensors;"
-            f" mask sha256 {mask['sha256']}"
+            f"{args.output}: {_DONE[args.intervene]} {describe_neurons(neurons)}, in {tensors['edited']} of"
+            f" {tensors['all']} tensors; mask sha256 {mask['sha256']}"
         )
         if record["left_out"]:
             files = ", ".join(record["left_out"])

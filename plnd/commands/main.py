@@ -17,6 +17,7 @@ from plnd.commands.detect import Detect, Merge
 from plnd.commands.files import Convert, Export, Families, Show, Verify
 from plnd.commands.lens import Lens
 from plnd.commands.neuron import Neuron
+from plnd.commands.reference import Reference, Steered
 from plnd.commands.sets import Combine, Layers, Overlap, Select
 from plnd.commands.shared import Command, error_line, print_error, print_warning
 from plnd.commands.streams import Session, session
@@ -36,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     "lens": Lens,
     "neuron": Neuron,
     "arena": Arena,
+    "reference": Reference,
+    "steered": Steered,
     "export": Export,
     "convert": Convert,
     "families": Families,
@@ -52,7 +55,22 @@ COMMANDS_GROUP = "plnd.commands"
 """Entry points of this group add subcommands: objects as `plnd.commands.shared.Command` describes them."""
 
 INPUTS = (
-    *("parts", "scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
+    *(
+        "parts",
+        "scores",
+        "against",
+        "neurons",
+        "operations",
+        "mask",
+        "means",
+        "steer",
+        "direction",
+        "file",
+        "files",
+        "old",
+        "settings",
+        "results",
+    ),
     *("model", "corpus", "corpora", "parallel", "include_path"),
 )
 OUTPUTS = ("output", "csv", "json", "html", "plot")

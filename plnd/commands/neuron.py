@@ -12,6 +12,7 @@ from plnd.commands.shared import (
     add_fields,
     add_loading,
     add_model,
+    by_language,
     from_flags,
     loading,
     model_source,
@@ -86,21 +87,6 @@ class Neuron(Command):
             if path:
                 digest = write_bytes(write().encode(), path)
                 print(f"{path}: {len(inspection.neurons)} neurons; sha256 {digest}")
-
-
-def by_language(pairs: Sequence[str], flag: str) -> dict[str, list[str]]:
-    """Language to what was given for it, of `LANGUAGE=FILE` each.
-
-    Raises:
-        PLNDError: if a part is missing.
-    """
-    found: dict[str, list[str]] = {}
-    for pair in pairs:
-        language, _, file = pair.partition("=")
-        if not (language and file):
-            raise PLNDError(f"{flag} {pair}: expected LANGUAGE=FILE, such as zh={pair.strip('=') or 'zh.jsonl'}")
-        found.setdefault(language, []).append(file)
-    return found
 
 
 def _model(args: argparse.Namespace, neurons: NeuronSet | None) -> tuple[str, dict[str, Any]]:

@@ -239,6 +239,21 @@ def open_corpus(corpus: str | Sequence[str], args: argparse.Namespace) -> Iterat
     return chain([next(documents)], documents)
 
 
+def by_language(pairs: Sequence[str], flag: str) -> dict[str, list[str]]:
+    """Language to what was given for it, of `LANGUAGE=FILE` each.
+
+    Raises:
+        PLNDError: if a part is missing.
+    """
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        language, _, file = pair.partition("=")
+        if not (language and file):
+            raise PLNDError(f"{flag} {pair}: expected LANGUAGE=FILE, such as zh={pair.strip('=') or 'zh.jsonl'}")
+        found.setdefault(language, []).append(file)
+    return found
+
+
 # sets of neurons
 
 

@@ -51,5 +51,5 @@ def nats_without(
         documents: by language.
         batch_size: documents in one pass.
     """
-    with intervened(model, neurons, kind=kind, values=means if kind == "mean" else None):
+    with intervened(model, neurons, kind=kind, means=means if kind == "mean" else None):
         return {language: document_nats(model, found, batch_size) for language, found in documents.items()}

@@ -2,7 +2,8 @@
 
 Every safetensors file is copied as it is, then the zeros are written into the copy. So everything else in it (names,
 order, dtypes, metadata, the other numbers) is bit for bit what it was, and memory holds no more than the pages of one
-tensor at a time.
+tensor at a time. The same goes for what else can be done to neurons (`plnd.interventions`): a factor is multiplied into
+rows and columns, a mean or a direction is added to biases, where there are some.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from plnd.errors import FamilyError, PLNDError
+from plnd.interventions import Intervention, scaled
 from plnd.io.files import remove_left_over, whole_folder, write_bytes
-from plnd.models.layout import Layout
+from plnd.models.layout import Layout, Target
 from plnd.models.loading import load_skeleton
 from plnd.models.stored import INDEX, OTHER_WEIGHTS, SINGLE, Stored, checkpoint_folder, stored_tensors, weight_files
 from plnd.neurons.neuron_set import NeuronSet, check_set
@@ -35,6 +37,7 @@ RECORD = "plnd.json"
 """The file of an exported checkpoint that says what was zeroed."""
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def export(
@@ -46,11 +49,15 @@ def export(
     overwrite: bool = False,
     trust_remote_code: bool = False,
     progress: bool = False,
+    intervention: Intervention | None = None,
 ) -> dict[str, Any]:
     """Writes the model without `neurons` as an ordinary checkpoint: every parameter of theirs is zero in its files.
 
     The folder appears whole or not at all. Weights are zeroed in their stored dtype; configuration, tokenizer and all
     other files are carried over, but for weights in other formats, which would still hold the neurons.
+
+    With `intervention` their values are changed otherwise. `scale` multiplies rows (and their biases) and columns.
+    `mean` and `steer` make constants, which go into biases: of a row its own, of columns W·constants into the layer's.
 
     Args:
         model: folder or hub name of a checkpoint in safetensors, one file or sharded.
@@ -60,6 +67,7 @@ def export(
         overwrite: replace an earlier export there.
         trust_remote_code: run the Python code that comes with the model, to see where its neurons are.
         progress: show a bar over the bytes of weights.
+        intervention: what becomes of the neurons' values, instead of zero (`plnd.interventions.Intervention`).
 
     Returns:
         What `plnd.json` in the folder says: the mask's SHA-256, language, neurons and counts by projection, the model,
@@ -67,12 +75,14 @@ def export(
 
     Raises:
         ModelMismatchError: if the neurons were made for a model of another family, depth or width.
-        FamilyError: if the family is unknown, or a weight with neurons is not in the files as the model has it.
+        FamilyError: if the family is unknown, or a weight with neurons is not in the files as the model has it; if a
+            constant has no bias to go into.
         PLNDError: if there are no neurons, the checkpoint is not a whole, unquantised one in safetensors, or the folder
             cannot be written.
     """
     check_set(neurons)
-    neurons.check_some("zero")
+    intervention = intervention or Intervention()
+    neurons.check_some("zero" if intervention.kind == "zero" else "change")
     source, output = checkpoint_folder(str(model), revision), Path(os.path.realpath(output))
     remove_left_over(output)  # it may put an earlier export back
     _check_output(output, source, overwrite)
@@ -83,7 +93,9 @@ def export(
     _check_dense(source, skeleton)
     layout = Layout(skeleton)
     neurons.check_model(layout.description())
-    edits = locate(skeleton, stored, zeros(layout, neurons))
+    intervention.check_model(layout.description())
+    edits = {} if intervention.kind == "steer" else locate(skeleton, stored, zeros(layout, neurons))
+    biases = _biases(source, skeleton, stored, _constants(layout, neurons, intervention))
     carried, left_out = _other_files(source, files)
     record = {
         "format": "plnd.export",
@@ -95,7 +107,8 @@ def export(
             "neurons": len(neurons),
             "counts": neurons.counts(),
         },
-        "tensors": {"edited": len(edits), "all": len(stored)},
+        "intervention": intervention.record(),
+        "tensors": {"edited": len(edits.keys() | biases.keys()), "all": len(stored)},
         "left_out": left_out,
         "earlier": _earlier_record(source),
     }
@@ -103,7 +116,8 @@ def export(
         for name in carried:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
-        _write_weights(source, folder, files, stored, edits, progress)
+        factor = intervention.factor if intervention.kind == "scale" else None
+        _write_weights(source, folder, files, stored, edits, factor, biases, progress)
         write_bytes(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n", folder / RECORD)
     return record
 
@@ -182,6 +196,80 @@ def locate(model: PreTrainedModel, stored: Mapping[str, Stored], masks: Mapping[
             edits[origin.key] = _narrowed(part, stored[origin.key].shape)
             _check_edit(origin.key, stored[origin.key], edits[origin.key])
     return edits
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """What a projection's bias is to hold because its neurons have constants.
+
+    Attributes:
+        target: the projection.
+        bias: name of the parameter.
+        weight: of columns, the weight's, whose columns times the constants are added; of rows None.
+        index: where the neurons lie, along the weight's columns or in the bias, int64 [neurons].
+        amounts: the constants, [neurons] float64.
+    """
+
+    target: Target
+    bias: str
+    weight: str | None
+    index: Tensor
+    amounts: Tensor
+
+
+def _constants(layout: Layout, neurons: NeuronSet, intervention: Intervention) -> Iterator[_Constant]:
+    """The constants that an intervention gives to neurons.
+
+    Raises:
+        FamilyError: naming a projection that has no bias for them.
+    """
+    if intervention.kind not in ("mean", "steer"):
+        return
+    names = {id(parameter): name for name, parameter in layout.model.named_parameters(remove_duplicate=False)}
+    for address, indices in neurons.items():
+        target = layout.targets[address]
+        bias = None if target.experts is not None else getattr(target.plain, "bias", None)
+        if bias is None:
+            what = "fused experts have none" if target.experts is not None else "its layer has no bias"
+            raise FamilyError(
+                f"{address}: kind={intervention.kind} makes a constant of neurons, which goes into a bias, and {what}:"
+                " take other projections, or kind=zero or scale"
+            )
+        amounts = intervention.amounts(address, target.width, indices)
+        assert amounts is not None
+        weight = names[id(target.stored)] if target.projection.axis == "column" else None
+        yield _Constant(target, names[id(bias)], weight, target.storage(torch.from_numpy(indices).long()), amounts)
+
+
+def _biases(
+    source: Path, model: PreTrainedModel, stored: Mapping[str, Stored], constants: Iterable[_Constant]
+) -> dict[str, Tensor]:
+    """What is to be added to biases of the files, after they were zeroed where the neurons are: name to float64."""
+    added: dict[str, Tensor] = {}
+    for constant in constants:
+        key = _whole_tensor(model, stored, constant.bias)
+        total = added.setdefault(key, torch.zeros(stored[key].shape, dtype=torch.float64))
+        if constant.weight is None:
+            total[constant.index] += constant.amounts
+            continue
+        name = _whole_tensor(model, stored, constant.weight)
+        weight = _opened(source / stored[name].file, stored[name], "r")
+        columns = weight.index_select(constant.target.dim, constant.index).double()
+        total += (columns if constant.target.dim else columns.T) @ constant.amounts
+    return added
+
+
+def _whole_tensor(model: PreTrainedModel, stored: Mapping[str, Stored], name: str) -> str:
+    """The one tensor of the files that is a parameter as it is.
+
+    Raises:
+        FamilyError: if there is none.
+    """
+    shape = tuple(model.get_parameter(name).shape)
+    found = list(locate(model, stored, {name: torch.ones([1] * len(shape), dtype=torch.bool)}))
+    if len(found) != 1 or stored[found[0]].shape != shape:
+        raise FamilyError(f"{name} is no tensor of its own in the checkpoint, so that no constant can be put into it")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -340,15 +428,27 @@ def _write_weights(
     files: list[str],
     stored: Mapping[str, Stored],
     edits: Mapping[str, Tensor],
+    factor: float | None,
+    biases: Mapping[str, Tensor],
     progress: bool,
 ) -> None:
+    """Copies the files, and in the copies zeroes (or scales) what `edits` name and adds what `biases` say."""
     total = sum((source / file).stat().st_size for file in files)
     with tqdm(total=total, unit="B", unit_scale=True, disable=not progress) as bar:
         for file in files:
             shutil.copyfile(source / file, folder / file)
             for key, mask in edits.items():
-                if stored[key].file == file:
+                if stored[key].file != file:
+                    continue
+                if factor is None:
                     _write_zeros(folder / file, stored[key], mask.numpy())
+                else:
+                    values = _opened(folder / file, stored[key], "r+")
+                    values.copy_(torch.where(mask, scaled(values, factor), values))
+            for key, addend in biases.items():
+                if stored[key].file == file:
+                    values = _opened(folder / file, stored[key], "r+")
+                    values.copy_(values.double() + addend)
             bar.update((source / file).stat().st_size)
 
 
@@ -357,3 +457,12 @@ def _write_zeros(path: Path, stored: Stored, mask: np.ndarray) -> None:
     words = np.memmap(path, f"u{_BYTES[stored.dtype]}", "r+", offset=stored.offset, shape=stored.shape)
     np.copyto(words, 0, where=mask)
     words.flush()
+
+
+def _opened(path: Path, stored: Stored, mode: Literal["r", "r+"]) -> Tensor:
+    """One stored tensor, in its dtype, as it lies in the file: with `r+` what is written to it is written there."""
+    kind = (
+        "c" if mode == "r" else mode
+    )  # torch takes no array that cannot be written to; this one's copy is thrown away
+    words = np.memmap(path, f"<i{_BYTES[stored.dtype]}", kind, offset=stored.offset, shape=stored.shape)
+    return torch.from_numpy(words).view(_DTYPES[stored.dtype])

@@ -224,6 +224,27 @@ def read(stream: Opened, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarr
     return metadata, {name: stream.get_tensor(name) for name in stream.keys()}
 
 
+def read_vectors(stream: Opened, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Tensors of an artifact, by name: float32 vectors, finite, each of the length that is given for its name.
+
+    Nothing is read before its dtype and shape are what they should be.
+
+    Raises:
+        ArtifactError: if one is another, or not expected.
+    """
+    path, found = stream.path, {}
+    for name in stream.keys():
+        if name not in lengths:
+            raise bad(path, f"tensor {name!r:.60} is not expected")
+        place = stream.get_slice(name)
+        if place.dtype != "F32" or tuple(place.shape) != (lengths[name],):
+            shape = f"{place.dtype} of shape {list(place.shape)!s:.60}"
+            raise bad(path, f"{name} is {shape}, expected F32 of shape [{lengths[name]}]")
+        found[name] = stream.get_tensor(name)
+        check_logs(path, name, found[name], lengths[name])
+    return found
+
+
 def _not_plain(metadata: dict[str, Any]) -> str | None:
     """What in parsed JSON could not be written or printed again, in words."""
     level: list[Any] = [metadata]

@@ -13,6 +13,7 @@ from plnd.model_description import Count, ModelDescription, Record
 from plnd.version import __version__
 
 SCORES, PART, NEURONS, ROLES = "plnd.scores", "plnd.part", "plnd.neurons", "plnd.roles"
+MEANS, DIRECTION = "plnd.means", "plnd.direction"
 
 
 class CorpusDescription(Record):
@@ -250,3 +251,38 @@ class RolesMetadata(Metadata):
     corpus: ParallelCorpus
     method: RolesMethod
     dtype: str
+
+
+class MeansMetadata(Metadata):
+    """What a means artifact says.
+
+    Attributes:
+        corpora: language to the documents whose tokens the means are over, all together.
+        dtype: of the model.
+    """
+
+    form = MEANS
+    made_by = "means (from `plnd reference`)"
+    checked_since = 1
+
+    corpora: dict[str, CorpusDescription]
+    dtype: str
+
+
+class DirectionMetadata(MeansMetadata):
+    """What a direction artifact says.
+
+    Attributes:
+        language: towards which it leads.
+        against: from which others, each of which weighs the same.
+        hidden: channels of the hidden states.
+        modules: block to the name of its module below the model's body, as lm-eval's `steered` model names hookpoints.
+    """
+
+    form = DIRECTION
+    made_by = "a direction (from `plnd reference`)"
+
+    language: str
+    against: list[str]
+    hidden: Count
+    modules: dict[str, str]

@@ -172,6 +172,12 @@ def replacing(model: nn.Module) -> Iterator[None]:
             kept.changes, kept.replaced = kept.changes + 1, kept.replaced - 1
 
 
+def replaces(model: nn.Module) -> bool:
+    """Whether values of a model's neurons are replaced at the moment."""
+    with LOCK:
+        return model in _LEASES and _LEASES[model].replaced > 0
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode; on exit each of its modules is in the mode in which it was."""

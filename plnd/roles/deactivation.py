@@ -1,6 +1,7 @@
 """Deactivates (ablates) other neurons in every row of a batch: those with one role in the row's own example.
 
-Roles differ by example (`plnd.roles`), so the deactivated set does too (Tables 2 and 4 of arXiv:2406.09265).
+Roles differ by example (`plnd.roles`), so the deactivated set does too (Tables 2 and 4 of arXiv:2406.09265). Whatever
+else `plnd.interventions` does to a neuron's value is done in the same way.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import ModelMismatchError, PLNDError
+from plnd.interventions import Intervention
 from plnd.models.layout import Layout
 from plnd.models.running import replacing
 from plnd.neurons.random_draw import draw
@@ -67,7 +69,11 @@ class Choice:
 
 
 @contextmanager
-def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, np.ndarray]]) -> Iterator[None]:
+def deactivated_rows(
+    model: nn.Module | Layout,
+    neurons: Sequence[Mapping[str, np.ndarray]],
+    intervention: Intervention | None = None,
+) -> Iterator[None]:
     """In row i of every batch the neurons `neurons[i]` are deactivated: everywhere, in every step of a generation.
 
     What goes into `down_proj` is set to zero there. In a gated feed-forward too that is what an activation of zero
@@ -77,13 +83,17 @@ def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, n
     Args:
         model: as for `plnd.deactivated`, or its layout.
         neurons: for each row, by block, bool [width]; blocks that are left out keep all their neurons.
+        intervention: what becomes of what goes in, instead of zero (`plnd.interventions`).
 
     Raises:
-        ModelMismatchError: if a block or its width is not the model's.
+        ModelMismatchError: if a block or its width is not the model's, or means or direction are another's.
         FamilyError: if the model's feed-forward is not one that has roles.
-        PLNDError: if a batch has another number of rows, or another thread works on the model.
+        PLNDError: if a batch has another number of rows, values of the intervention are missing, or another thread
+            works on the model.
     """
     layout = model if isinstance(model, Layout) else Layout(model)
+    intervention = intervention or Intervention()
+    intervention.check_model(layout.description())
     widths = feed_forward_widths(layout)
     for row in neurons:
         for name, chosen in row.items():
@@ -93,16 +103,18 @@ def deactivated_rows(model: nn.Module | Layout, neurons: Sequence[Mapping[str, n
     nothing = {name: np.zeros(width, dtype=bool) for name, width in widths.items()}
     with ExitStack() as stack:
         stack.enter_context(replacing(layout.model))
-        for name in widths:
+        for name, width in widths.items():
             mask = torch.from_numpy(np.stack([row.get(name, nothing[name]) for row in neurons]))
             if bool(mask.any()):
+                amounts = intervention.amounts(f"{name}.down_proj", width)
                 module = layout.targets[f"{name}.down_proj"].module
-                stack.callback(module.register_forward_pre_hook(_zero_rows(mask)).remove)
+                hook = _change_rows(mask, intervention, amounts)
+                stack.callback(module.register_forward_pre_hook(hook).remove)
         yield
 
 
-def _zero_rows(mask: Tensor) -> Callable:
-    """A hook that zeroes the inputs of the neurons, [rows, width], that are deactivated in each row of a batch."""
+def _change_rows(mask: Tensor, intervention: Intervention, amounts: Tensor | None) -> Callable:
+    """A hook that changes the inputs of the neurons, [rows, width], that are chosen in each row of a batch."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         nonlocal mask
@@ -111,7 +123,8 @@ def _zero_rows(mask: Tensor) -> Callable:
         if values.numel() % (rows * width) or (values.dim() == 3 and len(values) % rows):
             raise PLNDError(f"a batch of {len(values)} rows, but neurons were chosen for {rows}")
         mask = mask.to(values.device)
-        zeroed = values.reshape(rows, -1, width).masked_fill(mask[:, None], 0)
-        return (zeroed.reshape(values.shape), *args[1:])
+        by_row = values.reshape(rows, -1, width)
+        changed = torch.where(mask[:, None], intervention.changed(by_row, amounts), by_row)
+        return (changed.reshape(values.shape), *args[1:])
 
     return hook

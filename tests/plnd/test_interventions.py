@@ -62,13 +62,13 @@ def test_mean_equals_a_constant_in_the_weights(variant):
     neurons, values = some_neurons(model), some_values(model)
     if any(target.experts for target in Layout(model).targets.values()):
         with pytest.raises(FamilyError, match="no hook sees the values of fused experts' neurons: use kind=zero"):
-            with intervened(model, neurons, kind="mean", values=values):
+            with intervened(model, neurons, kind="mean", means=values):
                 pass
         return
     with torch.no_grad():
         plain = logits(model, IDS)
         by_hand(constant, neurons, values)
-        with intervened(model, neurons, kind="mean", values=values):
+        with intervened(model, neurons, kind="mean", means=values):
             changed = logits(model, IDS)
         torch.testing.assert_close(changed, logits(constant, IDS), rtol=1e-5, atol=1e-6)  # norms are float32
         assert not torch.allclose(changed, plain, rtol=1e-3)
@@ -94,7 +94,7 @@ def test_a_mean_of_zero_is_deactivation_of_columns():
     with torch.no_grad():
         with deactivated(model, neurons):
             expected = logits(model, IDS)
-        with intervened(model, neurons, kind="mean", values=zeros):
+        with intervened(model, neurons, kind="mean", means=zeros):
             torch.testing.assert_close(logits(model, IDS), expected, rtol=1e-6, atol=1e-7)
 
 
@@ -116,7 +116,7 @@ def test_a_neuron_that_always_has_its_mean_changes_nothing():
         for handle in handles:
             handle.remove()
         neurons = some_neurons(model, projections=("o_proj", "down_proj"), share=0.5)
-        with intervened(model, neurons, kind="mean", values=seen):
+        with intervened(model, neurons, kind="mean", means=seen):
             torch.testing.assert_close(logits(model, ids), plain)
 
 
@@ -127,11 +127,11 @@ def test_contexts_nest_and_an_exception_leaves_nothing():
     other = {name: v + 1 for name, v in values.items()}
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     with torch.no_grad():
-        with intervened(model, neurons, kind="mean", values=other):
+        with intervened(model, neurons, kind="mean", means=other):
             expected = logits(model, IDS)
-        with pytest.raises(ZeroDivisionError), intervened(model, neurons, kind="mean", values=values):
+        with pytest.raises(ZeroDivisionError), intervened(model, neurons, kind="mean", means=values):
             outer = logits(model, IDS)
-            with intervened(model, neurons, kind="mean", values=other):
+            with intervened(model, neurons, kind="mean", means=other):
                 assert torch.equal(logits(model, IDS), expected)
             assert torch.equal(logits(model, IDS), outer)
             1 / 0  # noqa: B018
@@ -144,12 +144,12 @@ def test_an_adapter_that_is_there_is_part_of_the_value():
     neurons, values = some_neurons(model, projections=("q_proj",)), some_values(model)
     config = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
     with pytest.raises(PLNDError, match=r"0.q_proj has become Linear, from Linear, while its neurons' values were"):
-        with intervened(model, neurons, kind="mean", values=values):
+        with intervened(model, neurons, kind="mean", means=values):
             inject_adapter_in_model(config, model)
             logits(model, IDS)
     seen = []
     target = Layout(model).targets["0.q_proj"]
-    with torch.no_grad(), intervened(model, neurons, kind="mean", values=values):
+    with torch.no_grad(), intervened(model, neurons, kind="mean", means=values):
         target.module.register_forward_hook(lambda module, args, output: seen.append(output))
         logits(model, IDS)
     rows = neurons.indices["0.q_proj"]
@@ -165,13 +165,13 @@ def test_what_cannot_be_done_is_refused():
         "unknown kind 'scale': expected one of zero, mean": dict(kind="scale"),
         "values belong to kind=mean": dict(kind="zero", values=values),
         "0.down_proj: no values, expected the mean of each of its 36 neurons": dict(kind="mean"),
-        r"0.down_proj: values of shape \(3,\)": dict(kind="mean", values={"0.down_proj": np.zeros(3)}),
-        "0.down_proj: a mean that is not finite": dict(kind="mean", values={"0.down_proj": np.full(36, np.nan)}),
+        r"0.down_proj: values of shape \(3,\)": dict(kind="mean", means={"0.down_proj": np.zeros(3)}),
+        "0.down_proj: a mean that is not finite": dict(kind="mean", means={"0.down_proj": np.full(36, np.nan)}),
     }
     for message, options in wrong.items():
         with pytest.raises(PLNDError, match=message), intervened(model, neurons, **options):
             pass
-    with pytest.raises(ModelMismatchError), intervened(tiny_model("llama"), neurons, kind="mean", values=values):
+    with pytest.raises(ModelMismatchError), intervened(tiny_model("llama"), neurons, kind="mean", means=values):
         pass
 
 
@@ -181,6 +181,6 @@ def test_a_block_that_goes_past_its_module_is_refused():
     neurons, values = some_neurons(model, projections=("down_proj",)), some_values(model)
     mlp = model.model.layers[0].mlp
     mlp.forward = lambda x: (mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)) @ mlp.down_proj.weight.T
-    with intervened(model, neurons, kind="mean", values=values):
+    with intervened(model, neurons, kind="mean", means=values):
         with pytest.raises(FamilyError, match="0.down_proj: its block ran without calling Linear"):
             logits(model, IDS)

@@ -110,7 +110,7 @@ def test_mean_ablation_takes_the_means_of_all_languages_together(loaded, ran):
     means = {name: torch.cat(parts).mean(0).numpy() for name, parts in inner.items()}
     neurons = NeuronSet.load(folder / "sets" / "1.overlap.zh.safetensors")
     plain = bits_per_byte(model, tokenizer, "ru")
-    with intervened(model, neurons, kind="mean", values=means):
+    with intervened(model, neurons, kind="mean", means=means):
         change = bits_per_byte(model, tokenizer, "ru") - plain
     key = ("overlap", "mean", "1", "zh", "ru")
     (row,) = [r for r in rows(folder / "changes.csv") if tuple(r[k] for k in list(r)[:5]) == key]

@@ -102,7 +102,7 @@ def looks(model: Any) -> dict[str, Callable[[], Any]]:
         "deactivated": lambda: deactivated(model, neurons).__enter__(),
         "activations": lambda: deactivated(model, neurons, mode="activations").__enter__(),
         "zero": lambda: intervened(model, neurons).__enter__(),
-        "mean": lambda: intervened(model, neurons, kind="mean", values=means(model)).__enter__(),
+        "mean": lambda: intervened(model, neurons, kind="mean", means=means(model)).__enter__(),
         "rows": lambda: deactivated_rows(model, zero).__enter__(),
         "a pass": lambda: model(IDS),
         "generate": lambda: model.generate(IDS, max_new_tokens=2),
@@ -134,7 +134,7 @@ def test_what_another_thread_may_do_to_a_model_that_is_measured(model):
 def test_what_another_thread_may_do_to_a_model_that_is_changed(model):
     """Nothing but passes, which are those of the changed model: the thread that streams a generation is such a one."""
     neurons = a_set(model)
-    for context in (deactivated(model, neurons), intervened(model, neurons, kind="mean", values=means(model))):
+    for context in (deactivated(model, neurons), intervened(model, neurons, kind="mean", means=means(model))):
         with context:
             expected = model(IDS).logits
             for name, work in looks(model).items():
@@ -169,7 +169,7 @@ def test_neurons_that_go_off_or_come_back_while_a_model_is_measured(model, at):
 
     for before, change in (
         (None, lambda: opened.append(deactivated(model, neurons)) or opened[-1].__enter__()),
-        (None, lambda: opened.append(intervened(model, neurons, kind="mean", values=means(model)))
+        (None, lambda: opened.append(intervened(model, neurons, kind="mean", means=means(model)))
          or opened[-1].__enter__()),
         (collect, collected),
     ):  # fmt: skip
@@ -252,7 +252,7 @@ def test_copies_and_pickles(model):
 def test_a_model_is_not_measured_while_its_values_are_replaced(model):
     """The artifact would not say so; inside the measurement of another kind, or of another model, nothing is lost."""
     with (
-        intervened(model, a_set(model), kind="mean", values=means(model)),
+        intervened(model, a_set(model), kind="mean", means=means(model)),
         pytest.raises(PLNDError, match="values of the model's neurons are replaced"),
     ):
         detect(model, DOCUMENTS, CONFIG)

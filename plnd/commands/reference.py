@@ -1,0 +1,105 @@
+"""`plnd reference` and `plnd steered`: means and directions from corpora, and directions for lm-eval's own model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from plnd.commands.shared import (
+    Command,
+    add_corpus,
+    add_fields,
+    add_loading,
+    add_model,
+    by_language,
+    from_flags,
+    loading,
+    model_source,
+    open_corpus,
+    say,
+)
+from plnd.errors import PLNDError
+from plnd.references.config import ReferenceConfig
+
+
+class Reference(Command):
+    """The subcommand."""
+
+    help = "record means of neurons' values, and directions between languages, in one pass (mean ablation, steering)"
+    example = (
+        "plnd reference --model google/gemma-3-270m --corpus de=de.jsonl en=en.jsonl zh=zh.jsonl --output reference"
+    )
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the subcommand's options, some of them the fields of `ReferenceConfig`."""
+        add_model(parser, "folder or hub name of a language model")
+        add_corpus(parser, "LANGUAGE=CORPUS for each language (again for further files of one): ")
+        add_fields(parser, ReferenceConfig)
+        add_loading(parser)
+        parser.add_argument(
+            "--output", required=True,
+            help="folder for means.safetensors and, of two languages or more, a LANGUAGE.direction.safetensors of each",
+        )  # fmt: skip
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Reads each corpus once and writes the artifacts."""
+        from plnd.io.files import check_writable
+        from plnd.models.layout import Layout
+        from plnd.models.loading import load_model, load_skeleton, load_tokenizer
+        from plnd.references.run import reference
+
+        config = from_flags(ReferenceConfig, args)
+        corpora, folder = by_language(args.corpus, "--corpus"), Path(args.output)
+        if odd := next(
+            (language for language in corpora if not language.replace("-", "").replace("_", "").isalnum()), None
+        ):
+            raise PLNDError(f"--corpus {odd}=…: a file is named after the language, expected a code such as zh")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PLNDError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+        check_writable(folder / "means.safetensors")
+        documents = {language: open_corpus(files, args) for language, files in corpora.items()}
+        source = model_source(args)
+        Layout(load_skeleton(args.model, **source))
+        tokenizer = load_tokenizer(args.model, **source)
+        model = load_model(args.model, **source, **loading(args))
+        sources = {language: ", ".join(files) for language, files in corpora.items()}
+        found = reference(model, documents, config, tokenizer=tokenizer, sources=sources, progress=True)
+        tokens = ", ".join(f"{language} {sums.tokens:,}" for language, sums in found.languages.items())
+        digest = found.means.save(folder / "means.safetensors")
+        say(f"{folder / 'means.safetensors'}: means over tokens of {tokens}; sha256 {digest}")
+        for language in corpora if len(corpora) > 1 else ():
+            path = folder / f"{language}.direction.safetensors"
+            digest = found.direction(language).save(path)
+            say(f"{path}: {language} less the mean of the others; sha256 {digest}")
+
+
+class Steered(Command):
+    """The subcommand."""
+
+    help = "write a direction as the file that lm-eval's own model `steered` reads (steer_path=)"
+    example = "plnd steered de.direction.safetensors --strength 2 --blocks 8-15 --output de.pt"
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the direction, where and how much it is added, and the file."""
+        parser.add_argument("direction", help="direction artifact from plnd reference")
+        parser.add_argument("--strength", type=float, default=1.0, help="how many times the direction (default: 1)")
+        parser.add_argument("--blocks", help="at which blocks, 8-15 or joined by commas (default: all)")
+        parser.add_argument("--output", required=True, help="file to write, whose name ends in .pt")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> None:
+        """Writes the file."""
+        from plnd.io.files import check_writable
+        from plnd.references.direction import Direction, named_blocks
+
+        check_writable(args.output)
+        direction = Direction.load(args.direction)
+        blocks = None if args.blocks is None else named_blocks(args.blocks)
+        direction.save_steered(args.output, strength=args.strength, blocks=blocks)
+        arguments = f"pretrained={direction.model.name},steer_path={args.output}"
+        say(f"{args.output}: lm_eval --model steered --model_args {arguments}")
