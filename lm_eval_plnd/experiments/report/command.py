@@ -272,6 +272,8 @@ def _artifacts(folder: Path) -> Section:
     """Every artifact in the folder: what it holds, of which corpus, and its digests."""
     from plnd.any_artifact import load
     from plnd.neurons.neuron_set import NeuronSet
+    from plnd.references.direction import Direction
+    from plnd.references.means import Means
     from plnd.roles.roles import Roles
 
     section, lines = Section("artifacts"), []
@@ -279,9 +281,14 @@ def _artifacts(folder: Path) -> Section:
         if path.suffix != ".safetensors" or any((path.parent / name).is_file() for name in OF_A_MODEL):
             continue
         artifact = load(path)
-        corpus = artifact.metadata.corpus
         neurons = artifact if isinstance(artifact, NeuronSet) else None
-        languages = artifact.languages if isinstance(artifact, Roles) else [artifact.metadata.language]
+        languages: Sequence[str | None]
+        if isinstance(artifact, Means | Direction):
+            languages, corpora = list(artifact.metadata.corpora), list(artifact.metadata.corpora.values())
+            digest = digest_cell(corpora[0].sha256) if len(corpora) == 1 else Cell("–")
+        else:
+            languages = artifact.languages if isinstance(artifact, Roles) else [artifact.metadata.language]
+            corpora, digest = [artifact.metadata.corpus], digest_cell(artifact.metadata.corpus.sha256)
         lines.append(
             [
                 Cell(path.relative_to(folder).as_posix()),
@@ -289,9 +296,9 @@ def _artifacts(folder: Path) -> Section:
                 Cell(", ".join(filter(None, languages)) or "–"),
                 Cell("–" if neurons is None else f"{len(neurons):,}", kind="number"),
                 Cell("–" if neurons is None else results.rule_in_words(neurons.metadata), kind="words"),
-                Cell(f"{corpus.documents:,}", kind="number"),
-                Cell(f"{corpus.tokens:,}", kind="number"),
-                digest_cell(corpus.sha256),
+                Cell(f"{sum(corpus.documents for corpus in corpora):,}", kind="number"),
+                Cell(f"{sum(corpus.tokens for corpus in corpora):,}", kind="number"),
+                digest,
                 digest_cell(artifact.digest or ""),
             ]
         )
