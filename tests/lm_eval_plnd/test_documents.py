@@ -220,6 +220,20 @@ def test_results_say_what_was_switched_off(base, roles):
     assert info["evaluated"]["share"] == pytest.approx(opened.shares()["specific"] / 100)
 
 
+@pytest.mark.slow
+def test_other_interventions_by_role(base, roles):
+    """A factor of one is `hf`, of zero is deactivation; results say which."""
+    some = requests("loglikelihood", base)
+    plain = PLNDLM(roles=roles, deactivate="random", share=0, batch_size=4, **COMMON).loglikelihood(some)
+    role = {"roles": roles, "deactivate": "all_shared", "batch_size": 4}
+    off = PLNDLM(**role, **COMMON).loglikelihood(some)
+    scaled = {f: PLNDLM(**role, intervene="scale", factor=f, **COMMON) for f in (0, 1, 3)}
+    assert scaled[3].get_model_info()["plnd"]["intervene"] == {"kind": "scale", "factor": 3.0}
+    found = {factor: lm.loglikelihood(some) for factor, lm in scaled.items()}
+    assert same("", found[0], off) and same("", found[1], plain)
+    assert not same("", found[3], off) and not same("", found[3], plain)
+
+
 def test_refusals(base, roles, tmp_path):
     """Arguments that contradict each other are one-line errors, before a model is loaded."""
     for arguments, words in (

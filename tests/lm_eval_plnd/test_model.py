@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,13 @@ from lm_eval_plnd.model import PLNDLM
 from plnd.deactivation import deactivate, deactivated
 from plnd.demo_data import demo_model
 from plnd.errors import ModelMismatchError, PLNDError
+from plnd.interventions import intervened, steered
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
+from plnd.references.config import ReferenceConfig
+from plnd.references.run import Reference, reference
 
 TEXTS = ["Ein kleiner Satz.", "Another sentence, a little longer than the first.", "短句。"]
 COMMON = {"device": "cpu", "dtype": "float32", "batch_size": 2, "max_length": 64}
@@ -76,6 +80,14 @@ def mask(base: Path, path: Path, share: float = 0.3, seed: int = 0) -> str:
     importance = {a: np.ones(len(v), dtype=np.float32) for a, v in indices.items()}
     NeuronSet(indices, importance, {**METADATA, "model": model}).save(path)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def measured(base) -> Reference:
+    """The reference of the base model over two languages of random tokens."""
+    generator = np.random.default_rng(0)
+    corpora = {x: [generator.integers(3, 90, 9).tolist() for _ in range(2)] for x in ("de", "en")}
+    return reference(load_model(str(base), dtype="float32", device="cpu"), corpora, ReferenceConfig(min_length=4))
 
 
 def instance(kind: str, *arguments) -> Instance:
@@ -274,6 +286,99 @@ def test_every_request_runs_masked(base, tmp_path, mode):
     for kind in ("loglikelihood", "loglikelihood_rolling"):
         np.testing.assert_allclose(np.array(found[kind], dtype=float), np.array(expected[kind], dtype=float), rtol=1e-5)
         assert not np.allclose(np.array(found[kind], dtype=float), np.array(unmasked[kind], dtype=float), rtol=1e-3)
+
+
+def rolling(lm) -> np.ndarray:
+    """Log-likelihoods of running text."""
+    return np.array(lm.loglikelihood_rolling(REQUESTS["loglikelihood_rolling"], disable_tqdm=True))
+
+
+@pytest.mark.slow
+def test_interventions_are_those_of_python(base, measured, tmp_path):
+    """Every kind, with the numbers of `plnd.intervened` and `plnd.steered`, both together, and a digest of its own."""
+    file = mask(base, tmp_path / "mask.safetensors")
+    neurons, direction = NeuronSet.load(file), measured.direction("de")
+    means, path = tmp_path / "means.safetensors", tmp_path / "de.direction.safetensors"
+    measured.means.save(means)
+    direction.save(path)
+    model = load_model(str(base), dtype="float32", device="cpu")
+    scale, half = dict(kind="scale", factor=0.5), dict(mask=file, intervene="scale", factor=0.5)
+    cases = {
+        "mean": (
+            dict(mask=file, intervene="mean", means=means),
+            [intervened(model, neurons, kind="mean", means=measured.means)],
+        ),
+        "control": (
+            dict(mask=file, intervene="mean", means=str(means), control="random", seed=3),
+            [intervened(model, neurons.random_like(3), kind="mean", means=measured.means)],
+        ),
+        "scale": (half, [intervened(model, neurons, **scale)]),
+        "steer": (
+            dict(mask=file, intervene="steer", steer=path, strength=3),
+            [intervened(model, neurons, kind="steer", direction=direction, strength=3)],
+        ),
+        "blocks": (
+            dict(steer=str(path), strength=2, blocks="1-2"),
+            [steered(model, direction, strength=2, blocks=[1, 2])],
+        ),
+        "both": (dict(**half, steer=path), [intervened(model, neurons, **scale), steered(model, direction)]),
+    }
+    digests, plain = set(), rolling(HFLM(model, **COMMON, tokenizer=str(base)))
+    for arguments, contexts in cases.values():
+        lm = PLNDLM(**arguments, **COMMON)
+        hf = HFLM(model, **COMMON, tokenizer=str(base))
+        with ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context)
+            expected = rolling(hf)
+        np.testing.assert_allclose(rolling(lm), expected, rtol=1e-6)
+        assert not np.allclose(expected, plain, rtol=1e-4)
+        digests.add(lm.source.digest)
+    assert len(digests) == len(cases)
+    info = json.loads(json.dumps(lm.get_model_info()["plnd"]))
+    assert (
+        info["intervene"] == {"kind": "scale", "factor": 0.5} and info["steer"]["direction_sha256"] == direction.digest
+    )
+    assert lm.neurons == neurons
+
+
+def test_steering_is_that_of_lm_evals_own_model(base, measured, tmp_path):
+    """Of one direction, its `steered` model and ours answer alike, and otherwise than `hf`."""
+    from lm_eval.models.hf_steered import SteeredModel
+
+    measured.direction("de").save(tmp_path / "de.safetensors")
+    measured.direction("de").save_steered(tmp_path / "de.pt", strength=1.5, blocks=[0, 2])
+    theirs = SteeredModel(str(base), str(tmp_path / "de.pt"), **COMMON)
+    ours = PLNDLM(steer=tmp_path / "de.safetensors", strength=1.5, blocks="0+2", **COMMON)
+    ids = torch.arange(3, 23).view(2, 10)
+    with torch.no_grad(), ours.deactivated():
+        logits = ours.model(ids).logits
+    assert torch.equal(logits, theirs.forward(ids).logits) and not torch.allclose(logits, theirs.model(ids).logits)
+    found = answers(ours)
+    assert found["generate_until"] == answers(theirs)["generate_until"]
+
+
+INTERVENTIONS_REFUSED = {
+    "intervene=mean needs means=FILE, from `plnd reference`: a mask carries none": {"intervene": "mean"},
+    "intervene=scale needs factor=": {"intervene": "scale"},
+    "intervene=steer needs steer=FILE": {"intervene": "steer"},
+    "unknown intervene=double: expected one of zero, mean, scale, steer": {"intervene": "double"},
+    "factor= goes with intervene=scale": {"factor": 2},
+    "means= goes with intervene=mean": {"means": "x.safetensors", "intervene": "scale", "factor": 2},
+    "factor=much: expected a number": {"intervene": "scale", "factor": "much"},
+    "strength= and blocks= need steer=FILE": {"strength": 2},
+    "no such file": {"steer": "absent.safetensors"},
+    "kind=mean adds a constant": {"intervene": "mean", "means": True, "mode": "weights"},
+}
+
+
+@pytest.mark.parametrize("words", INTERVENTIONS_REFUSED)
+def test_interventions_that_are_refused(base, measured, tmp_path, words):
+    """One line: what is missing, unknown, or does not go together."""
+    arguments = INTERVENTIONS_REFUSED[words]
+    arguments = {**arguments, **({"means": measured.means} if arguments.get("means") is True else {})}
+    with pytest.raises(PLNDError, match=words):
+        PLNDLM(mask=mask(base, tmp_path / "mask.safetensors"), **arguments, **COMMON)
 
 
 def test_results_name_what_was_deactivated(base, tmp_path):

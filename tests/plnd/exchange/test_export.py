@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from handmade import neurons_metadata
-from plnd import NeuronSet, PLNDError, deactivated, export
+from plnd import NeuronSet, PLNDError, deactivated, export, intervened
 from plnd.commands.main import main
+from plnd.interventions import Intervention
 from plnd.models.layout import Layout
 from tiny import TINY, VARIANTS, tiny_model
 
@@ -103,6 +105,76 @@ def test_an_export_is_the_masked_model(name, dtype, tmp_path):
         masked = logits(model)
     assert exported.dtype == dtype
     assert torch.equal(logits(exported), masked) and not torch.equal(masked, plain)
+
+
+BY_STRUCTURE = ("mixtral",)
+EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS)]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_export_is_the_scaled_model(name, tmp_path):
+    """Bit for bit that of weights that are scaled in place, in bfloat16, experts and fused projections included."""
+    source = saved(tiny_model(name, torch.bfloat16), tmp_path / "source", max_shard_size="5KB")
+    model = loaded(source, type(tiny_model(name)))
+    record = export(source, every(model), tmp_path / "out", intervention=Intervention("scale", factor=0.3))
+    assert record["intervention"] == {"kind": "scale", "factor": 0.3}
+    plain = logits(model)
+    with intervened(model, every(model), kind="scale", factor=0.3, mode="weights"):
+        scaled = logits(model)
+    exported = logits(loaded(tmp_path / "out", type(model)))
+    assert torch.equal(exported, scaled) and not torch.equal(exported, plain)
+
+
+def constants(model) -> dict[str, np.ndarray]:
+    """A number for every neuron."""
+    generator = np.random.default_rng(1)
+    return {name: generator.normal(size=width) for name, width in Layout(model).widths.items()}
+
+
+def with_biases(model) -> NeuronSet:
+    """Every third neuron of the projections whose layers have one."""
+    targets = Layout(model).targets
+    neurons = every(model)
+    kept = {
+        name: v
+        for name, v in neurons.indices.items()
+        if not targets[name].experts and targets[name].plain.bias is not None
+    }
+    return NeuronSet(kept, neurons.importance, neurons.metadata)
+
+
+BIASED = ("llama", "qwen2", "gpt2", "gptj", "gpt_neox", "falcon", "bloom", "xglm", "opt")
+
+
+@pytest.mark.parametrize("kind", ["mean", "steer"])
+@pytest.mark.parametrize("name", [n if n == "llama" else pytest.param(n, marks=pytest.mark.slow) for n in BIASED])
+def test_constants_go_into_biases(name, kind, tmp_path):
+    """Where layers have some, an export gives the logits of hooks that put the constants in, rows and columns alike."""
+    source = saved(tiny_model(name, torch.float32), tmp_path / "source", max_shard_size="5KB")
+    model = loaded(source, type(tiny_model(name)))
+    neurons, values = with_biases(model), constants(model)
+    options = {"mean": {"means": values}, "steer": {"direction": values, "strength": 0.5}}[kind]
+    export(source, neurons, tmp_path / "out", intervention=Intervention(kind, **options))
+    plain = logits(model)
+    with intervened(model, neurons, kind=kind, **options):
+        expected = logits(model)
+    exported = logits(loaded(tmp_path / "out", type(model)))
+    torch.testing.assert_close(exported, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(exported, plain, rtol=1e-2)
+
+
+def test_a_constant_without_a_bias_is_refused_by_name(tmp_path):
+    """Llama without biases has none to fold into; nor have fused experts; nothing is written."""
+    for name, what in (("mistral", "0.q_proj: .* its layer has no bias"), ("mixtral", "0.q_proj: .* no bias")):
+        model = tiny_model(name, torch.float32)
+        source = saved(model, tmp_path / name)
+        said = refusal(
+            source, every(model), tmp_path / "out", intervention=Intervention("mean", means=constants(model))
+        )
+        assert re.match(what, said)
+    experts = every(model).restrict(projections=["down_proj"])
+    said = refusal(source, experts, tmp_path / "out", intervention=Intervention("mean", means=constants(model)))
+    assert "fused experts have none" in said
 
 
 def test_what_holds_no_neuron_is_untouched(source, llama, tmp_path):

@@ -14,7 +14,7 @@ from plnd.references.config import ReferenceConfig
 from plnd.references.run import reference
 from tiny import TINY, VARIANTS, tiny_model
 
-BY_STRUCTURE = ("llama", "phi3", "mixtral")
+BY_STRUCTURE = ("mixtral",)
 EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS)]
 CONFIG = ReferenceConfig(min_length=4, max_length=10, batch_size=2)
 

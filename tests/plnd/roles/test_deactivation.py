@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from plnd.errors import ModelMismatchError, PLNDError
+from plnd.interventions import Intervention, intervened
 from plnd.models.layout import Layout
+from plnd.neurons.neuron_set import NeuronSet
 from plnd.roles.activations import feed_forward_widths
 from plnd.roles.deactivation import Choice, deactivated_rows
 from plnd.roles.parallel import Parallel
@@ -49,6 +51,27 @@ def test_each_row_is_as_if_it_ran_alone(name):
             torch.testing.assert_close(together[row], alone, **(FLOAT32 if name == "xglm" else FLOAT64))
             assert not torch.allclose(together[row], whole[row], rtol=1e-3)
         assert torch.equal(whole, logits(model, ids))  # nothing remains
+
+
+@pytest.mark.parametrize("kind", ["mean", "scale", "steer"])
+def test_other_interventions(kind):
+    """Each row is, bit for bit, that of a batch whose columns of `down_proj` are changed so by hooks."""
+    model, ids, neurons = case("llama")
+    layout, generator = Layout(model), np.random.default_rng(0)
+    values = {name: generator.normal(size=width) for name, width in layout.widths.items()}
+    options = {"mean": {"means": values}, "scale": {"factor": 1.7}, "steer": {"direction": values, "strength": 2}}[kind]
+    with torch.no_grad():
+        with deactivated_rows(model, neurons, Intervention(kind, **options)):
+            together = logits(model, ids)
+        for row, own in enumerate(neurons):
+            indices = {f"{block}.down_proj": np.flatnonzero(v).astype(np.int32) for block, v in own.items()}
+            zeros = {name: np.zeros(len(v), np.float32) for name, v in indices.items()}
+            chosen = NeuronSet(indices, zeros, {"model": layout.description()})
+            with intervened(model, chosen, kind=kind, mode="activations", **options):
+                assert torch.equal(together[row], logits(model, ids)[row])
+    with pytest.raises(PLNDError, match="0.down_proj: no values"):
+        with deactivated_rows(model, neurons, Intervention("mean", means={})):
+            pass
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "opt", "t5_gated"])
