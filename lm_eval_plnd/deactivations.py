@@ -330,7 +330,9 @@ def read_deactivation(given: Mapping[str, Any], adapter: str | None) -> Deactiva
         return _read_neurons(given, adapter)
     path, direction = _opened("steer", given["steer"], Direction)
     strength = _number("strength", given.get("strength", 1.0))
-    blocks = named_blocks("+".join(_names("blocks", given["blocks"]))) if "blocks" in given else None
+    blocks: Any = given.get("blocks")
+    if blocks is not None:
+        blocks = named_blocks("+".join(map(str, [blocks] if isinstance(blocks, str | int) else blocks)))
     direction.chosen(blocks)
     of_neurons = {name: value for name, value in given.items() if name not in _OF_STEERING}
     alone = not of_neurons and adapter is None
@@ -443,7 +445,6 @@ def _share(value: Any) -> float:
 
 def _names(name: str, value: Any) -> list[str]:
     """Names joined by `+` (or, from Python, by commas or as a list)."""
-    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     items: Any = value.replace("+", ",").split(",") if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise PLNDError(f"{name}={value}: expected names joined by +")

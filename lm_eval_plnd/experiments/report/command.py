@@ -36,6 +36,7 @@ from lm_eval_plnd.experiments.report.scores import look_of, score_sections
 from lm_eval_plnd.experiments.results import Row
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
+from plnd.io.metadata import CorpusDescription, ParallelCorpus
 from plnd.secrets import without_secrets
 
 PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -283,9 +284,10 @@ def _artifacts(folder: Path) -> Section:
         artifact = load(path)
         neurons = artifact if isinstance(artifact, NeuronSet) else None
         languages: Sequence[str | None]
+        corpora: Sequence[CorpusDescription | ParallelCorpus]
         if isinstance(artifact, Means | Direction):
             languages, corpora = list(artifact.metadata.corpora), list(artifact.metadata.corpora.values())
-            digest = digest_cell(corpora[0].sha256) if len(corpora) == 1 else Cell("–")
+            digest = Cell("–")  # of several corpora
         else:
             languages = artifact.languages if isinstance(artifact, Roles) else [artifact.metadata.language]
             corpora, digest = [artifact.metadata.corpus], digest_cell(artifact.metadata.corpus.sha256)
