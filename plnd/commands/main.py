@@ -47,7 +47,7 @@ GROUPS = {
     "find the neurons of a language": "detect merge select combine",
     "look at them": "show overlap layers neuron lens roles",
     "see what they do": "compare arena experiment report card demo tasks",
-    "change a model": "export suppress steer",
+    "change a model": "export reference steered suppress",
     "files and models": "verify convert push families probe",
 }
 """Subcommands in the order of the help, also those of other packages; what is in none comes last."""
@@ -55,23 +55,8 @@ COMMANDS_GROUP = "plnd.commands"
 """Entry points of this group add subcommands: objects as `plnd.commands.shared.Command` describes them."""
 
 INPUTS = (
-    *(
-        "parts",
-        "scores",
-        "against",
-        "neurons",
-        "operations",
-        "mask",
-        "means",
-        "steer",
-        "direction",
-        "file",
-        "files",
-        "old",
-        "settings",
-        "results",
-    ),
-    *("model", "corpus", "corpora", "parallel", "include_path"),
+    *("parts", "scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
+    *("means", "steer", "direction", "model", "corpus", "corpora", "parallel", "include_path"),
 )
 OUTPUTS = ("output", "csv", "json", "html", "plot")
 """Arguments, of whatever subcommand, that name what is read and what is written."""
