@@ -18,6 +18,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lm_eval_plnd.experiments import results
 from lm_eval_plnd.experiments.report.note import ENDING, command_of
@@ -36,8 +37,10 @@ from lm_eval_plnd.experiments.report.scores import look_of, score_sections
 from lm_eval_plnd.experiments.results import Row
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
-from plnd.io.metadata import CorpusDescription, ParallelCorpus
 from plnd.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from plnd.io.metadata import CorpusDescription, ParallelCorpus
 
 PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
 COMMANDS = "commands.sh"
