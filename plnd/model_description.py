@@ -84,6 +84,7 @@ class ModelDescription(Record):
         model_type: as in its configuration.
         blocks: how many it has.
         widths: number of neurons by address.
+        row: of a model outside the families table, the row that was probed: its name, digest, and what of it was exact.
     """
 
     name: str | None
@@ -92,6 +93,7 @@ class ModelDescription(Record):
     model_type: str
     blocks: Count
     widths: dict[str, Count]
+    row: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"ModelDescription({self}, revision={self.revision!r}, {sum(self.widths.values()):,} neurons)"

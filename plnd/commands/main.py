@@ -17,6 +17,7 @@ from plnd.commands.detect import Detect, Merge
 from plnd.commands.files import Convert, Export, Families, Show, Verify
 from plnd.commands.lens import Lens
 from plnd.commands.neuron import Neuron
+from plnd.commands.probe import Probe, accept_row
 from plnd.commands.reference import Reference, Steered
 from plnd.commands.sets import Combine, Layers, Overlap, Select
 from plnd.commands.shared import Command, error_line, print_error, print_warning
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "export": Export,
     "convert": Convert,
     "families": Families,
+    "probe": Probe,
 }
 GROUPS = {
     "find the neurons of a language": "detect merge select combine",
@@ -56,7 +58,7 @@ COMMANDS_GROUP = "plnd.commands"
 
 INPUTS = (
     *("parts", "scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
-    *("means", "steer", "direction", "model", "corpus", "corpora", "parallel", "include_path"),
+    *("means", "steer", "direction", "model", "corpus", "corpora", "parallel", "include_path", "family"),
 )
 OUTPUTS = ("output", "csv", "json", "html", "plot")
 """Arguments, of whatever subcommand, that name what is read and what is written."""
@@ -73,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = _parsed(argv, run)
             check_text(argv)
             check_paths(args)
+            accept_row(args)
             args.run(args)
             run.check_output()
             return 0

@@ -151,10 +151,15 @@ def add_plot(parser: argparse.ArgumentParser, what: str = "them") -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:
-    """Adds the flags that say which model: --model, --revision and --trust-remote-code."""
+    """Adds the flags that say which model: --model, --revision, --trust-remote-code and --family."""
     parser.add_argument("--model", required=required, help=help)
     parser.add_argument("--revision", help="hub branch, tag or commit")
     add_trust(parser)
+    parser.add_argument(
+        "--family", metavar="FILE",
+        help="row that plnd probe --output wrote, for a model outside the families table; it is held to brute force on"
+        " the model's own twin before it is used",
+    )  # fmt: skip
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,10 @@ brute-force oracle (docs/families.md).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from plnd.addresses import ATTENTION_PROJECTIONS, COLUMN_PROJECTIONS, PROJECTIONS
@@ -138,6 +140,8 @@ class Family:
         requires: values that these fields of the configuration must have for the row to be exact, where they exist.
         final: what the last block's output goes through before the unembedding, in order, relative to the model's body;
             a module may be None.
+        exact: of a row that was probed (`plnd.accept_family`), the projections that were held to brute force on the
+            twin of the model at hand; None for rows of the table, which the test suite holds to it.
     """
 
     name: str
@@ -145,6 +149,18 @@ class Family:
     stacks: tuple[Stack, ...]
     requires: Mapping[str, Any] = field(default_factory=dict)
     final: tuple[str, ...] = ("norm",)
+    exact: tuple[str, ...] | None = None
+
+    def as_json(self) -> str:
+        """All fields but `exact`, which no file can claim."""
+        fields = asdict(self)
+        del fields["exact"]
+        return json.dumps(fields, indent=1)
+
+    def record(self) -> dict[str, Any]:
+        """What an artifact says of a row that was probed: its name, its digest, and what of it was exact."""
+        digest = hashlib.sha256(self.as_json().encode()).hexdigest()
+        return {"probed": self.name, "sha256": digest, "exact": list(self.exact or ())}
 
     def description(self) -> Iterator[str]:
         """What sets the row apart, in words."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from plnd.addresses import PROJECTIONS, block_order
 from plnd.errors import FamilyError, PLNDError, TokenError
 from plnd.model_description import is_hub_name
+from plnd.models.accepted import accepted, listed
 from plnd.models.distributed import Group, group_of
-from plnd.models.families import FAMILIES, Family, Norm, Projection, Stack, like_llama
+from plnd.models.families import Family, Norm, Projection, Stack, like_llama
 from plnd.models.spread import is_spread, local, whole
 
 if TYPE_CHECKING:
@@ -106,9 +107,11 @@ def find_family(model: PreTrainedModel) -> Family:
             which its row is not exact.
     """
     config = model.config.get_text_config()
-    rows = [family for family in FAMILIES.values() if config.model_type in family.model_types]
+    rows = listed(config.model_type)
+    if not rows and (probed := accepted(config)):
+        return probed
     if rows:
-        family = next((row for row in rows if _fits(row, _body(model))), rows[0])
+        family = next((row for row in rows if _fits(row, text_body(model))), rows[0])
         for name, wanted in family.requires.items():
             found = getattr(config, name, wanted)
             if found != wanted:
@@ -118,14 +121,15 @@ def find_family(model: PreTrainedModel) -> Family:
                 )
         return family
     try:
-        block = _inner(_body(model).get_submodule("layers")[0])  # type: ignore[index]
+        block = _inner(text_body(model).get_submodule("layers")[0])  # type: ignore[index]
         alike = all({n for n, _ in locate(block, p).named_children()} == c for p, c in _LLAMA_BLOCK.items())
     except (AttributeError, TypeError, IndexError):
         alike = False
     if not alike:
         raise FamilyError(
             f"model family {config.model_type!r} is not in the families table (`plnd families` prints it) and its"
-            " blocks are not laid out as Llama's: add a row to plnd/families.py (docs/families.md)"
+            " blocks are not laid out as Llama's: `plnd probe` says which of its projections"
+            " are exact and drafts a row (docs/families.md)"
         )
     warnings.warn(
         f"model family {config.model_type!r} is not in the table; its modules match Llama's layout", stacklevel=2
@@ -133,7 +137,7 @@ def find_family(model: PreTrainedModel) -> Family:
     return like_llama(config.model_type)
 
 
-def _body(model: PreTrainedModel) -> PreTrainedModel:
+def text_body(model: PreTrainedModel) -> PreTrainedModel:
     """The language model without its head (and without the other parts of a multimodal one)."""
     body: Any = _inner(model.base_model)
     return _inner(getattr(body, "language_model", body))
@@ -326,6 +330,7 @@ class Layout:
     Args:
         model: a transformers model, or what `unwrap` takes around one.
         spread: the caller knows what to do with one that transformers has spread over processes.
+        family: the row to bind; by default the table's, or one that was accepted (`plnd.accept_family`).
 
     Attributes:
         model: the transformers model.
@@ -339,10 +344,10 @@ class Layout:
             known, where `spread`).
     """
 
-    def __init__(self, model: nn.Module, *, spread: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, spread: bool = False, family: Family | None = None) -> None:
         self.model = unwrap(model, spread=spread)
         self.group: Group | None = group_of(self.model)
-        self.family = find_family(self.model)
+        self.family = family or find_family(self.model)
         blocks = []
         for stack in self.family.stacks:
             modules = enumerate(self.at(stack.blocks))
@@ -367,7 +372,7 @@ class Layout:
     @property
     def body(self) -> PreTrainedModel:
         """The model without its language-model head."""
-        return _body(self.model)
+        return text_body(self.model)
 
     def at(self, path: str) -> Any:
         """What lies at a path that the row names, relative to the model's body.
@@ -444,6 +449,7 @@ class Layout:
             "model_type": config.get_text_config().model_type,
             "blocks": len({block.name.removesuffix(".cross") for block in self.blocks}),
             "widths": dict(self.widths),
+            **({"row": self.family.record()} if self.family.exact is not None else {}),
         }
 
     def _resolve(self) -> Iterator[Target]:

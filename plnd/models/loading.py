@@ -176,7 +176,7 @@ def note_commit(config: Any, name: str, revision: str | None) -> None:
     """Has a configuration just loaded say which commit of the hub it is, as older releases of transformers do."""
     from huggingface_hub import try_to_load_from_cache
 
-    if getattr(config, "_commit_hash", None) is None and not os.path.isdir(name):
+    if getattr(config, "_commit_hash", None) is None and not os.path.exists(name):
         found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
         config._commit_hash = Path(found).parent.name if isinstance(found, str) else None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plnd.detection.measures.proof import AttentionProof
 from plnd.detection.observer import Handle, ObservedBlock
+from plnd.errors import FamilyError
 from plnd.importance.attention import Attention, HeadNorm, Rotary, rotated
 from plnd.models.families import Norm
 from plnd.models.layout import missing
@@ -30,10 +31,14 @@ class AttentionTraces:
     Args:
         block: the block.
         measure: from one document's trace to the importance of its rows of `q_proj` and of `k_proj`, each [width].
+
+    Raises:
+        FamilyError: if the row was probed, and queries and keys were not exact.
     """
 
     def __init__(self, block: ObservedBlock, measure: Callable[[Attention], Pair]) -> None:
         self.block, self.stack, self.measure = block, block.stack, measure
+        _check_exact(block)
         self.proof = AttentionProof(block)
         self.rows: dict[str, Tensor] = {}  # of q_proj and k_proj in the pass at hand, [batch, seq, width]
         self.rotary: Pair | None = None  # cos and sin of the pass at hand, [batch or 1, seq, rotated channels]
@@ -163,3 +168,13 @@ class AttentionTraces:
         if norm is None:
             return None
         return HeadNorm(self.block.gain(norm), self.block.at(f"{norm.module}.{norm.eps}"), norm.whole)
+
+
+def _check_exact(block: ObservedBlock) -> None:
+    """Refuses queries and keys of a probed row whose twin did not have them exact."""
+    exact = block.observer.layout.family.exact
+    if exact is not None and not {"q_proj", "k_proj"} <= set(exact):
+        raise FamilyError(
+            f"block {block.name}: the probed row of {block.family} was exact on the twin for {', '.join(exact)} only:"
+            " detect with --qk off"
+        )

@@ -1,0 +1,33 @@
+"""Rows outside the families table, and the models they hold for: those whose twin was held to brute force.
+
+What is here was put here in this process, after the proof (`plnd.accept_family`); nothing is taken on a file's word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plnd.models.families import FAMILIES, Family
+from plnd.models.twin import fingerprint
+
+_ACCEPTED: dict[str, Family] = {}
+
+
+def accept(config: Any, family: Family) -> None:
+    """Has models of a configuration that differs from this one in sizes alone be bound by `family`, until the end."""
+    _ACCEPTED[fingerprint(config)] = family
+
+
+def accepted(config: Any) -> Family | None:
+    """The row that holds for models of this configuration, if one was accepted."""
+    return _ACCEPTED.get(fingerprint(config)) if _ACCEPTED else None
+
+
+def forget() -> None:
+    """No row is accepted any more."""
+    _ACCEPTED.clear()
+
+
+def listed(model_type: str) -> list[Family]:
+    """The table's rows for a model type."""
+    return [family for family in FAMILIES.values() if model_type in family.model_types]
