@@ -27,6 +27,7 @@ from plnd.models.layout import check_tokens, unwrap
 from plnd.models.loading import cannot_load
 from plnd.models.running import lease
 from plnd.neurons.neuron_set import NeuronSet
+from plnd.probing.rows import accept_family
 
 _OF_HF = frozenset(signature(HFLM.__init__).parameters) - {"self", "kwargs"}
 _OF_LOADING = ("peft", "delta", "gguf_file", "autogptq", "gptqmodel", "parallelize", "tp_plan", "subfolder")
@@ -58,6 +59,7 @@ class PLNDLM(DocumentLM):
         revision: str | None = None,
         peft: str | os.PathLike | None = None,
         trust_remote_code: bool = False,
+        family: str | os.PathLike | None = None,
         **arguments: Any,
     ) -> None:
         """Loads the model, after all else was checked.
@@ -69,6 +71,7 @@ class PLNDLM(DocumentLM):
             revision: as for `hf`.
             peft: an adapter, as for `hf`; alone it deactivates nothing.
             trust_remote_code: run the Python code that comes with the model.
+            family: row that `plnd probe --output` wrote, for a model outside the families table (`plnd.accept_family`).
             arguments: every other argument of `hf`, and what to deactivate:
 
                 - regions: only these parts of the mask, joined by `+`: under, solve, solve_attn, solve_ffn, gen;
@@ -108,6 +111,8 @@ class PLNDLM(DocumentLM):
         _check_arguments(model, arguments)
         if not isinstance(trust_remote_code, bool):  # None would have transformers ask, in the middle of a run
             raise PLNDError(f"trust_remote_code={trust_remote_code}: expected True or False")
+        if family is not None:
+            accept_family(family, model, revision=revision, trust_remote_code=trust_remote_code)
         arguments["device"] = loading_device(model, arguments.get("device"))
         self._settings = {"revision": revision, **arguments}
         with _loading(model):

@@ -47,6 +47,8 @@ _HOMES = {
     "read_documents": "io.corpus",
     "blockwise_model": "models.blockwise",
     "load_model": "models.loading",
+    "probe": "probing.probe",
+    "accept_family": "probing.rows",
     "PLNDError": "errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
     from plnd.neurons.overlap import overlap as overlap
     from plnd.neurons.regions import Regions as Regions
     from plnd.neurons.scores import Scores as Scores
+    from plnd.probing.probe import probe as probe
+    from plnd.probing.rows import accept_family as accept_family
     from plnd.references.config import ReferenceConfig as ReferenceConfig
     from plnd.references.direction import Direction as Direction
     from plnd.references.means import Means as Means

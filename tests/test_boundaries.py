@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plnd.deactivation": (*GROUND, "io", "models", "neurons"),
     "plnd.references": (*GROUND, "io", "models", "detection"),
     "plnd.detection": (*GROUND, "importance", "io", "models", "neurons", "deactivation"),
+    "plnd.probing": (*GROUND, "importance", "io", "models", "deactivation", "detection"),
     "plnd.inspection": (*GROUND, "models", "neurons", "logit_lens", "detection"),
     "plnd.interventions": (*GROUND, "io", "models", "neurons", "deactivation", "references"),
     "plnd.comparison": (*GROUND, "io", "models", "neurons", "detection", "interventions", "plots"),

@@ -91,7 +91,7 @@ def twin_config(config: Any, blocks: int | None = None, *, square: bool = False)
         small = type(config).from_dict(fields)
     except Exception as error:  # validators raise their own
         raise no_twin(config, error) from None
-    small._name_or_path = config._name_or_path  # where code that comes with a model is looked for
+    small.name_or_path = config.name_or_path  # where code that comes with a model is looked for
     return small
 
 

@@ -1,5 +1,7 @@
-"""Arithmetic in float64 throughout: transformers casts norms, softmax and rotations to float32, whose noise would hide
-an agreement of closed forms with brute force to the last digits."""
+"""Arithmetic in float64 throughout, also where transformers casts to float32 (norms, softmax, rotations).
+
+The noise of those casts would hide an agreement of closed forms with brute force to the last digits.
+"""
 
 from __future__ import annotations
 

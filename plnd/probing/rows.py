@@ -118,14 +118,18 @@ def _unknown(found: Any, value: Any) -> str | None:
 def as_code(family: Family) -> str:
     """The row as one would paste it into `plnd/models/families.py`."""
     if len(family.stacks) == 1:
-        llama = like_llama(family.name).stacks[0]
-        stack = family.stacks[0]
+        llama_row = like_llama(family.name)
+        stack, llama = family.stacks[0], llama_row.stacks[0]
         changed = _differences(stack, llama)
         if "blocks" not in changed and "attention" not in changed:
-            row = f'like_llama("{family.name}"{"".join(f", {name}={text}" for name, text in changed.items())})'
-            final = "" if family.final == ("norm",) else f"replace({row}, final={family.final!r})"
-            return (final or row) + ","
+            row = f'like_llama("{family.name}"{_arguments(changed)})'
+            about = _differences(family, replace(llama_row, stacks=family.stacks))
+            return f"replace({row}{_arguments(about)})," if about else f"{row},"
     return f"{_code(family)},"
+
+
+def _arguments(values: Mapping[str, str]) -> str:
+    return "".join(f", {name}={text}" for name, text in values.items())
 
 
 def _differences(one: Any, other: Any) -> dict[str, str]:

@@ -78,12 +78,12 @@ def test_listed_families_do_not_warn(family):
 
 
 def test_another_layout_is_refused():
-    """Modules of other names are an error that names the table and how to add a row."""
+    """Modules of other names are an error that names the table and what drafts a row."""
     with pytest.raises(FamilyError) as caught:
         Layout(codegen())
     assert str(caught.value) == (
         "model family 'codegen' is not in the families table (`plnd families` prints it) and its blocks are not laid"
-        " out as Llama's: add a row to plnd/families.py (docs/families.md)"
+        " out as Llama's: `plnd probe` says which of its projections are exact and drafts a row (docs/families.md)"
     )
 
 
