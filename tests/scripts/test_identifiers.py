@@ -17,9 +17,7 @@ identifiers = script("identifiers")
 
 def test_rates_by_hand():
     """Four lines of which each identifier has two right, both one; two of three that are named are called the same."""
-    lines = [
-        identifiers.Line("", labels) for labels in (("de", "de"), ("de", "nl"), ("en", "en"), (NON_WORD, "de"))
-    ]
+    lines = [identifiers.Line("", labels) for labels in (("de", "de"), ("de", "nl"), ("en", "en"), (NON_WORD, "de"))]
     assert identifiers.rates(lines, "de") == {
         **{"cld3": 50.0, "fasttext": 50.0, "both right": 25.0},
         **{"alike": pytest.approx(200 / 3), "both wrong": 25.0, "undetermined": 50.0},

