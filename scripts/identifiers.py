@@ -1,13 +1,13 @@
-"""Where two identifiers of languages disagree, cld3 and fastText's lid.176: on human-written text, and on models' answers.
+"""Where two identifiers of languages disagree, cld3 and fastText's lid.176: on human-written text and models' answers.
 
     python scripts/identifiers.py text                             # the demo's corpus, by the length of the text
     python scripts/identifiers.py text de=de.jsonl zh=zh.jsonl --words 5 10 20 40 --pieces 200
     python scripts/identifiers.py answers OUT/*/samples_plnd_confusion_*.jsonl    # of lm_eval --log_samples
 
-`text` prints, of pieces of so many words (two characters are a word in scripts without spaces), the share that each calls
-by the language of the corpus, that both do, that the two call the same, that they agree is another language (which is
-what line-level pass rates are wrong by), and of which nothing is said because they disagree or are unsure. A minute for
-ten languages. `answers` prints, for each task, how far they agree on the lines of the answers, those on which they do
+`text` prints, of pieces of so many words (two characters are a word in scripts without spaces), the share that each
+calls by the language of the corpus, that both do, that the two call the same, that both call another language (which
+is what line-level pass rates are wrong by), and of which nothing is said because they disagree or are unsure. A minute
+for ten languages. `answers` prints, for each task, how far they agree on the lines of the answers, those on which they do
 not, and, of forced language, the relevance of answers and of answers to another question: the floor to read it against.
 """
 

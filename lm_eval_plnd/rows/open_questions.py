@@ -1,4 +1,4 @@
-"""The rows of `tasks/confusion` and `tasks/forced_language`: open questions of everyday life, the same in every language.
+"""The rows of `tasks/confusion` and `tasks/forced_language`: open questions of everyday life, alike in every language.
 
 They come with the tasks, one file for each language, with the words that tell whether an answer is about its question
 (`lm_eval_plnd.scoring.relevance`); nothing is downloaded.
