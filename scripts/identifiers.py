@@ -7,8 +7,8 @@
 `text` prints, of pieces of so many words (two characters are a word in scripts without spaces), the share that each
 calls by the language of the corpus, that both do, that the two call the same, that both call another language (which
 is what line-level pass rates are wrong by), and of which nothing is said because they disagree or are unsure. A minute
-for ten languages. `answers` prints, for each task, how far they agree on the lines of the answers, those on which they do
-not, and, of forced language, the relevance of answers and of answers to another question: the floor to read it against.
+for ten languages. `answers` prints, for each task, how far they agree on the lines of the answers, those on which they
+do not, and the relevance of answers to their own questions and to the next ones: the floor to read it against.
 """
 
 from __future__ import annotations

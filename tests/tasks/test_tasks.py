@@ -185,7 +185,7 @@ def is_open(task: str) -> bool:
 
 @pytest.mark.skipif(not can_load("plnd_confusion"), reason="no identifiers of languages")
 def test_metrics_of_open_questions(loaded):
-    """Scores of any answer are among those that the task lists, and word-level ones are listed for other scripts only."""
+    """Scores of any answer are among those that the task lists; word-level ones are for other scripts only."""
     answer = "Am Abend trinkt man besser keinen Kaffee mehr, und das Handy bleibt aus."
     for name, task in loaded.items():
         if is_open(name):

@@ -52,7 +52,7 @@ def test_each_question_is_in_its_language(questions):
 
 
 def test_questions_say_their_concepts(questions):
-    """Terms fit their language: each question itself is about its topic by its own terms, and hardly by the next one's."""
+    """Terms fit their language: a question is about its topic by its own terms, and hardly by the next one's."""
     for language, rows in questions.items():
         said = [relevance(row["question"], {language: row["terms"]}) for row in rows.values()]
         assert min(said) >= 0.5 and sum(said) > 0.8 * len(said), language

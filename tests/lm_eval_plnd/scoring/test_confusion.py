@@ -161,7 +161,8 @@ def test_length_in_words(line, words):
 
 def test_marks_of_markdown_are_no_language():
     """Headings, lists, emphasis, links and tables leave their words, on their lines."""
-    text = "# Kopf\n\n1. **Milch** und _Brot_\n- [Käse](https://example.com)\n> Zitat mit `code`\n| a | b |\n```\nx\n```\nEnde"
+    text = "# Kopf\n\n1. **Milch** und _Brot_\n- [Käse](https://example.com)\n> Zitat mit `code`\n| a | b |\n"
+    text += "```\nx\n```\nEnde"
     assert prose(text) == ["Kopf", "Milch und Brot", "Käse", "Zitat mit", "a b", "Ende"]
     assert prose("snake_case 5 * 3 a-b") == ["snake_case 5 3 a-b"]
 
