@@ -18,6 +18,7 @@ from plnd.importance.memory import accumulation_dtype, chunks
 from plnd.importance.softmax import (
     CompiledExact,
     CompiledFirstOrder,
+    Engine,
     Exact,
     FirstOrder,
     Side,
@@ -29,6 +30,8 @@ from plnd.importance.softmax import (
     times,
 )
 
+Measurement = Exact | CompiledExact | FirstOrder
+"""What takes in rows of attention; on a GPU its equal in `plnd.importance.triton_softmax`."""
 ROWS = 128
 """Tokens of a document whose attention `as_assumed` recomputes."""
 
@@ -147,7 +150,10 @@ def as_assumed(trace: Attention, value: Tensor, context: Tensor) -> bool:
 
 
 def attention_importance(
-    trace: Attention, algorithm: Literal["exact", "first_order"], alive: tuple[Tensor, Tensor] | None = None
+    trace: Attention,
+    algorithm: Literal["exact", "first_order"],
+    alive: tuple[Tensor, Tensor] | None = None,
+    on: Engine | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Importance of every row of `q_proj` and of `k_proj` (eq. 10): the change of the attention probabilities.
 
@@ -158,17 +164,19 @@ def attention_importance(
     Logits and probabilities are float32 also for half-precision queries and keys, whose products it holds exactly. A
     key whose probability float32 does not hold (below 1e-38) is taken to have none after the change either.
     On a CPU in float32 `exact` runs on `plnd.importance.kernels` (see `engine`), on as many threads as PyTorch has; the
-    result does not depend on how many. `first_order` uses it too, for rotated heads without a norm.
+    result does not depend on how many. `first_order` uses it too, for rotated heads without a norm. On a GPU in float32
+    both run on `plnd.importance.triton_kernels`.
 
-    Extra memory: five blocks of `ROWS_BUDGET`, a few copies of the queries and keys and, for `exact` in PyTorch, two
-    blocks of `CELLS_BUDGET` elements, whatever the document's length (as long as one row of attention probabilities of
-    all heads fits).
+    Extra memory: five blocks of `rows_budget` elements (on a GPU up to nine with a soft-cap or head norms), copies of
+    the queries and keys and, for `exact` in PyTorch, two blocks of `cells` elements, whatever the document's length
+    (as long as one row of attention probabilities of all heads fits).
 
     Args:
         trace: the document's queries, keys and mask.
         algorithm: `exact` evaluates the softmax of every changed logit; `first_order` its Jacobian at the unchanged
             one, ‖p∘(δ - Σpδ)‖, in matrix products the size of attention.
         alive: which rows of `q_proj` [heads * head_dim] and `k_proj` [groups * head_dim] are wanted; by default all.
+        on: what computes; by default `engine`'s choice.
     Returns:
         For queries [heads * head_dim], for keys [groups * head_dim]; 0 for rows that are not wanted.
     """
@@ -190,7 +198,7 @@ def attention_importance(
         wanted = [x[active] if order is None else x[active][..., order] for x in wanted]
         if not active.all():
             trace = replace(trace, mask=_of_groups(trace.mask, active))
-        kind = _kind(algorithm, trace, engine(dtype, device))
+        kind = _kind(algorithm, trace, on or engine(dtype, device))
         totals = _measured(kind, trace, sides, wanted, range(heads if whole else 1))
         for result, total, asked in zip(results, totals, wanted, strict=True):
             importance = torch.where(asked, total.clamp_min(0).sqrt().to(dtype), 0)
@@ -198,10 +206,12 @@ def attention_importance(
     return results[0].flatten(), results[1].flatten()
 
 
-def _kind(
-    algorithm: Literal["exact", "first_order"], trace: Attention, engine: Literal["numba", "torch"]
-) -> type[Exact] | type[CompiledExact] | type[FirstOrder]:
+def _kind(algorithm: Literal["exact", "first_order"], trace: Attention, engine: Engine) -> type[Measurement]:
     """What measures a document."""
+    if engine == "triton":
+        from plnd.importance.triton_softmax import TritonExact, TritonFirstOrder  # Triton may be absent
+
+        return TritonExact if algorithm == "exact" else TritonFirstOrder
     if algorithm == "exact":
         return CompiledExact if engine == "numba" else Exact
     plain = trace.query_norm is None and trace.key_norm is None and trace.softcap is None
@@ -209,7 +219,7 @@ def _kind(
 
 
 def _measured(
-    kind: type[Exact] | type[CompiledExact] | type[FirstOrder],
+    kind: type[Measurement],
     trace: Attention,
     sides: list[Side],
     wanted: list[Tensor],
@@ -221,7 +231,7 @@ def _measured(
     the channels of head h - n, which have no other effect on it.
     """
     query, key = sides[1].other, sides[0].other[:, 0]
-    chunk = min(kind.rows, memory.ROWS_BUDGET // (query.shape[0] * query.shape[1] * key.shape[1]))
+    chunk = min(kind.rows, memory.rows_budget(query.device) // (query.shape[0] * query.shape[1] * key.shape[1]))
     totals = [torch.zeros(x.shape, dtype=query.dtype, device=x.device) for x in wanted]
     for shift in shifts:
         if shift == 0:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 ROWS_BUDGET = 2**22
 """Elements of one [heads, rows, seq] block of attention probabilities; five such blocks are alive at once."""
+ROWS_BUDGET_ACCELERATOR = 2**25
+"""The same on an accelerator, where launches cost more than memory traffic."""
 CELLS_BUDGET = 2**18
 """Elements of one block of `exact`, [rows, channels, seq], or of column sums on CPU (it stays in cache); two are alive
 at once."""
@@ -26,6 +28,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def cells(device: torch.device) -> int:
     """The budget of elements that are handled at once, see `CELLS_BUDGET`."""
     return CELLS_BUDGET if device.type == "cpu" else CELLS_BUDGET_ACCELERATOR
+
+
+def rows_budget(device: torch.device) -> int:
+    """The budget of elements of a block of attention probabilities, see `ROWS_BUDGET`."""
+    return ROWS_BUDGET if device.type == "cpu" else ROWS_BUDGET_ACCELERATOR
 
 
 def chunks(length: int, size: int) -> Iterator[slice]:

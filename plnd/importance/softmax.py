@@ -2,13 +2,15 @@
 
 Each class takes in rows of attention (`add`) and gives the squared changes of all channels (`totals`).
 `plnd.importance.attention` says which changes of which logits; `plnd.importance.kernels` holds the loops of the
-compiled classes.
+compiled classes, and `plnd.importance.triton_softmax` has the classes for a GPU.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -134,10 +136,19 @@ def unstacked(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
 
-def engine(dtype: torch.dtype, device: torch.device) -> Literal["numba", "torch"]:
-    """What `exact` runs on: Numba on a CPU for all but float64, where it is installed; PyTorch otherwise."""
-    usable = device.type == "cpu" and accumulation_dtype(dtype) == torch.float32 and compiled_kernels() is not None
-    return "numba" if usable else "torch"
+Engine = Literal["triton", "numba", "torch"]
+
+
+def engine(dtype: torch.dtype, device: torch.device) -> Engine:
+    """What changes of attention run on: Triton on a GPU, Numba on a CPU, for all but float64; PyTorch otherwise.
+
+    And PyTorch where these are not installed or do not run. Under TRITON_INTERPRET=1 Triton's kernels run on a CPU too.
+    """
+    if accumulation_dtype(dtype) != torch.float32:
+        return "torch"
+    if (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and triton_kernels(device):
+        return "triton"
+    return "numba" if device.type == "cpu" and compiled_kernels() is not None else "torch"
 
 
 @functools.cache
@@ -146,6 +157,27 @@ def compiled_kernels() -> Any:
     try:
         from plnd.importance import kernels
     except ImportError:
+        return None
+    return kernels
+
+
+@functools.cache
+def triton_kernels(device: torch.device) -> Any:
+    """The module `plnd.importance.triton_kernels`; None where Triton is absent, or, with a warning, does not run."""
+    try:
+        from plnd.importance import triton_kernels as kernels
+    except ImportError:
+        return None
+    if device.type != "cuda":
+        return kernels if kernels.INTERPRETED else None
+    try:
+        kernels.try_out(device)
+    except Exception as error:  # whatever a compiler, a driver or a card says
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        warnings.warn(
+            f"Triton does not run on {device} ({reason}): queries and keys are measured in PyTorch, which is slower",
+            stacklevel=2,
+        )
         return None
     return kernels
 
@@ -221,12 +253,12 @@ class FirstOrder:
         if self.softcap is not None:
             slope = 1 - torch.tanh(logits / self.softcap).square()
             weights = (p * slope, square * slope, square * slope * slope)
-        first = _product(weights[0], self.columns[:, seen, : self.linear])
+        first = product(weights[0], self.columns[:, seen, : self.linear])
         if self.softcap is None:
-            second, squares = _product(square, self.columns[:, seen]).split((self.linear, self.square.shape[-1]), -1)
+            second, squares = product(square, self.columns[:, seen]).split((self.linear, self.square.shape[-1]), -1)
         else:
-            second = _product(weights[1], self.columns[:, seen, : self.linear])
-            squares = _product(weights[2], self.columns[:, seen, self.linear :])
+            second = product(weights[1], self.columns[:, seen, : self.linear])
+            squares = product(weights[2], self.columns[:, seen, self.linear :])
         self.square[:, seen].add_(_transposed(weights[2], self.row_squares[:, :, rows]))
         mass = square.sum(-1, keepdim=True)
         means, crosses = (self._along(x, query_side, key_side) for x in (first, second))
@@ -236,7 +268,7 @@ class FirstOrder:
             totals = [x.sum(-1, keepdim=True) for x in (*scaled, scaled[2] * logits)]
         if query_side.rescale is not None:
             rescale = query_side.rescale
-            along = query_side.along(_product(scaled[2], query_side.other[:, 0]))
+            along = query_side.along(product(scaled[2], query_side.other[:, 0]))
             query_square += rescale * (rescale * totals[3] + 2 * along)
             means[0].addcmul_(rescale, totals[0])
             crosses[0].addcmul_(rescale, totals[1])
@@ -244,8 +276,8 @@ class FirstOrder:
             self.with_logit[:, seen] += _transposed(scaled[2], key_side.other)
             self.logit_square[:, seen] += (scaled[2] * logits).sum((1, 2))[..., None]
             assert key_side.rescale is not None
-            means[1] += _product(scaled[0], key_side.rescale[:, 0])
-            crosses[1] += _product(scaled[1], key_side.rescale[:, 0])
+            means[1] += product(scaled[0], key_side.rescale[:, 0])
+            crosses[1] += product(scaled[1], key_side.rescale[:, 0])
         rest = [mean * (mean * mass - 2 * cross) for mean, cross in zip(means, crosses, strict=True)]
         self.queries += (query_square + rest[0]).sum(2)
         self.keys += rest[1].sum((1, 2))[:, None]
@@ -287,7 +319,7 @@ class CompiledFirstOrder(FirstOrder):
         self.keys += torch.from_numpy(keys)[:, None]
 
 
-def _product(weight: Tensor, columns: Tensor) -> Tensor:
+def product(weight: Tensor, columns: Tensor) -> Tensor:
     """Σ_j weight_ij·columns_jc, [groups, per_group, rows, columns]."""
     return unstacked((stacked(weight) @ columns).unflatten(1, weight.transpose(1, 2).shape[1:3]))
 
@@ -315,7 +347,7 @@ class Exact:
     def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
         """Takes in rows of attention, [groups, per_group, rows, seen], and which keys and queries they are."""
         parts = (self.sides[0].cut(rows, seen), self.sides[1].cut(seen, rows))
-        for side, result, terms in zip(parts, self.results, map(_terms, parts, (True, False)), strict=True):
+        for side, result, terms in zip(parts, self.results, map(terms_of, parts, (True, False)), strict=True):
             for g, h in itertools.product(range(p.shape[0]), range(p.shape[1])):
                 heads = [[x[g, min(h, x.shape[1] - 1)] for x in term] for term in terms]
                 change = self._change(p[g, h], logits[g, h], heads, side.rescale is not None)
@@ -361,7 +393,7 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
 
 
-def _terms(side: Side, of_queries: bool) -> list[tuple[Tensor, Tensor]]:
+def terms_of(side: Side, of_queries: bool) -> list[tuple[Tensor, Tensor]]:
     """The summands of δ as (what belongs to the query, what belongs to the key); the last one the rescaled logits'."""
     terms = side.factors()
     if side.rescale is not None:
@@ -391,7 +423,7 @@ class CompiledExact:
         self.terms = []
         for side, of_queries in zip(sides, (True, False), strict=True):
             self.logit.append(side.rescale is not None or None)
-            self.terms.append([(_contiguous(u), *self._columns(v)) for u, v in _terms(side, of_queries)])
+            self.terms.append([(_contiguous(u), *self._columns(v)) for u, v in terms_of(side, of_queries)])
 
     def _columns(self, v: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """What belongs to keys as [groups, head_dim, keys and padding], and its largest size, [groups, head_dim]."""
