@@ -79,7 +79,8 @@ def masked(model: LlamaForCausalLM, share: float) -> tuple[nn.Module, Callable[[
     kept = {}
     for name, axes in indices.items():
         dim, axis = (0, "out") if "out" in axes else (1, "in")
-        kept[model.get_submodule(name).weight] = dim, torch.tensor(axes[axis])
+        weight = model.get_submodule(name).weight
+        kept[weight] = dim, torch.tensor(axes[axis], device=weight.device)
 
     def mask() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -129,7 +130,7 @@ def trainer(
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0) if parameters else None
 
     def step() -> None:
-        with torch.autocast("cpu", dtype, enabled=mixed):
+        with torch.autocast(tokens.device.type, dtype, enabled=mixed):
             loss = tuned(input_ids=tokens, labels=tokens).loss
         loss.backward()
         between()

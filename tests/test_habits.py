@@ -21,7 +21,7 @@ MIRROR_NOTHING = {
     "tests/lm_eval_plnd/test_leaderboard.py": "lm-eval's own tasks and tables, with neurons off",
     "tests/lm_eval_plnd/scoring/test_tricky_answers.py": "the readers of answers together, on what models write",
     "tests/plnd/detection/test_tensor_parallel.py": "models spread over processes, measured, masked and under lm-eval",
-    "tests/plnd/importance/test_triton.py": "plnd/importance/triton_kernels.py and triton_softmax.py, in processes of their own",
+    "tests/plnd/importance/test_triton.py": "the Triton kernels, in a process of its own",
     "tests/plnd/test_deactivation_property.py": "plnd/deactivation.py, under random sequences of steps",
     "tests/peft_plnd/test_integration.py": "what PEFT, Trainer and accelerate do with a tuned model",
     "tests/peft_plnd/test_training.py": "gradients and optimizers, of layer and model together",
