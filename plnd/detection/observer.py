@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from plnd.detection.interfaces import RoutedSums, check_dense, observed_attention, observed_experts, put_watch
 from plnd.detection.meeting import Meeting
-from plnd.importance.attention import ROWS
+from plnd.importance.attention import ROWS, visible_keys
 from plnd.importance.memory import release_memory
 from plnd.models.layout import Block, Layout, Target
 from plnd.models.parts import Part, Parts
 from plnd.models.running import hooked
 
+MASKS = 4
+"""Masks of a pass that are remembered: a model has one of each kind of attention."""
 SITES = {
     "query": ("q_proj",),
     "key": ("k_proj",),
@@ -79,7 +81,9 @@ class Observer:
         sink: receives each result.
         spans: (first, last + 1) token of every document of the batch in the pass that follows.
         alive: block to the rows of `q_proj` and `k_proj` that are wanted, both boolean [width]; a measure may leave
-            the others at 0. Of blocks that are not named all are wanted.
+            the others at 0. Of blocks that are not named all are wanted. On the CPU.
+        ranges: of masks of the pass at hand what `visible` makes of them, by the mask's id, with the mask, so that it
+            stays its own.
     """
 
     layout: Layout
@@ -87,6 +91,7 @@ class Observer:
     sink: Sink
     spans: list[tuple[int, int]] = field(default_factory=list)
     alive: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    ranges: dict[int, tuple[Tensor, list[tuple[list[int], list[int]]]]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def parts(self) -> Parts:
@@ -112,6 +117,7 @@ class Observer:
             stack.enter_context(torch.no_grad())
             stack.enter_context(hooked(self.layout.model))
             stack.callback(release_memory)
+            stack.callback(self.ranges.clear)
             blocks = [ObservedBlock(self, block) for block in self.layout.blocks]
             for handle in self.measure.hooks(blocks):
                 stack.callback(handle.remove)
@@ -127,6 +133,7 @@ class Observer:
         Raises:
             PLNDError: of a model that is spread over processes, in each of them: what one was refused.
         """
+        self.ranges.clear()
         if self.meeting is None:
             self.measure.run(self.layout, input_ids, attention_mask)
             return
@@ -134,6 +141,26 @@ class Observer:
         self.measure.run(self.layout, input_ids, attention_mask)
         for block, site, importance in self.meeting.end():
             self.sink(block, site, importance)
+
+    def visible(self, mask: Tensor) -> list[tuple[list[int], list[int]]]:
+        """Of every document `Attention.visible`; of a mask without heads, which many blocks may have, read once.
+
+        Args:
+            mask: [batch or 1, heads or 1, seq, seq].
+        """
+        if id(mask) in self.ranges:
+            return self.ranges[id(mask)][1]
+        of_mask, found = visible_keys(mask), []
+        for index, (start, stop) in enumerate(self.spans):
+            rows = of_mask[index % len(of_mask)][start:stop]
+            edges = zip(*([min(max(x - start, 0), stop - start) for x in row] for row in rows), strict=True)
+            first, last = map(list, edges)
+            found.append((first, last))
+        if mask.shape[1] == 1:
+            while len(self.ranges) >= MASKS:
+                self.ranges.pop(next(iter(self.ranges)))
+            self.ranges[id(mask)] = mask, found
+        return found
 
 
 class ObservedBlock:

@@ -249,11 +249,15 @@ class _Run:
 
     def _add(self, batch: list[Document], importance: Mapping[str, Tensor]) -> None:
         """Adds what was found of a batch; documents with non-finite importance are left out."""
-        finite = torch.stack([torch.isfinite(x).all(-1).cpu() for x in importance.values()]).all(0)
-        weights = torch.tensor([len(d.ids) if self.config.per_token else 1 for d in batch])[finite]
-        parts = (summarized(x[finite.to(x.device)], weights) for x in importance.values())
-        values = torch.cat([x.to(self.device) for x in parts], dim=1)
-        self.tally.add(batch, finite.tolist(), values, {name: x.shape[-1] for name, x in importance.items()})
+        finite = torch.stack([torch.isfinite(x).all(-1).to(self.device) for x in importance.values()]).all(0)
+        good = finite.tolist()  # the one wait for the device
+        kept = [index for index, each in enumerate(good) if each]
+        weights = torch.tensor([len(batch[n].ids) if self.config.per_token else 1 for n in kept])
+        found = importance.values()
+        if len(kept) < len(batch):
+            found = [x[torch.tensor(kept, dtype=torch.long, device=x.device)] for x in found]  # type: ignore[assignment]
+        values = torch.cat([summarized(x, weights).to(self.device) for x in found], dim=1)
+        self.tally.add(batch, good, values, {name: x.shape[-1] for name, x in importance.items()})
 
     def _measure(self, batches: Sequence[list[Document]]) -> Iterator[dict[str, Tensor]]:
         """One pass over each batch: site to importance, [documents, width], in the order of the batches."""

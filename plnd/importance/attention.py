@@ -59,12 +59,15 @@ class Rotary:
         cos, sin: [seq, head_dim]; 1 and 0 for channels that do not turn.
         partner: [head_dim] int64, an involution.
         sign: [head_dim], -1 for the first channel of a pair and 1 for the second.
+        order: [head_dim], an order in which every channel's partner is half a head away; None: it is so already.
+            Channels that do not turn are put opposite each other; their sine is 0.
     """
 
     cos: Tensor
     sin: Tensor
     partner: Tensor
     sign: Tensor
+    order: Tensor | None = None
 
     @classmethod
     def of(cls, cos: Tensor, sin: Tensor, head_dim: int, pairs: Literal["halves", "neighbours"]) -> Rotary:
@@ -72,12 +75,7 @@ class Rotary:
         turning, device = cos.shape[-1], cos.device
         cos = torch.cat((cos, cos.new_ones(len(cos), head_dim - turning)), dim=-1)
         sin = torch.cat((sin, sin.new_zeros(len(sin), head_dim - turning)), dim=-1)
-        partner = torch.arange(head_dim, device=device)
-        shape = (2, -1) if pairs == "halves" else (-1, 2)
-        channels = partner[:turning].view(shape)
-        partner[:turning] = channels.flip(0 if pairs == "halves" else 1).flatten()
-        sign = torch.where(partner > torch.arange(head_dim, device=device), -1, 1)
-        return cls(cos, sin, partner, sign)
+        return cls(cos, sin, *_pairs(head_dim, turning, pairs, device))
 
     def __call__(self, x: Tensor) -> Tensor:
         """x after rotation, [..., seq, head_dim]."""
@@ -98,6 +96,8 @@ class Attention:
         mask: [heads or 1, seq, seq], True (or a finite additive value) where a query may see a key; None for plain
             causal.
         softcap: c of c·tanh(s/c), applied to the scaled scalar product before the mask; None where there is none.
+        visible: with a mask, of every query the first key that some head may see, and the one behind the last; None:
+            read from the mask, and the device is waited for.
     """
 
     query: Tensor
@@ -110,6 +110,38 @@ class Attention:
     key_norm: HeadNorm | None = None
     mask: Tensor | None = None
     softcap: float | None = None
+    visible: tuple[list[int], list[int]] | None = None
+
+
+@functools.lru_cache(maxsize=32)
+def _pairs(head_dim: int, turning: int, pairs: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Partner, sign and order of `Rotary`: made on the CPU, and once, so that no document waits for the device."""
+    channel = torch.arange(head_dim)
+    partner = channel.clone()
+    channels = partner[:turning].view((2, -1) if pairs == "halves" else (-1, 2))
+    partner[:turning] = channels.flip(0 if pairs == "halves" else 1).flatten()
+    sign = torch.where(partner > channel, -1, 1)
+    order = None
+    if not torch.equal(partner, swapped_halves(channel)):
+        first, still = channel[channel < partner], channel[channel == partner]
+        order = torch.cat((first, still[: len(still) // 2], partner[first], still[len(still) // 2 :])).to(device)
+    return partner.to(device), sign.to(device), order
+
+
+def visible_keys(mask: Tensor) -> list[list[tuple[int, int]]]:
+    """Of every query the first key that some head may see, and the one behind the last: one wait for the device.
+
+    Args:
+        mask: boolean, or additive (what is below half of the lowest number is not seen), [batch, heads or 1, queries,
+            keys].
+    Returns:
+        [batch][queries]; 0 and 0 where nothing is seen.
+    """
+    seen = (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).any(1)
+    place = torch.arange(seen.shape[-1], dtype=torch.int32, device=seen.device)
+    last = torch.where(seen, place + 1, 0).amax(-1)
+    first = torch.where(seen, place, seen.shape[-1]).amin(-1).minimum(last)
+    return torch.stack((first, last), dim=-1).tolist()
 
 
 def rotated(x: Tensor, norm: HeadNorm | None, rotary: Rotary | None) -> Tensor:
@@ -175,7 +207,8 @@ def attention_importance(
         trace: the document's queries, keys and mask.
         algorithm: `exact` evaluates the softmax of every changed logit; `first_order` its Jacobian at the unchanged
             one, ‖p∘(δ - Σpδ)‖, in matrix products the size of attention.
-        alive: which rows of `q_proj` [heads * head_dim] and `k_proj` [groups * head_dim] are wanted; by default all.
+        alive: which rows of `q_proj` [heads * head_dim] and `k_proj` [groups * head_dim] are wanted; by default all. On
+            the CPU, so that the device need not be waited for.
         on: what computes; by default `engine`'s choice.
     Returns:
         For queries [heads * head_dim], for keys [groups * head_dim]; 0 for rows that are not wanted.
@@ -184,25 +217,34 @@ def attention_importance(
     heads, queries, head_dim = trace.query.shape
     groups, keys, _ = trace.key.shape
     shapes = ((groups, heads // groups, head_dim), (groups, 1, head_dim))
+    whole = any(norm is not None and norm.whole for norm in (trace.query_norm, trace.key_norm))
+    chosen: Tensor | None = None  # groups, by their numbers; None: all
     if alive is None:
         wanted = [torch.ones(shape, dtype=torch.bool, device=device) for shape in shapes]
     else:
-        wanted = [x.to(device).view(shape) for x, shape in zip(alive, shapes, strict=True)]
-    whole = any(norm is not None and norm.whole for norm in (trace.query_norm, trace.key_norm))
-    active = wanted[0].flatten(1).any(1) | wanted[1].flatten(1).any(1) | torch.tensor(whole, device=device)
+        asked = [x.cpu().view(shape) for x, shape in zip(alive, shapes, strict=True)]
+        active = asked[0].flatten(1).any(1) | asked[1].flatten(1).any(1)
+        if not (whole or active.all()):
+            chosen = active.nonzero()[:, 0].to(device)
+        wanted = [x.to(device) for x in asked]
     results = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-    if active.any():
-        order = _order(trace.rotary)
-
-        sides = [side.pick(active, order) for side in _sides(trace, dtype)]
-        wanted = [x[active] if order is None else x[active][..., order] for x in wanted]
-        if not active.all():
-            trace = replace(trace, mask=_of_groups(trace.mask, active))
+    if chosen is None or len(chosen):
+        order = None if trace.rotary is None else trace.rotary.order
+        sides = [side.pick(chosen, order) for side in _sides(trace, dtype)]
+        if chosen is not None:
+            wanted = [x.index_select(0, chosen) for x in wanted]
+            trace = replace(trace, mask=_of_groups(trace.mask, groups, chosen))
+        if order is not None:
+            wanted = [x[..., order] for x in wanted]
         kind = _kind(algorithm, trace, on or engine(dtype, device))
         totals = _measured(kind, trace, sides, wanted, range(heads if whole else 1))
-        for result, total, asked in zip(results, totals, wanted, strict=True):
-            importance = torch.where(asked, total.clamp_min(0).sqrt().to(dtype), 0)
-            result[active] = importance if order is None else importance[..., order.argsort()]
+        for result, total, asked_for in zip(results, totals, wanted, strict=True):
+            importance = torch.where(asked_for, total.clamp_min(0).sqrt().to(dtype), 0)
+            importance = importance if order is None else importance[..., order.argsort()]
+            if chosen is None:
+                result.copy_(importance)
+            else:
+                result.index_copy_(0, chosen, importance)
     return results[0].flatten(), results[1].flatten()
 
 
@@ -247,11 +289,11 @@ def _measured(
     return totals
 
 
-def _of_groups(mask: Tensor | None, active: Tensor) -> Tensor | None:
-    """A mask's heads that belong to some groups, [groups]."""
+def _of_groups(mask: Tensor | None, groups: int, chosen: Tensor) -> Tensor | None:
+    """A mask's heads that belong to some of the groups."""
     if mask is None or len(mask) == 1:
         return mask
-    return mask.unflatten(0, (len(active), -1))[active].flatten(0, 1)
+    return mask.unflatten(0, (groups, -1)).index_select(0, chosen).flatten(0, 1)
 
 
 def _sides(trace: Attention, dtype: torch.dtype) -> list[Side]:
@@ -298,25 +340,22 @@ def _rotation(rotary: Rotary | None, dtype: torch.dtype) -> tuple[Tensor | float
     return rotary.cos.to(dtype), (rotary.sign * rotary.sin.to(dtype))[:, rotary.partner]
 
 
-def _order(rotary: Rotary | None) -> Tensor | None:
-    """Order of the channels, [head_dim], in which every channel's partner is half a head away; None: it is so already.
-
-    Channels that do not turn are put opposite each other; their sine is 0.
-    """
-    if rotary is None:
-        return None
-    partner = rotary.partner
-    channel = torch.arange(len(partner), device=partner.device)
-    if torch.equal(partner, swapped_halves(channel)):
-        return None
-    first, still = channel[channel < partner], channel[channel == partner]
-    return torch.cat((first, still[: len(still) // 2], partner[first], still[len(still) // 2 :]))
-
-
 @functools.lru_cache(maxsize=8)
 def _triangle(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What is added to the logits of `count` tokens among themselves so that none sees a later one."""
     return torch.full((count, count), -torch.inf, dtype=dtype, device=device).triu_(1)
+
+
+def _seen(trace: Attention, mask: Tensor, rows: slice) -> slice:
+    """The keys that some of the rows may see, `mask` theirs; all keys where they see none."""
+    if trace.visible is None:
+        visible = mask if mask.dtype == torch.bool else torch.isfinite(mask)
+        columns = visible.flatten(0, 1).any(0).nonzero()
+        first, last = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
+    else:
+        firsts, lasts = (x if len(x) == 1 else x[rows] for x in trace.visible)
+        first, last = min(firsts), max(lasts)
+    return slice(first, last) if first < last else slice(0, trace.key.shape[1])
 
 
 def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:
@@ -331,9 +370,7 @@ def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[
     mask = trace.mask
     if mask is not None:
         mask = mask[:, rows] if mask.shape[1] > 1 else mask
-        visible = mask if mask.dtype == torch.bool else torch.isfinite(mask)
-        columns = visible.flatten(0, 1).any(0).nonzero()
-        seen = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else seen
+        seen = _seen(trace, mask, rows)
         mask = mask[..., seen]
         mask = mask.unflatten(0, (groups, per_group)) if len(mask) > 1 else mask
     shape = (groups, per_group, count, seen.stop - seen.start)

@@ -49,11 +49,11 @@ class Side:
         """What `other` of the channel that c turns with is multiplied by; None where channels do not turn."""
         return None if self.turned_factor is None else self.channel * self.turned_factor
 
-    def pick(self, active: Tensor, order: Tensor | None) -> Side:
-        """Some groups, [groups], their channels in an order."""
+    def pick(self, groups: Tensor | None, order: Tensor | None) -> Side:
+        """Some groups by their numbers, or all, their channels in an order."""
 
         def of_groups(x: Tensor) -> Tensor:
-            return in_order(x if active.all() else x[active])
+            return in_order(x if groups is None else x.index_select(0, groups))
 
         def in_order(x: Tensor) -> Tensor:
             return x if order is None else x[..., order]

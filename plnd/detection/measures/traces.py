@@ -127,6 +127,7 @@ class AttentionTraces:
         if self.stack.scaled_queries and query is not None:
             scaling = self.block.head_dim**-0.5
             query = query / scaling
+        visible = None if mask is None else self.block.observer.visible(mask)
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
         query_norm, key_norm = (self._head_norm(norm) for norm in (self.stack.query_norm, self.stack.key_norm))
@@ -146,6 +147,7 @@ class AttentionTraces:
                 key_norm=key_norm,
                 mask=None if mask is None else mask[index % len(mask), :, span, span],
                 softcap=softcap,
+                visible=None if visible is None else visible[index],
             )
             if index == 0:
                 self.proof.add(trace)
