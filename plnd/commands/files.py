@@ -256,7 +256,7 @@ class Convert(Command):
 class Families(Command):
     """The subcommand."""
 
-    help = "print the table of model families"
+    help = "print the table of model families, and why other causal types of transformers have no row"
     example = "plnd families"
 
     @staticmethod
@@ -265,9 +265,15 @@ class Families(Command):
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        """Prints a line a family."""
+        """Prints a line a family, then what is said of every type without a row."""
         from plnd.models.families import FAMILIES
+        from plnd.models.unlisted import LANGUAGE_MODELS, LIKE_LLAMA, unlisted
 
         for family in FAMILIES.values():
             others = [f"model_type {' or '.join(family.model_types)}"] if family.model_types != (family.name,) else []
             print(f"{family.name:<14}{', '.join([*others, *family.description()])}")
+        print(f"\nas Llama, with a warning: {', '.join(LIKE_LLAMA)}")
+        print("by their language model:", ", ".join(f"{name} ({inner})" for name, inner in LANGUAGE_MODELS.items()))
+        print("\nno row (`plnd probe MODEL` says what of a model is exact, and drafts a row):")
+        for reason, names in unlisted():
+            print(f"  {reason}: {', '.join(names)}")

@@ -572,10 +572,11 @@ def test_lens_by_both(here, model, capsys):
 
 
 def test_families_and_tasks(capsys):
-    """The table is printed with a line a family; the tasks' folder exists and holds tasks."""
+    """The table is printed with a line a family, and other types with a reason; the tasks' folder holds tasks."""
     assert plnd("families") == 0
     out = capsys.readouterr().out
     assert all(any(line.startswith(f"{family} ") for line in out.splitlines()) for family in FAMILIES)
+    assert "  a recurrent state, and no attention: falcon_mamba, mamba, mamba2, rwkv, xlstm\n" in out
     assert plnd("tasks") == 0
     folder = Path(capsys.readouterr().out.rstrip("\n"))
     assert list(folder.rglob("*.yaml"))

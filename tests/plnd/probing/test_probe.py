@@ -6,11 +6,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import CONFIG_MAPPING, LlamaConfig, __version__
 
 from plnd.addresses import PROJECTIONS
 from plnd.models.families import FAMILIES
-from plnd.probing.probe import probe_twin
+from plnd.probing.probe import probe, probe_twin
 from plnd.probing.twins import build_twin
 
 Q, K, V, O, GATE, UP, DOWN = PROJECTIONS  # noqa: E741
@@ -111,3 +111,48 @@ def _hold(llama, path, kind, wrong):
     errors = {v.projection: v.error for v in found.kinds[0].verdicts}
     assert all(errors[name] > 1e-3 for name in wrong)
     assert all(errors[name] < 1e-12 for name in set(PROJECTIONS) - wrong)
+
+
+EXACT = {
+    "biogpt": {Q, K, V, O, UP, DOWN},
+    "bitnet": {O},  # a norm before o_proj, one before down_proj
+    "codegen": {O, UP, DOWN},  # q, v and k in one matrix, in four pieces
+    "cpmant": set(),
+    "ctrl": {Q, K},  # a feed-forward without an activation that has a name
+    "cwm": set(PROJECTIONS),
+    "diffllama": {O, GATE, UP, DOWN},  # the difference of two attentions
+    "doge": {Q, K, GATE, UP, DOWN},  # attention's output is multiplied on its way
+    "gpt_bigcode": {Q, K, V, O, UP, DOWN},
+    "gpt_neo": {V, O, UP, DOWN},  # no SDPA, so that queries and keys cannot be observed
+    "hyperclovax": set(PROJECTIONS),
+    "internlm3": set(PROJECTIONS),
+    "iquestcoder": set(PROJECTIONS),
+    "jais2": {Q, K, V, O, UP, DOWN},
+    "minicpm3": {GATE, UP, DOWN},  # latent attention
+    "moshi": {GATE, UP, DOWN},
+    "mpt": {UP, DOWN},
+    "nanochat": {V, O, UP, DOWN},  # norms without weights behind the rotation
+    "openai-gpt": set(),  # layer norms after the residual sum
+    "persimmon": {V, O, UP, DOWN},  # layer norms of queries and keys
+    "roberta": set(),
+    "roformer": set(),
+    "trocr": set(),
+    "vaultgemma": set(PROJECTIONS),
+    "xlm": {UP, DOWN},
+    "youtu": {GATE, UP, DOWN},  # latent attention
+}
+"""Types without a row, and what of them is exact: each by what its code does."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXACT)
+def test_types_without_a_row(name):
+    """What is exact of a type, in every kind of its blocks, is what its code lets one expect, and no more; where it is
+    exact brute force and closed form agree to rounding, where they disagree it is not."""
+    if name not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {__version__} has no {name}")
+    found = probe(CONFIG_MAPPING[name]())
+    assert {projection for projection, fine in found.verdicts.items() if fine} == EXACT[name]
+    for verdict in (one for kind in found.kinds for one in kind.verdicts):
+        assert not verdict.exact or (verdict.error is not None and verdict.error < 1e-12)
+        assert verdict.exact or verdict.reason
