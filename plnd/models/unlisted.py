@@ -43,7 +43,7 @@ _BY_REASON = {
     " xlm xlm-roberta xlm-roberta-xl xlnet xmod",
     "a recurrent state, and no attention": "falcon_mamba mamba mamba2 rwkv xlstm",
     "a recurrent state or a convolution beside attention, or in its place": "bailing_hybrid bamba falcon_h1"
-    " granitemoehybrid jamba kimi_linear lfm2 lfm2_moe lfm3 minimax nemotron_h olmo_hybrid qwen3_5_moe_text"
+    " granitemoehybrid jamba kimi_linear lara_mini lfm2 lfm2_moe lfm3 minimax nemotron_h olmo_hybrid qwen3_5_moe_text"
     " qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma zamba zamba2 zaya",
     "latent attention: keys and values come out of one projection to a low rank": "axk1 axk2 deepseek_v2 deepseek_v3"
     " deepseek_v32 deepseek_v4 dots3_note_text glm4_moe_lite glm_moe_dsa longcat_flash minicpm3 sarvam_mla youtu",
@@ -53,7 +53,7 @@ _BY_REASON = {
     "a mixture whose experts are stored, or whose outputs are normed or weighted, in a way of its own": "aria_text dbrx"
     " flex_olmo gpt_oss jetmoe kolibri1 llama4_text",
     "attention of its own, which no row can name": "bitnet codegen cohere_compass_text cpmant ctrl diffllama doge dory"
-    " gpt_neox_japanese inkling2_loop_text inkling2_text inkling_text lara_mini mpt reformer",
+    " gpt_neox_japanese inkling2_loop_text inkling2_text inkling_text mpt reformer",
     "more in a block than attention and feed-forward: several streams, inputs of each block, a factor, runs again":
     "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant hrm_text",
     "no single list of blocks of one language model": "blt emu3 mllama moshi phi4_multimodal",
