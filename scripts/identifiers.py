@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import regex
 from tabulate import tabulate
 
+from lm_eval_plnd.rows.sources import text_of
 from lm_eval_plnd.scoring.answers import UNSPACED
 from lm_eval_plnd.scoring.confusion import IDENTIFIERS, MIN_WORDS, Line, length, prose, told
 from lm_eval_plnd.scoring.relevance import relevance
@@ -31,6 +33,8 @@ from plnd import read_documents
 from plnd.demo_data import demo_corpus
 from plnd.errors import PLNDError
 from plnd.logit_lens.language_id import same_language
+
+SAMPLES = "samples that lm_eval --log_samples writes for plnd_confusion_* or plnd_forced_language_*"
 
 _WORD = regex.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+\s*")
 
@@ -47,11 +51,15 @@ def main() -> None:
     answers.add_argument("samples", nargs="+", type=Path)
     answers.add_argument("--show", type=int, default=5, help="lines on which the two disagree, for each task")
     args = parser.parse_args()
-    if args.what == "text":
-        print(text_table(args.corpora or demo_corpora(), args.words, args.pieces))
-    else:
-        for path in args.samples:
-            print("\n".join(answers_report(path, args.show)), end="\n\n")
+    try:
+        if args.what == "text":
+            print(text_table(args.corpora or demo_corpora(), args.words, args.pieces))
+        else:
+            for path in args.samples:
+                print("\n".join(answers_report(path, args.show)), end="\n\n")
+    except PLNDError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def demo_corpora() -> list[str]:
@@ -124,7 +132,7 @@ def answers_report(path: Path, show: int) -> list[str]:
     Raises:
         PLNDError: if the file is not one that lm-eval writes for these tasks.
     """
-    samples = [read_sample(line, path) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    samples = [read_sample(line, path) for line in text_of(path, SAMPLES).splitlines() if line.strip()]
     lines = [
         (line, doc["language"])
         for doc, answer in samples
@@ -164,9 +172,7 @@ def read_sample(line: str, path: Path) -> tuple[dict[str, Any], str]:
         doc, answer = sample["doc"], sample["resps"][0][0]
         doc["question"], doc["language"], doc["instruction"], doc["terms"]
     except (KeyError, IndexError, TypeError, ValueError):
-        raise PLNDError(
-            f"{path}: expected samples that lm_eval --log_samples writes for plnd_confusion_* or plnd_forced_language_*"
-        ) from None
+        raise PLNDError(f"{path}: expected {SAMPLES}") from None
     return doc, answer
 
 

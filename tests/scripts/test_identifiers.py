@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from plnd.errors import PLNDError
 from plnd.logit_lens.language_id import NON_WORD
 from programs import run_script, script
 
@@ -68,11 +67,17 @@ def test_answers(tmp_path, capsys):
     ]
 
 
-def test_what_it_cannot_read(tmp_path):
-    """One line says what was expected."""
-    with pytest.raises(PLNDError, match="^de.jsonl: expected LANGUAGE=FILE, as in de=de.jsonl$"):
-        run_script("identifiers", "text", "de.jsonl")
+def test_what_it_cannot_read(tmp_path, capsys):
+    """One line says what was expected, and the exit status is 2."""
     path = tmp_path / "samples_other.jsonl"
     path.write_text('{"doc": {"text": ""}, "resps": [["x"]]}', encoding="utf-8")
-    with pytest.raises(PLNDError, match="expected samples that lm_eval --log_samples writes for plnd_confusion_"):
-        run_script("identifiers", "answers", path)
+    for arguments, refusal in [
+        (("text", "de.jsonl"), "de.jsonl: expected LANGUAGE=FILE, as in de=de.jsonl"),
+        (("answers", path), f"{path}: expected samples that lm_eval --log_samples writes for plnd_confusion_*"),
+        (("answers", tmp_path / "none.jsonl"), "none.jsonl: no such file, expected samples"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            run_script("identifiers", *arguments)
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert refusal in line
