@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from plnd.errors import FamilyError, PLNDError
+from plnd.exchange.new_biases import add_biases
 from plnd.interventions import Intervention, scaled
 from plnd.io.files import remove_left_over, whole_folder, write_bytes
 from plnd.models.layout import Layout, Target
@@ -58,6 +59,7 @@ def export(
 
     With `intervention` their values are changed otherwise. `scale` multiplies rows (and their biases) and columns.
     `mean` and `steer` make constants, which go into biases: of a row its own, of columns W·constants into the layer's.
+    Where layers have none and the configuration has a switch for them (`attention_bias`, `mlp_bias`), they get one.
 
     Args:
         model: folder or hub name of a checkpoint in safetensors, one file or sharded.
@@ -94,8 +96,11 @@ def export(
     layout = Layout(skeleton)
     neurons.check_model(layout.description())
     intervention.check_model(layout.description())
-    edits = {} if intervention.kind == "steer" else locate(skeleton, stored, zeros(layout, neurons))
-    biases = _biases(source, skeleton, stored, _constants(layout, neurons, intervention))
+    constant = neurons.indices if intervention.kind in ("mean", "steer") else ()
+    layout, new = add_biases(source, layout, constant, stored, files, trust_remote_code)
+    places = {**stored, **new.stored}
+    edits = {} if intervention.kind == "steer" else locate(layout.model, places, zeros(layout, neurons))
+    biases = _biases(source, layout.model, places, _constants(layout, neurons, intervention))
     carried, left_out = _other_files(source, files)
     record = {
         "format": "plnd.export",
@@ -108,7 +113,7 @@ def export(
             "counts": neurons.counts(),
         },
         "intervention": intervention.record(),
-        "tensors": {"edited": len(edits.keys() | biases.keys()), "all": len(stored)},
+        "tensors": {"edited": len(edits.keys() | biases.keys()), "all": len(places)},
         "left_out": left_out,
         "earlier": _earlier_record(source),
     }
@@ -117,7 +122,8 @@ def export(
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
         factor = intervention.factor if intervention.kind == "scale" else None
-        _write_weights(source, folder, files, stored, edits, factor, biases, progress)
+        _write_weights(source, folder, new.names, stored, edits, factor, biases, progress)
+        new.write(folder, stored, biases)
         write_bytes(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n", folder / RECORD)
     return record
 
@@ -425,7 +431,7 @@ def _check_space(output: Path, needed: int) -> None:
 def _write_weights(
     source: Path,
     folder: Path,
-    files: list[str],
+    names: Mapping[str, str],
     stored: Mapping[str, Stored],
     edits: Mapping[str, Tensor],
     factor: float | None,
@@ -433,22 +439,19 @@ def _write_weights(
     progress: bool,
 ) -> None:
     """Copies the files, and in the copies zeroes (or scales) what `edits` name and adds what `biases` say."""
-    total = sum((source / file).stat().st_size for file in files)
+    total = sum((source / file).stat().st_size for file in names)
     with tqdm(total=total, unit="B", unit_scale=True, disable=not progress) as bar:
-        for file in files:
-            shutil.copyfile(source / file, folder / file)
-            for key, mask in edits.items():
-                if stored[key].file != file:
-                    continue
-                if factor is None:
-                    _write_zeros(folder / file, stored[key], mask.numpy())
-                else:
-                    values = _opened(folder / file, stored[key], "r+")
-                    values.copy_(torch.where(mask, scaled(values, factor), values))
-            for key, addend in biases.items():
-                if stored[key].file == file:
-                    values = _opened(folder / file, stored[key], "r+")
-                    values.copy_(values.double() + addend)
+        for file, name in names.items():
+            shutil.copyfile(source / file, folder / name)
+            for key in (key for key, place in stored.items() if place.file == file):
+                if key in edits and factor is None:
+                    _write_zeros(folder / name, stored[key], edits[key].numpy())
+                elif key in edits:
+                    values = _opened(folder / name, stored[key], "r+")
+                    values.copy_(torch.where(edits[key], scaled(values, factor), values))
+                if key in biases:
+                    values = _opened(folder / name, stored[key], "r+")
+                    values.copy_(values.double() + biases[key])
             bar.update((source / file).stat().st_size)
 
 

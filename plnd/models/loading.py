@@ -93,13 +93,27 @@ def load_model(
     return model
 
 
-def load_skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_skeleton(
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> Any:
     """The model without its weights, on the meta device: enough to see its family, blocks and widths.
+
+    Args:
+        name: folder or hub name.
+        revision: hub branch, tag or commit.
+        trust_remote_code: run the Python code that comes with it.
+        changes: fields of the language model's configuration to be otherwise.
 
     Raises:
         PLNDError: if there is no such model, it is not a language model, or it needs code that is not trusted.
     """
     config = load_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    for field, value in (changes or {}).items():
+        setattr(config.get_text_config(), field, value)
     return _skeleton(_language_model_class(name, config), name, config, trust_remote_code)
 
 

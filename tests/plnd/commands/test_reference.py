@@ -76,8 +76,10 @@ def test_the_commands_are_the_python_calls(here, small_model, capsys):
     capsys.readouterr()
     assert main([*export, "scale", "--factor", "0.5"]) == 0
     assert "half: scaled 1 of 480 neurons" in capsys.readouterr().out
-    assert main([*export, "mean", "--means", "out/means.safetensors", "--overwrite"]) == 2
-    assert "0.down_proj: kind=mean makes a constant" in capsys.readouterr().err
+    assert main([*export, "mean", "--means", "out/means.safetensors", "--overwrite"]) == 0
+    assert "half: made constant 1 of 480 neurons" in capsys.readouterr().out
+    assert main([*export, "mean", "--overwrite"]) == 2
+    assert "kind=mean needs means, which `plnd reference` writes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

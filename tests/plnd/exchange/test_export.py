@@ -163,8 +163,32 @@ def test_constants_go_into_biases(name, kind, tmp_path):
     assert not torch.allclose(exported, plain, rtol=1e-2)
 
 
+@pytest.mark.parametrize("size", ["1GB", pytest.param("5KB", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [n if n == "granite" else pytest.param(n, marks=pytest.mark.slow) for n in ("granite", "smollm3", "qwen3")]
+)
+def test_layers_get_the_biases_that_they_may_have(name, size, tmp_path):
+    """Llama-like models whose configuration has a switch for them: logits as of hooks; all else is what it was."""
+    source = saved(tiny_model(name, torch.float32), tmp_path / "source", max_shard_size=size)
+    model = loaded(source, type(tiny_model(name)))
+    neurons = every(model).restrict(projections=["q_proj", "o_proj"] if name == "qwen3" else None)
+    values = constants(model)
+    export(source, neurons, tmp_path / "out", intervention=Intervention("mean", means=values))
+    with intervened(model, neurons, kind="mean", means=values):
+        expected = logits(model)
+    exported = loaded(tmp_path / "out", type(model))
+    torch.testing.assert_close(logits(exported), expected, rtol=1e-5, atol=1e-5)
+    before, after = tensors(source), tensors(tmp_path / "out")
+    assert all(key.endswith(".bias") for key in after.keys() - before.keys()) and before.keys() < after.keys()
+    assert exported.config.attention_bias and not model.config.attention_bias
+    export(tmp_path / "out", every(model), tmp_path / "again")  # it is a checkpoint like any other
+    if name == "qwen3":
+        said = refusal(source, every(model), tmp_path / "no", intervention=Intervention("mean", means=values))
+        assert "0.gate_proj: kind=mean makes a constant" in said
+
+
 def test_a_constant_without_a_bias_is_refused_by_name(tmp_path):
-    """Llama without biases has none to fold into; nor have fused experts; nothing is written."""
+    """A family without a switch for biases has none to fold into; nor have fused experts; nothing is written."""
     for name, what in (("mistral", "0.q_proj: .* its layer has no bias"), ("mixtral", "0.q_proj: .* no bias")):
         model = tiny_model(name, torch.float32)
         source = saved(model, tmp_path / name)
