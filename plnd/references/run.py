@@ -228,7 +228,9 @@ class _Adder:
         """Takes in values, [batch, seq, …] or [batch * seq, …]."""
         values = values.reshape(len(self.mask), -1)
         kept = values.to(torch.promote_types(values.dtype, torch.float32))
-        total = (self.mask.to(kept) @ kept).double()
+        if not bool(self.mask.all()):  # what padding gives need not be a number
+            kept = kept.masked_fill((self.mask == 0).to(kept.device)[:, None], 0)
+        total = kept.sum(0, dtype=torch.float64)
         before = self.sums.values.get(name)
         self.sums.values[name] = total if before is None else before + total
 
