@@ -210,10 +210,12 @@ class _Adder:
     def run(self, documents: Sequence[Sequence[int]]) -> None:
         """One pass over a batch."""
         ids, mask = padded(documents)
-        self.mask = mask.flatten()
-        self.layout.forward(ids.to(self.layout.input_device), mask.to(self.layout.input_device))
+        self.mask, device = mask.flatten(), self.layout.input_device
+        if not getattr(self.layout.model.config, "is_encoder_decoder", False):
+            mask = torch.ones_like(mask)  # padding is on the right, where no token looks; masked, it may be no number
+        self.layout.forward(ids.to(device), mask.to(device))
         self.sums.documents += len(documents)
-        self.sums.tokens += int(mask.sum())
+        self.sums.tokens += int(self.mask.sum())
 
     def _leaving(self, target: Target) -> Callable:
         return lambda module, args, output: self._add(target.name, target.select(output))
@@ -228,7 +230,7 @@ class _Adder:
         """Takes in values, [batch, seq, …] or [batch * seq, …]."""
         values = values.reshape(len(self.mask), -1)
         kept = values.to(torch.promote_types(values.dtype, torch.float32))
-        if not bool(self.mask.all()):  # what padding gives need not be a number
+        if not bool(self.mask.all()):
             kept = kept.masked_fill((self.mask == 0).to(kept.device)[:, None], 0)
         total = kept.sum(0, dtype=torch.float64)
         before = self.sums.values.get(name)
