@@ -15,6 +15,7 @@ OURS = ("plnd", "lm_eval_plnd", "peft_plnd", "scripts")
 MIRROR_NOTHING = {
     "tests/test_architecture.py": "docs/architecture.md",
     "tests/test_boundaries.py": "imports of all packages",
+    "tests/test_gpu.py": "what needs an accelerator to be tried",
     "tests/test_habits.py": "the tests themselves",
     "tests/test_python_page.py": "docs/python.md: all of its Python",
     "tests/test_readme.py": "README.md",
