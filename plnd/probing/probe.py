@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from plnd.addresses import PROJECTIONS
+from plnd.addresses import PROJECTIONS, split_address
 from plnd.errors import FamilyError
 from plnd.models.families import Family, Stack
 from plnd.models.twin import text_config
@@ -126,15 +126,19 @@ def hold(twin: Any, family: Family) -> tuple[tuple[str, ...], str]:
     try:
         bench = Bench(twin, family)
         names = [block.name for block in bench.layout.blocks]
-        first = kinds_of(find_blocks(twin)[1])
+        first = [str(number) for number in kinds_of(find_blocks(twin)[1])]
         found = [
             verdict
-            for name in (names if len(family.stacks) > 1 else [names[number] for number in first])
+            for name in (first if set(first) <= set(names) and len(family.stacks) == 1 else names)
             for group in (QUERIES_AND_KEYS, ATTENTION_OUTPUTS, FEED_FORWARD)
             for verdict in bench.verdicts(name, group)
         ]
+        judged = {verdict.projection for verdict in found}
+        others = {split_address(address)[1] for address in bench.layout.targets} - judged
     except (FamilyError, LookupError) as error:
         return (), str(error)
+    if others or not found:
+        return (), f"the row has nothing that can be held to brute force, or more ({', '.join(sorted(others))})"
     return _exact(found), _problem(twin, family, found)
 
 

@@ -103,7 +103,7 @@ class Bench:
         self.ids = document()
         self.known: Known = {} if known is None else known
         if only is not None:
-            self.layout.blocks = [self.layout.blocks[only]]
+            self.layout.blocks = [block for block in self.layout.blocks if block.name == str(only)]
 
     def block(self, name: str) -> Block:
         """The block of a name."""

@@ -75,7 +75,9 @@ def test_a_wrong_row_is_not_accepted(biogpt, found, nothing_accepted):
     """A row with a norm that the block does not have, or a module that is not there, is refused and not accepted."""
     stack = found.family.stacks[0]
     wrong_norm = replace(stack, feed_forward_norm=Norm("final_layer_norm", eps="eps"))
-    for wrong in (wrong_norm, replace(stack, feed_forward="fc3")):
+    more = replace(stack, projections=(*stack.projections, replace(stack.projections[0], name="x_proj")))
+    renamed = replace(wrong_norm, name="{n}.0")  # no block has its number for a name
+    for wrong in (wrong_norm, replace(stack, feed_forward="fc3"), more, renamed, replace(stack, projections=())):
         with pytest.raises(FamilyError, match="does not pass on the twin of this 'biogpt' model"):
             plnd.accept_family(replace(found.family, stacks=(wrong,)), biogpt)
     assert accepted.accepted(biogpt) is None
