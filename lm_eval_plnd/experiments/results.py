@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io import strict_json
+from plnd.io.files import read_bounded
 
 if TYPE_CHECKING:
     from lm_eval_plnd.experiments.settings import Settings
@@ -243,17 +244,12 @@ def read_text(path: Path) -> str:
         PLNDError: if it is missing, cannot be read, is not UTF-8, or has more bytes or values than results have.
     """
     try:
-        with open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        text = data.decode()
-    except OSError as error:
-        raise PLNDError(f"{path}: cannot be read ({error.strerror or error})") from None
+        text = read_bounded(path, MAX_BYTES).decode()
     except UnicodeDecodeError:
         raise PLNDError(f"{path}: not UTF-8 text") from None
-    if len(data) > MAX_BYTES or text.count(",") + text.count("\n") > strict_json.MAX_ITEMS:
-        raise PLNDError(
-            f"{path}: larger than results are, at most {MAX_BYTES:,} bytes and {strict_json.MAX_ITEMS:,} values"
-        )
+    if text.count(",") + text.count("\n") > strict_json.MAX_ITEMS:
+        most = f"at most {MAX_BYTES:,} bytes and {strict_json.MAX_ITEMS:,} values"
+        raise PLNDError(f"{path}: larger than results are, {most}")
     return text
 
 

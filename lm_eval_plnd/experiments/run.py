@@ -45,6 +45,7 @@ from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io import strict_json
+from plnd.io.files import read_bounded
 from plnd.statistics import weighted_mean
 
 if TYPE_CHECKING:
@@ -503,7 +504,7 @@ def _open_folder(settings: Settings, output: Path) -> None:
                         " choose another folder with --output"
                     )
         environment = json.dumps(_environment(), indent=2) + "\n"
-        if written.exists() and written.read_text() != environment:
+        if written.exists() and read_bounded(written, 2**20) != environment.encode():
             warnings.warn(f"{written}: begun with other versions, whose numbers may differ", stacklevel=3)
         write_bytes(settings.text().encode(), path)
         write_bytes(environment.encode(), written)
@@ -526,6 +527,6 @@ def _clock() -> Callable[[], dict[str, float]]:
 
 def _read_values(path: Path) -> Values:
     try:
-        return strict_json.parse(path.read_bytes(), finite=False)
-    except (OSError, ValueError):
+        return strict_json.read(path, finite=False)
+    except PLNDError:
         raise PLNDError(f"{path}: damaged; delete it, and this setting is evaluated again") from None

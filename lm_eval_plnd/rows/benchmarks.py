@@ -6,7 +6,6 @@ with it rows come from files in that folder, without it from the network (`lm_ev
 columns. No loading script is run. Entries that are for others are ignored.
 """
 
-import json
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from lm_eval_plnd.rows.sources import (
     text_of,
 )
 from plnd.errors import CorpusError
+from plnd.io import strict_json
 from plnd.io.corpus import find_corpus, read_documents
 
 TEXT_DOCUMENTS = 500
@@ -309,7 +309,7 @@ def mzsre(context_language: str, question_language: str, data_dir: str | None = 
                 "question": text_in(edit[question_language], "src"),
                 "answers": [text_in(edit[question_language], "alt")],
             }
-            for edit in json.loads(text_of(source, _MZSRE))
+            for edit in strict_json.parse(text_of(source, _MZSRE), finite=False)
         ]
     return datasets.DatasetDict(test=datasets.Dataset.from_list(rows, features=EDITS))
 
@@ -379,7 +379,7 @@ def _squad(language: str, path: Path) -> list[dict[str, Any]]:
     with reading(path, _SQUAD):
         rows = [
             _question(language, qa, paragraph["context"], [answer["text"] for answer in qa["answers"]])
-            for article in json.loads(text_of(path, _SQUAD))["data"]
+            for article in strict_json.parse(text_of(path, _SQUAD), finite=False)["data"]
             for paragraph in article["paragraphs"]
             for qa in paragraph["qas"]
         ]

@@ -16,6 +16,7 @@ import fsspec
 import pyarrow.parquet
 
 from plnd.errors import CorpusError
+from plnd.io import strict_json
 from plnd.io.corpus import without_code
 
 MPARAREL = (
@@ -83,6 +84,8 @@ def hub_dataset(task: str) -> HubDataset | None:
     return None
 
 
+MAX_BYTES = 2**28
+"""Of a file of rows in the user's folder."""
 OR_LOCAL = 'read local files with --metadata \'{"data_dir": "…"}\''
 OR_HUB = "download it again, or leave out data_dir to read it from the network"
 
@@ -109,8 +112,11 @@ def data_file(data_dir: str, *parts: str) -> Path:
 def text_of(source: str | Path, expected: str) -> str:
     """The text of a file, or what is at an address."""
     if isinstance(source, Path):
-        with reading(source, expected):
-            return source.read_text(encoding="utf-8-sig")
+        with reading(source, expected), source.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise RowError(f"larger than {MAX_BYTES:,} bytes")
+            return data.decode("utf-8-sig")
     with downloading(source), fsspec.open(source, encoding="utf-8-sig", mode="rt") as file:
         return file.read()
 
@@ -128,7 +134,7 @@ def json_lines(source: str | Path, expected: str) -> Iterator[tuple[str, Any]]:
     for number, line in numbered_lines(source, expected):
         place = f"{source}, line {number}"
         with reading(place, expected):
-            row = json.loads(line)
+            row = strict_json.parse(line, finite=False)
         yield place, row
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,20 @@ from plnd.comparison.config import REFERENCE, ArenaConfig
 from plnd.comparison.detectors import Evidence, choose
 from plnd.comparison.documents import Document, Documents, read_halves
 from plnd.comparison.evaluation import document_nats, nats_without
-from plnd.comparison.measures import column_norms, histograms, measure, neuron_widths, pooled_mean, pooled_scale
+from plnd.comparison.measures import (
+    BINS,
+    MEASURES,
+    column_norms,
+    histograms,
+    measure,
+    neuron_widths,
+    pooled_mean,
+    pooled_scale,
+)
 from plnd.comparison.summary import Comparison, Outcome, Point
 from plnd.comparison.tables import write_tables
 from plnd.errors import PLNDError
+from plnd.io import strict_json
 from plnd.io.files import whole_file, write_bytes
 from plnd.models.layout import Layout
 from plnd.neurons.neuron_set import NeuronSet
@@ -121,8 +133,8 @@ class _Run:
         }
         path, text = self.folder / "settings.json", json.dumps(settings, indent=1, ensure_ascii=False)
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            differing = [k for k in settings if found.get(k) != json.loads(text)[k]]
+            found, mine = strict_json.read(path), json.loads(text)
+            differing = [k for k in settings if found.get(k) != mine[k]]
             if differing:
                 raise PLNDError(
                     f"{self.folder}: holds a comparison with other settings ({', '.join(differing)}): repeat them, or"
@@ -167,7 +179,9 @@ class _Run:
         if not path.exists():
             nats = {x: document_nats(self.model, d, self.config.batch_size) for x, d in self.documents.held_out.items()}
             write_bytes(json.dumps({x: values.tolist() for x, values in nats.items()}).encode(), path)
-        return {x: np.array(values) for x, values in json.loads(path.read_text()).items()}
+        with _taken(path):
+            found = strict_json.read(path, finite=False)
+            return {x: _numbers(found[x], len(of)) for x, of in self.documents.held_out.items()}
 
     def _evidence(self, sample: int, with_bins: bool) -> _Sample:
         """What was measured of a sample, from the folder where it is there."""
@@ -187,7 +201,7 @@ class _Run:
         if not path.exists():
             title = f"sample {sample + 1}, {language}" if self.progress else None
             _save_arrays(path, measure(self.model, documents, self.config.batch_size, progress=title))
-        return _load_arrays(path)
+        return _load_arrays(path, dict.fromkeys(MEASURES, (len(documents), sum(self.widths.values()))))
 
     def _binned(
         self, sample: int, language: str, documents: Sequence[Document], scale: np.ndarray
@@ -197,7 +211,8 @@ class _Run:
         if not path.exists():
             counts = histograms(self.model, documents, scale, ends, self.config.batch_size)
             _save_arrays(path, {"counts": counts})
-        return dict(zip(ends, _load_arrays(path)["counts"], strict=True))
+        shape = (len(ends), sum(self.widths.values()), BINS)
+        return dict(zip(ends, _load_arrays(path, {"counts": shape})["counts"], strict=True))
 
     def _evaluate(self, sample: int, detector: str, kind: str, point: Point, found: _Sample) -> None:
         """Every language's set of one detector: chosen, ablated, and the changes written down."""
@@ -259,11 +274,16 @@ class _Run:
     def _outcome(self, detector: str, kind: str, point: Point) -> Outcome:
         """What the folder says of one detector, over all samples."""
         neurons, nats, controls = [], [], []
+        size = self.config.held_out
         for sample in range(self.config.samples):
-            found = json.loads(self._result(sample, detector, kind, point).read_text())
-            neurons.append([found[x]["neurons"] for x in self.languages])
-            nats.append([[found[x]["nats"][y] for y in self.languages] for x in self.languages])
-            controls.append([found[x]["controls"] for x in self.languages])
+            path = self._result(sample, detector, kind, point)
+            with _taken(path):
+                found, draws = strict_json.read(path, finite=False), self.config.draws if point == self.main else 0
+                neurons.append([int(found[x]["neurons"]) for x in self.languages])
+                nats.append([[_numbers(found[x]["nats"][y], size) for y in self.languages] for x in self.languages])
+                controls.append([[_numbers(c, size) for c in found[x]["controls"]] for x in self.languages])
+                if any(len(drawn) != draws for drawn in controls[-1]):
+                    raise ValueError("another number of controls")
         sizes = np.array([[d.size for d in self.documents.held_out[x]] for x in self.languages])
         shape = (len(nats), len(self.languages), len(controls[0][0]), sizes.shape[1])
         drawn = np.array(controls, dtype=np.float64).reshape(shape)
@@ -309,6 +329,32 @@ def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+def _load_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Arrays of four bytes a number; what does not have these shapes is not unpacked."""
+    with _taken(path), zipfile.ZipFile(path) as archive:
+        for name, shape in shapes.items():
+            with archive.open(f"{name}.npy") as stream:
+                version = np.lib.format.read_magic(stream)
+                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                found, _, dtype = read[version](stream)
+            if found != shape or dtype not in (np.float32, np.int32):
+                raise ValueError(f"{name} is {dtype} of shape {found}, expected {shape}")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in shapes}
+
+
+def _numbers(values: Any, count: int) -> np.ndarray:
+    found = np.array(values, dtype=np.float64)
+    if found.shape != (count,):
+        raise ValueError(f"{found.size} numbers, expected {count}")
+    return found
+
+
+@contextmanager
+def _taken(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file of the folder as one line."""
+    try:
+        yield
+    except Exception as error:  # what a damaged file may raise
+        problem = " ".join(str(error).removeprefix(f"{path}: ").split())
+        raise PLNDError(f"{path}: damaged ({problem:.120}); delete it, and it is made again") from None

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as serialize
 from torch import nn
 
 from plnd.detection.config import DetectConfig
@@ -19,7 +17,8 @@ from plnd.detection.documents import Skipped
 from plnd.detection.shards import Shard
 from plnd.detection.tally import Tally
 from plnd.detection.totals import ROWS, Totals
-from plnd.errors import PLNDError
+from plnd.errors import ArtifactError, PLNDError
+from plnd.io import artifact
 from plnd.io.files import write_bytes
 from plnd.models.blockwise import weights_of
 from plnd.models.distributed import Group
@@ -48,38 +47,38 @@ class Checkpoint:
     digest: str
 
     def save(self, path: Path) -> None:
-        """Writes it in one step."""
+        """Writes it in one step, with a checksum."""
         header = {
             "settings": self.settings,
             "windows": self.windows,
             "documents": self.tally.documents,
             "tokens": self.tally.tokens,
             "bad": {section: asdict(left_out) for section, left_out in self.tally.non_finite.items()},
-            "widths": self.tally.totals.widths,
+            "widths": list(self.tally.totals.widths.items()),  # in order
             "digest": self.digest,
         }
-        values = self.tally.totals.values.cpu()
-        write_bytes(serialize({"values": values}, metadata={"plnd": json.dumps(header)}), path)
+        values = self.tally.totals.values.cpu().numpy()
+        write_bytes(artifact.encoded({"values": values}, *artifact.checked_text(header)), path)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
         """Reads one.
 
         Raises:
-            PLNDError: if the file is no whole checkpoint.
+            PLNDError: if the file is no whole checkpoint, or one of an earlier plnd.
         """
         try:
-            with safe_open(path, framework="pt") as stream:
-                header = json.loads(stream.metadata()["plnd"])
-                values = stream.get_tensor("values")
-            widths = {str(name): int(width) for name, width in header["widths"].items()}
-            if values.dim() == 2 and len(values) < ROWS:
-                raise PLNDError(
-                    f"{path}: a checkpoint of an earlier plnd, with {len(values)} numbers of every neuron where"
-                    f" {ROWS} are expected; delete it to start again"
-                )
-            if values.shape != (ROWS, sum(widths.values())) or values.dtype != torch.float64:
-                raise ValueError(f"{values.dtype} of shape {list(values.shape)}")
+            with artifact.opened(path) as stream:
+                header = stream.metadata
+                if artifact.CHECKSUM not in header:
+                    raise PLNDError(
+                        f"{path}: a checkpoint without checksum, of an earlier plnd; delete it to start again"
+                    )
+                widths = {str(name): int(width) for name, width in header["widths"]}
+                place = stream.get_slice("values")
+                if place.dtype != "F64" or place.shape != (ROWS, sum(widths.values())):
+                    raise ValueError(f"{place.dtype} of shape {list(place.shape)}")
+                values = torch.tensor(stream.get_tensor("values"))
             return cls(
                 settings=header["settings"],
                 windows=int(header["windows"]),
@@ -91,12 +90,13 @@ class Checkpoint:
                 ),
                 digest=str(header["digest"]),
             )
+        except ArtifactError as error:
+            problem = str(error).removeprefix(f"{path}: ").partition(";")[0]
         except PLNDError:
             raise
-        except Exception as error:  # whatever a damaged file may raise
-            raise PLNDError(
-                f"{path}: not a whole checkpoint ({type(error).__name__}: {error}); delete it to start again"
-            ) from None
+        except Exception as error:  # whatever a header may lack
+            problem = f"{type(error).__name__}: {error}"
+        raise PLNDError(f"{path}: not a whole checkpoint ({problem:.200}); delete it to start again")
 
 
 def run_settings(

@@ -23,6 +23,7 @@ from torch import nn
 from plnd.addresses import PROJECTIONS
 from plnd.errors import ArtifactError, PLNDError
 from plnd.io import strict_json
+from plnd.io.files import read_bounded
 from plnd.io.metadata import NeuronsMetadata
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
@@ -92,7 +93,7 @@ def convert(
         PLNDError: if the model cannot be loaded, or it is not said which language to take.
     """
     path = Path(path)
-    data = _read(path)
+    data = read_bounded(path, MAX_BYTES)
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     layout = Layout(model if isinstance(model, nn.Module) else load_skeleton(str(model), **source))
     rule: dict[str, Any] = {"name": "converted", "source": path.name, "sha256": hashlib.sha256(data).hexdigest()}
@@ -316,17 +317,6 @@ def _add(path: Path, blocks: dict[int, np.ndarray], block: int, indices: Iterabl
     if len(np.unique(values)) < len(values):
         raise _bad(path, f"{where}, block {block}: holds an index twice")
     blocks[block] = values
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _bad(path, f"cannot be read ({error.strerror or error})") from None
-    if len(data) > MAX_BYTES:
-        raise _bad(path, f"is larger than {MAX_BYTES:,} bytes, expected a file of neurons")
-    return data
 
 
 def _text(path: Path, data: bytes) -> str:

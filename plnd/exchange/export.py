@@ -24,6 +24,7 @@ from tqdm import tqdm
 from plnd.errors import FamilyError, PLNDError
 from plnd.exchange.new_biases import add_biases
 from plnd.interventions import Intervention, scaled
+from plnd.io import strict_json
 from plnd.io.files import remove_left_over, whole_folder, write_bytes
 from plnd.models.layout import Layout, Target
 from plnd.models.loading import load_skeleton
@@ -388,9 +389,9 @@ def _earlier_record(source: Path) -> dict[str, Any] | None:
     if not (source / RECORD).is_file():
         return None
     try:
-        return json.loads((source / RECORD).read_bytes())
-    except (ValueError, RecursionError):
-        raise PLNDError(f"{source / RECORD}: not JSON, expected the record of an earlier export") from None
+        return strict_json.read(source / RECORD)
+    except PLNDError as error:
+        raise PLNDError(f"{error}; expected the record of an earlier export") from None
 
 
 def _other_files(source: Path, files: list[str]) -> tuple[list[str], list[str]]:

@@ -45,7 +45,11 @@ _DTYPES = {"U8": "u1", "I32": "<i4", "F32": "<f4", "I64": "<i8", "F64": "<f8"}
 
 def encode(tensors: Mapping[str, np.ndarray], metadata: Metadata) -> bytes:
     """An artifact as bytes, the same for equal content on every machine."""
-    text, place = header_text(metadata)
+    return encoded(tensors, *header_text(metadata))
+
+
+def encoded(tensors: Mapping[str, np.ndarray], text: str, place: bytes) -> bytes:
+    """A file of one key of metadata, whose checksum belongs where `place` stands in `text`, if it is not empty."""
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     data = serialize(ordered, metadata={METADATA_KEY: text})
     if not place:
@@ -56,11 +60,13 @@ def encode(tensors: Mapping[str, np.ndarray], metadata: Metadata) -> bytes:
 
 def header_text(metadata: Metadata) -> tuple[str, bytes]:
     """The metadata as JSON, and what stands in it where the checksum belongs, and nowhere else; empty: it has none."""
-    text = to_json(metadata)
-    if metadata.version < metadata.checked_since:
-        return text, b""
-    place = hashlib.sha256(text.encode()).hexdigest()
-    return to_json({**metadata, CHECKSUM: place}), place.encode()
+    return checked_text(metadata) if metadata.version >= metadata.checked_since else (to_json(metadata), b"")
+
+
+def checked_text(said: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The same of whatever has a checksum."""
+    place = hashlib.sha256(to_json(said).encode()).hexdigest()
+    return to_json({**said, CHECKSUM: place}), place.encode()
 
 
 def write_checksum(stream: BinaryIO, place: bytes) -> None:

@@ -15,7 +15,6 @@ import json
 import lzma
 import os
 import re
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -25,6 +24,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
 from plnd.errors import CorpusError
+from plnd.io.columnar import checked_messages, largest_page, rows_at_once
 from plnd.io.strict_json import MAX_ITEMS, too_many
 
 ENDINGS = {
@@ -56,7 +56,13 @@ MAX_RECORD = 2**26
 _TOO_LONG = f"longer than {MAX_RECORD:,} bytes, expected a document a line, or a record each"
 _TOO_MANY = f"more than {MAX_ITEMS:,} values, expected the fields of one document"
 BATCH = 256
-"""Rows of Parquet and Arrow in memory at a time, unless their own batches are larger."""
+"""Rows of Parquet and Arrow in memory at a time, fewer of large ones, more where a file's own batches are larger."""
+MAX_LAYERS = 4
+"""Compressions around one another."""
+MAX_COPY = 2**33
+"""Bytes of a compressed file that are unpacked to the disk, where its form needs to be read from its end."""
+XZ_MEMORY = 2**28
+"""Bytes that xz may take; its highest level takes a quarter."""
 ENCODINGS = {  # the longer marks first
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -95,11 +101,11 @@ def files_in(source: BinaryIO, name: str) -> Iterator[tuple[BinaryIO, str, bool]
     Raises:
         CorpusError: if an archive is damaged, encrypted, or holds no such files, or files of several forms.
     """
-    stream = _unpacked(source)
+    stream = _unpacked(source, name)
     if not _head(stream).startswith((b"PK\3\4", b"PK\5\6")):
         yield stream, name, False
         return
-    with zipfile.ZipFile(_seekable(stream)) as archive:
+    with zipfile.ZipFile(_seekable(stream, name)) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
         members = names if len(names) == 1 else [member for member in names if form_of_name(member)]
         check_one_form(members, name, "name one file of it")
@@ -108,7 +114,8 @@ def files_in(source: BinaryIO, name: str) -> Iterator[tuple[BinaryIO, str, bool]
         for member in sorted(members):
             try:
                 with archive.open(member) as packed:
-                    yield _unpacked(cast(BinaryIO, packed)), f"{name}/{member}", len(members) > 1
+                    stream = _unpacked(cast(BinaryIO, packed), f"{name}/{member}")
+                    yield stream, f"{name}/{member}", len(members) > 1
             except RuntimeError:  # what zipfile raises for a password
                 raise CorpusError(f"{name}/{member}: encrypted, expected an archive without a password") from None
 
@@ -189,12 +196,63 @@ def _head(stream: BinaryIO) -> bytes:
     return cast(_Headed, stream).first
 
 
-def _unpacked(source: BinaryIO) -> BinaryIO:
+def _unpacked(source: BinaryIO, name: str) -> BinaryIO:
     """The bytes under any number of compressions, as a `_Headed` stream."""
-    stream = _Headed(source)
+    stream, layers = _Headed(source), 0
     while opener := next((opener for magic, opener in _COMPRESSIONS if magic.match(stream.first)), None):
+        layers += 1
+        if layers > MAX_LAYERS:
+            raise CorpusError(f"{name}: compressed more than {MAX_LAYERS} times, expected once; unpack it")
         stream = _Headed(opener(stream))
     return cast(BinaryIO, stream)
+
+
+class _Pieces(io.RawIOBase):
+    """Bytes that arrive in pieces, as a stream."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.pieces, self.piece = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self.piece:
+            if (piece := next(self.pieces, None)) is None:
+                return 0
+            self.piece = memoryview(piece).cast("B")
+        size = min(len(target), len(self.piece))
+        target[:size], self.piece = self.piece[:size], self.piece[size:]
+        return size
+
+
+class _Xz(io.RawIOBase):
+    """What xz files have in them; `lzma.LZMAFile` takes as much memory as a file asks for."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self.source, self.decoder = source, self._new()
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while True:
+            if self.decoder.eof:
+                rest = self.decoder.unused_data.lstrip(b"\0") or self.source.read(BLOCK).lstrip(b"\0")
+                if not rest:  # zeros may be between streams, and at the end
+                    return 0
+                self.decoder = self._new()
+            else:
+                rest = self.source.read(BLOCK) if self.decoder.needs_input else b""
+                if not rest and self.decoder.needs_input:
+                    raise EOFError("ended before the end-of-stream marker")
+            if block := self.decoder.decompress(rest, len(target)):
+                target[: len(block)] = block
+                return len(block)
 
 
 def _arrow_codec(name: str) -> Callable[[BinaryIO], BinaryIO]:
@@ -211,20 +269,23 @@ def _arrow_codec(name: str) -> Callable[[BinaryIO], BinaryIO]:
 _COMPRESSIONS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO], Any]], ...] = (
     (re.compile(rb"\x1f\x8b\x08"), lambda stream: gzip.GzipFile(fileobj=stream)),
     (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.BZ2File),
-    (re.compile(rb"\xfd7zXZ\0|\]\0\0"), lzma.LZMAFile),
+    (re.compile(rb"\xfd7zXZ\0|\]\0\0"), lambda stream: io.BufferedReader(_Xz(stream))),
     (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), _arrow_codec("zstd")),
     (re.compile(rb"\x04\x22\x4d\x18"), _arrow_codec("lz4")),
 )
 
 
-def _seekable(stream: BinaryIO) -> BinaryIO:
+def _seekable(stream: BinaryIO, name: str) -> BinaryIO:
     """The file that is read as it is, else a copy on disk, for the forms whose index is at their end."""
     source = cast(_Headed, stream).source
     if isinstance(getattr(source, "raw", None), io.FileIO) and source.seekable():
         source.seek(0)
         return source
-    copy = tempfile.TemporaryFile()
-    shutil.copyfileobj(stream, copy)
+    copy, size = tempfile.TemporaryFile(), 0
+    while block := stream.read(BLOCK):
+        size += copy.write(block)
+        if size > MAX_COPY:
+            raise CorpusError(f"{name}: more than {MAX_COPY:,} bytes unpacked, expected at most that; unpack it")
     copy.seek(0)
     return cast(BinaryIO, copy)
 
@@ -493,20 +554,27 @@ def missing(field: str, names: Iterable[str], where: str) -> CorpusError:
 def _parquet(stream: BinaryIO, name: str, field: str | None) -> Iterator[tuple[str, Row]]:
     import pyarrow.parquet
 
-    file = pyarrow.parquet.ParquetFile(_seekable(stream))
+    source = _seekable(stream, name)
+    file = pyarrow.parquet.ParquetFile(source, buffer_size=BLOCK)
     columns = _chosen(file.schema_arrow.names, field, name)
-    yield from batched_rows(file.iter_batches(batch_size=BATCH, columns=columns), name)
+    size = rows_at_once(largest_page(source, file.metadata, columns, name), BATCH)
+    yield from batched_rows(file.iter_batches(batch_size=size, columns=columns, use_threads=False), name)
 
 
 def _arrow(stream: BinaryIO, name: str, field: str | None) -> Iterator[tuple[str, Row]]:
     import pyarrow
 
     if _head(stream).startswith(b"ARROW1"):
-        file = pyarrow.ipc.open_file(_seekable(stream))
+        source = _seekable(stream, name)
+        source.seek(len(b"ARROW1\0\0"))  # a stream follows, and a footer
+        for _ in checked_messages(source, name):
+            pass
+        source.seek(0)
+        file = pyarrow.ipc.open_file(source)
         batches: Iterable[Any] = (file.get_batch(number) for number in range(file.num_record_batches))
         schema = file.schema
     else:
-        batches = file = pyarrow.ipc.open_stream(stream)
+        batches = file = pyarrow.ipc.open_stream(io.BufferedReader(_Pieces(checked_messages(stream, name))))
         schema = file.schema
     columns = _chosen(schema.names, field, name)
     yield from batched_rows((batch.select(columns) for batch in batches), name)
@@ -516,9 +584,10 @@ def batched_rows(batches: Iterable[Any], name: str) -> Iterator[tuple[str, Row]]
     """The rows of Arrow batches or tables, with where they stand."""
     number = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, BATCH):
+        size = rows_at_once(batch.nbytes, BATCH)  # not the rows' bytes, since all may be one value of a dictionary
+        for start in range(0, batch.num_rows, size):
             try:
-                rows = batch.slice(start, BATCH).to_pylist()
+                rows = batch.slice(start, size).to_pylist()
             except UnicodeDecodeError:
                 raise CorpusError(f"{name}, after row {number}: not UTF-8, expected UTF-8 text") from None
             for row in rows:

@@ -34,6 +34,22 @@ FRESH_SECONDS = 60
 """A temporary file younger than this is left alone: its process may not have locked it yet."""
 
 
+def read_bounded(path: str | Path, most: int) -> bytes:
+    """All of a file that nobody vouches for.
+
+    Raises:
+        PLNDError: if it cannot be read, or has more than `most` bytes.
+    """
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise PLNDError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(data) > most:
+        raise PLNDError(f"{path}: is larger than {most:,} bytes, expected at most that")
+    return data
+
+
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file."""
     digest = hashlib.sha256()

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from plnd.errors import PLNDError
+from plnd.io.files import read_bounded
+
+MAX_BYTES = 2**26
+"""Of a file."""
 MAX_ITEMS = 2**22
 """Values in one text: as objects in memory they take some hundred MB at most."""
+
+
+def read(path: str | Path, *, most: int = MAX_BYTES, finite: bool = True) -> dict[str, Any]:
+    """What a file says that holds one object.
+
+    Raises:
+        PLNDError: if it cannot be read, has more than `most` bytes, or holds something else.
+    """
+    try:
+        found = parse(read_bounded(path, most).removeprefix(b"\xef\xbb\xbf"), finite=finite)
+    except ValueError as error:
+        raise PLNDError(f"{path}: not JSON ({error!s:.80}); the file is damaged") from None
+    if not isinstance(found, dict):
+        raise PLNDError(f"{path}: a JSON {type(found).__name__}, expected an object")
+    return found
 
 
 def parse(text: str | bytes, *, finite: bool = True) -> Any:

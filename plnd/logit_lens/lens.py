@@ -8,6 +8,7 @@ a model does to its logits after that (a soft-cap, a scale) leaves their order a
 from __future__ import annotations
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from plnd import notebook
 from plnd.errors import CorpusError, FamilyError, PLNDError
-from plnd.io.files import write_csv
+from plnd.io.files import read_bounded, write_csv
 from plnd.logit_lens.config import LensConfig
 from plnd.logit_lens.language_id import NON_WORD, Identifier, find_identifier, labels
 from plnd.models.batches import padded
@@ -42,6 +43,8 @@ PROVEN_TOKENS = 32
 """Tokens of the first document on which the final norm and the unembedding are held to the model's own logits."""
 TOLERANCE = 8
 """How far two of the model's logits may be in another order, in roundings of its largest one."""
+MAX_BYTES = 2**26
+"""Of a table that is read."""
 HEADER = ("model", "language", "identifier", "top_k", "documents", "positions", "block", "decoded", "tokens")
 """Columns of the CSV."""
 
@@ -323,16 +326,13 @@ def load_lens(path: str | Path) -> list[LensCounts]:
     """
     tables: dict[tuple[str, ...], dict[tuple[str, str], int]] = {}
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            header, *rows = csv.reader(stream)
+        header, *rows = csv.reader(io.StringIO(read_bounded(path, MAX_BYTES).decode(), newline=""))
         if tuple(header) != HEADER:
             raise ValueError("other columns")
         for *about, block, label, number in rows:
             tables.setdefault(tuple(about), {})[block, label] = int(number)
         return [_loaded(about, numbers) for about, numbers in tables.items()]
-    except OSError as error:
-        raise PLNDError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise PLNDError(f"{path}: not a table of `plnd lens --csv` ({error})") from None
 
 

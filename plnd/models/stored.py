@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from plnd.errors import PLNDError
+from plnd.io import strict_json
 from plnd.io.safetensors_layout import read_header
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def weight_files(source: Path) -> list[str]:
         found = f"only {others[0]}: load it with transformers and save it again" if others else "expected a checkpoint"
         raise PLNDError(f"{source}: has neither {SINGLE} nor {INDEX}, {found}")
     try:
-        files = sorted(set(json.loads((source / INDEX).read_bytes())["weight_map"].values()))
+        files = sorted(set(_places(source).values()))
         good = bool(files) and all(Path(name).name == name and name.endswith(".safetensors") for name in files)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (PLNDError, KeyError, TypeError, AttributeError):
         good = False
     if not good:
         raise PLNDError(f"{source / INDEX}: not an index of safetensors files; copy or download it again")
@@ -95,10 +95,15 @@ def stored_tensors(source: Path, files: Sequence[str]) -> dict[str, Stored]:
                 raise PLNDError(f"{source}: {key} is in {stored[key].file} and again in {file}")
             stored[key] = tensor
     if list(files) != [SINGLE]:
-        for key, file in json.loads((source / INDEX).read_bytes())["weight_map"].items():
+        for key, file in _places(source).items():
             if key not in stored or stored[key].file != file:
                 raise PLNDError(f"{source / file}: lacks {key}, which {INDEX} places there; copy or download it again")
     return stored
+
+
+def _places(source: Path) -> dict[str, str]:
+    """Tensor to file, as the index says."""
+    return strict_json.read(source / INDEX)["weight_map"]
 
 
 def _read_header(path: Path) -> dict[str, Stored]:

@@ -37,6 +37,7 @@ from lm_eval_plnd.experiments.report.scores import look_of, score_sections
 from lm_eval_plnd.experiments.results import Row
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
+from plnd.io.files import read_bounded
 from plnd.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -182,10 +183,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PLNDError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return read_bounded(path, results.MAX_BYTES)
 
 
 def _csv_tables(path: Path) -> list[Table]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
+import random
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.numpy import save
 
 from detecting import BAD, MANY, SMALL, interrupted, leave_a_checkpoint, some_documents
-from plnd.detection.checkpoint import fingerprint
+from plnd.detection.checkpoint import Checkpoint, fingerprint
 from plnd.detection.run import detect
 from plnd.errors import PLNDError
+from plnd.io import artifact
 from tiny import tiny_model
 
 
@@ -189,29 +191,44 @@ def test_fingerprint_sees_a_neuron():
 
 
 def test_a_checkpoint_of_before_is_one_line(tmp_path, eager_checkpoints):
-    """A checkpoint that lacks some of the numbers says that it is one of an earlier plnd's, and what to do."""
+    """A checkpoint without a checksum says that it is one of an earlier plnd's, and what to do."""
     model, path = tiny_model("llama"), tmp_path / "checkpoint"
     leave_a_checkpoint(model, path)
-    with safe_open(path, framework="np") as stream:
-        values, header = stream.get_tensor("values"), stream.metadata()
-    path.write_bytes(save({"values": values[:5].copy()}, metadata=header))
+    path.write_bytes(_made_anew(path.read_bytes(), checksum=False))
     with pytest.raises(PLNDError) as caught:
         detect(model, MANY, SMALL, checkpoint=path, resume=True)
-    assert str(caught.value) == (
-        f"{path}: a checkpoint of an earlier plnd, with 5 numbers of every neuron where 8 are expected; delete it to"
-        " start again"
-    )
+    expected = "a checkpoint without checksum, of an earlier plnd; delete it to start again"
+    assert str(caught.value) == f"{path}: {expected}"
 
 
-def _without(field: str):
-    """A damage: the checkpoint's header lacks a field."""
+def test_any_flipped_byte_of_a_checkpoint_is_one_line(tmp_path, eager_checkpoints):
+    """Ten bytes of each part, the length, the header and the numbers, and the last; none starts a wrong run."""
+    model, path = tiny_model("llama"), tmp_path / "checkpoint"
+    leave_a_checkpoint(model, path)
+    data, chance = path.read_bytes(), random.Random(0)
+    begin = 8 + int.from_bytes(data[:8], "little")
+    parts = range(8), range(8, begin), range(begin, len(data))
+    for place in [*(chance.choice(part) for part in parts for _ in range(10)), len(data) - 1]:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(PLNDError, match="delete it to start again$") as caught:
+            Checkpoint.load(path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(data)
+    assert Checkpoint.load(path).windows == 2
 
-    def damage(data: bytes) -> bytes:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["plnd"]
-        record = {k: v for k, v in json.loads(header).items() if k != field}
-        return save({"0.ffn.minimum": np.zeros(40, np.float32)}, metadata={"plnd": json.dumps(record)})
 
-    return damage
+def _made_anew(data: bytes, without: str = "", checksum: bool = True, **values: np.ndarray) -> bytes:
+    """A checkpoint whose header lacks a field, or that has other tensors, and a checksum that is right."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        stream = artifact.Opened(Path(file.name))
+        record = {name: value for name, value in stream.metadata.items() if name not in (without, artifact.CHECKSUM)}
+        values = values or {"values": stream.get_tensor("values")}
+    text = artifact.checked_text(record) if checksum else (artifact.to_json(record), b"")
+    return artifact.encoded(values, *text)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +241,12 @@ def _without(field: str):
         lambda data: save({"x": np.zeros(1)}),
         lambda data: save({"x": np.zeros(1)}, metadata={"plnd": "{"}),
         lambda data: save({"x": np.zeros(1)}, metadata={"plnd": "[]"}),
-        _without("nothing"),
-        _without("settings"),
-        _without("bad"),
+        lambda data: _made_anew(data, **{"0.ffn.minimum": np.zeros(40, np.float32)}),
+        lambda data: _made_anew(data, values=np.zeros((8, 3))),
+        lambda data: _made_anew(data, "settings"),
+        lambda data: _made_anew(data, "bad"),
     ],
-    ids=["empty", "nonsense", "cut", "cut short", "other", "not JSON", "no object", "tensors", "settings", "bad"],
+    ids="empty nonsense cut cut_short other not_JSON no_object sites shape settings bad".split(),
 )
 def test_damaged_checkpoint_is_one_line(tmp_path, eager_checkpoints, damage):
     """A checkpoint that is not whole says so and what to do, and starts nothing."""

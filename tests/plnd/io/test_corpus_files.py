@@ -14,6 +14,7 @@ import sys
 import threading
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ import pytest
 
 from corpora import TEXTS, make, refusal
 from plnd.errors import CorpusError
+from plnd.io import columnar, corpus_files
 from plnd.io.corpus import find_corpus, pipes, read_documents
 from plnd.roles.parallel import read_parallel
 
@@ -46,10 +48,12 @@ def parquet_bytes(rows=ROWS, **options) -> bytes:
     return stream.getvalue()
 
 
-def arrow_bytes(rows=ROWS, new=pa.ipc.new_stream) -> bytes:
+def arrow_bytes(rows=ROWS, new=pa.ipc.new_stream, dictionary: bool = False, compression: str | None = None) -> bytes:
     """The rows as Arrow, as a stream or a file."""
     table, stream = pa.Table.from_pylist(rows), io.BytesIO()
-    with new(stream, table.schema) as writer:
+    if dictionary:
+        table = pa.table({"text": table["text"].dictionary_encode()})
+    with new(stream, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table)
     return stream.getvalue()
 
@@ -524,6 +528,83 @@ def test_every_form_is_streamed(tmp_path, ending, content):
     assert [next(documents), next(documents)] == ["a", "b"]
     with pytest.raises(CorpusError):
         next(documents)
+
+
+# what takes more than it seems
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "found"),
+    [
+        (".parquet", parquet_bytes([{"text": "a" * 3000}]), "a page of 3,"),
+        (".parquet", parquet_bytes([{"text": "a" * 3000}], use_dictionary=False, compression="zstd"), "a page of 3,"),
+        (".parquet", parquet_bytes([{"text": "a"}, {"text": "b" * 3000}], data_page_version="2.0"), "a page of 3,"),
+        (".arrow", arrow_bytes([{"text": "a" * 9000}], compression="zstd"), "a batch of 9,"),
+        (".arrow", arrow_bytes([{"text": "a" * 9000}], pa.ipc.new_file, compression="lz4"), "a batch of 9,"),
+        (".arrow", arrow_bytes([{"text": "a" * 9000}], dictionary=True, compression="zstd"), "a batch of 9,"),
+    ],
+)
+def test_columns_that_unpack_to_too_much(tmp_path, monkeypatch, ending, content, found):
+    """What would be unpacked at once is refused before it is, by what the file says of it; here at 1 and 5 kB."""
+    path = make(tmp_path / f"c{ending}", content)
+    assert len(list(read_documents(path))) in (1, 2)
+    monkeypatch.setattr(columnar, "MAX_PAGE", 1000)
+    monkeypatch.setattr(columnar, "MAX_BATCH", 5000)
+    line = refusal(path, "text")
+    assert line.startswith(f"{path}: {found}") and "bytes unpacked, expected at most" in line
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_rows_of_one_long_text_are_not_all_in_memory(tmp_path, monkeypatch, ending):
+    """Of rows that share a text, which a file holds once, only so many are made at a time as fit."""
+    rows = [{"text": "a" * 1000}] * 1000
+    content = parquet_bytes(rows) if ending == ".parquet" else arrow_bytes(rows, dictionary=True)
+    path = make(tmp_path / f"c{ending}", content)
+    assert len(list(read_documents(path))) == 1000  # imports what it needs
+    monkeypatch.setattr(columnar, "ROW_BYTES", 20_000)
+    tracemalloc.start()
+    try:
+        assert sum(map(len, read_documents(path))) == 1_000_000
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_pages_that_are_none(tmp_path):
+    """A file whose index is whole and whose pages are not is one line."""
+    data = parquet_bytes([{"text": "a" * 100}], use_dictionary=False)
+    path = make(tmp_path / "c.parquet", data[:4] + b"\xff" * 60 + data[64:])
+    assert refusal(path, "text").startswith(f"{path}: damaged or cut off (no page at byte")
+
+
+def test_a_file_that_unpacks_to_itself(tmp_path):
+    """Compressions around one another are taken off a few times."""
+    data = b"one\ntwo\n"
+    for layers in range(1, 6):
+        data = gzip.compress(data)
+        path = make(tmp_path / f"{layers}.txt.gz", data)
+        if layers <= 4:
+            assert list(read_documents(path)) == ["one", "two"]
+    assert "compressed more than 4 times" in refusal(path, "text")
+
+
+def test_what_is_unpacked_to_the_disk_is_bounded(tmp_path, monkeypatch):
+    """A compressed Parquet file is copied, as long as it is no bomb."""
+    path = make(tmp_path / "c.parquet.gz", gzip.compress(parquet_bytes()))
+    assert list(read_documents(path)) == TEXTS
+    monkeypatch.setattr(corpus_files, "MAX_COPY", 100)
+    assert "more than 100 bytes unpacked" in refusal(path, "text")
+
+
+def test_xz_takes_no_more_memory_than_it_needs(tmp_path):
+    """Streams one after the other, with zeros between, are read; a file that asks for a GiB is refused."""
+    parts = [lzma.compress(part) for part in (b"one\n", b"two\n")]
+    path = make(tmp_path / "c.txt.xz", parts[0] + bytes(8) + parts[1] + bytes(4))
+    assert list(read_documents(path)) == ["one", "two"]
+    greedy = bytearray(parts[0])  # of its block header the size of its dictionary, and the check sum
+    greedy[16] = 35  # 768 MiB
+    greedy[20:24] = zlib.crc32(greedy[12:20]).to_bytes(4, "little")
+    assert "damaged or cut off (Memory usage limit" in refusal(make(tmp_path / "g.txt.xz", bytes(greedy)), "text")
 
 
 # other readers
