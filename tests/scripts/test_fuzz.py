@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fuzzing.workshop import Workshop
+from fuzzing.writers import Writer, digests
 from plnd import any_artifact
 from plnd.io import files
 from programs import run_script, script
@@ -35,10 +37,10 @@ def test_files_that_are_mutated_are_refused_or_are_what_they_were(capsys):
 
 
 def test_commands_that_are_killed_or_without_room_lose_nothing(capsys):
-    """Two kills and two full disks of a command that writes a file and of one that writes a folder."""
-    arguments = ("--parts", "kills", "disks", "--commands", "combine", "overwrite", "--kills", 2, "--disks", 2)
+    """Kills and full disks of commands that write a file, one of them from shards, and of one that writes a folder."""
+    arguments = ("--parts", "kills", "disks", "--commands", "combine", "merge", "overwrite", "--kills", 3, "--disks", 3)
     status, counts, said = campaign(capsys, *arguments)
-    assert status == 0 and counts["kills"].startswith("2 (") and counts["disks"].startswith("2 ("), said
+    assert status == 0 and counts["kills"].startswith("3 (") and counts["disks"].startswith("3 ("), said
 
 
 @pytest.mark.parametrize(
@@ -60,10 +62,9 @@ def test_a_reader_that_fails_is_a_finding(capsys, monkeypatch, fault, finding):
 
 def test_a_file_that_is_not_written_whole_is_a_finding(tmp_path):
     """What differs from both the earlier file and the whole one is told, whatever the command."""
-    fuzz = script("fuzz")
-    writer = fuzz.Writer("combine", "", fuzz.Workshop(tmp_path))
+    writer = Writer("combine", "", Workshop(tmp_path))
     files.write_bytes(b"whole", tmp_path / "combined")
-    writer.whole = fuzz.digests(tmp_path)
+    writer.whole = digests(tmp_path)
     assert writer.problem(tmp_path, ended=True) == writer.problem(tmp_path, ended=False) == ""
     files.write_bytes(b"who", tmp_path / "combined")
     assert "combined" in writer.problem(tmp_path, ended=True)
