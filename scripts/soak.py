@@ -4,9 +4,9 @@
     python scripts/soak.py --evaluations 30
 
 A tiny random Llama with the demo's tokenizer is loaded once; every evaluation is lm-eval's own, by `PLNDLM` with
-another mask, mode, region or control. At the end the weights are bit for bit what they were, and the last evaluation
-gives the same numbers in a process of its own. Memory is what the process occupies, after a quarter and at the end;
-some megabytes come and go with the allocator. Needs Linux.
+another mask, mode, region or control (its `evaluate`; `simple_evaluate` lists installed packages each time, too). At
+the end the weights are bit for bit what they were, and the last evaluation gives the same numbers in a process of its
+own. Memory is what the process occupies, after a quarter and at the end; some megabytes come and go with the allocator. Needs Linux.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 
+import lm_eval  # noqa: E402
 import torch  # noqa: E402
-from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
@@ -79,7 +79,7 @@ def evaluate(model: LlamaForCausalLM, tokenizer: Any, manager: TaskManager, numb
     """The numbers of one evaluation of a loaded model."""
     common = {"batch_size": 2, "max_length": 64, "add_bos_token": False, "tokenizer": tokenizer}
     lm = PLNDLM(model, neurons_of(model, number), **common, **options_of(number))
-    found = simple_evaluate(lm, tasks=[TASK], task_manager=manager, limit=1, bootstrap_iters=0, verbosity="ERROR")
+    found = lm_eval.evaluate(lm, manager.load([TASK]), limit=1, bootstrap_iters=0, verbosity="ERROR")
     return {name: value for name, value in found["results"][TASK].items() if isinstance(value, float)}
 
 

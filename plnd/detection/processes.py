@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from plnd.errors import PLNDError
 
@@ -63,7 +64,7 @@ class Processes:
             own_device = torch.device(kind, local)
             torch.accelerator.set_device_index(local)
         if not dist.is_initialized():
-            dist.init_process_group(dist.get_default_backend_for_device(own_device))
+            _join(dist.get_default_backend_for_device(own_device))
         return cls(dist.get_rank(), count, own_device)
 
     @property
@@ -129,3 +130,14 @@ class Processes:
             self._failed = True
             raise PLNDError(errors[0])
         return [given for given, _ in answers]
+
+
+def _join(backend: str) -> None:
+    """Joins the process group of this attempt.
+
+    `torchrun --max-restarts` keeps the store in which processes leave their addresses, and those of the ones that were
+    killed: who is first in the next attempt would take them for the others'.
+    """
+    store, rank, count = next(rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(backend, store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=count)

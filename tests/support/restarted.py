@@ -25,8 +25,10 @@ def killed(checkpoint: Path) -> Iterator[list[int]]:
 
 def main(folder: Path) -> None:
     """One run; each process leaves the scores, and how many batches it measured since it was started."""
-    processes, checkpoint = Processes.launched("cpu"), folder / "checkpoint"
     again = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
+    if again and os.environ["RANK"] == "0":
+        time.sleep(5)  # the other one must not find the address of the one that was ended
+    processes, checkpoint = Processes.launched("cpu"), folder / "checkpoint"
     dies = not processes.first and not again
     passes, measured = [], model()
     measured.model.layers[0].register_forward_hook(lambda *_: passes.append(1))

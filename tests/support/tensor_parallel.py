@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from plnd import PLNDError, Scores, deactivated, detect
+from plnd import PLNDError, Scores, deactivated, detect, detect_shard, merge
 from plnd.detection import run as detection
 from plnd.detection.config import DetectConfig
 from plnd.detection.measures.choice import measure_of
@@ -176,6 +176,8 @@ def commands(folder: Path, output: Path) -> None:
     found["left"] = checkpoint.exists()
     resumed = detect(model, texts, CONFIG, checkpoint=checkpoint, resume=True)
     found["resumed"] = difference(whole, resumed), whole.metadata == resumed.metadata
+    parts = [detect_shard(model, texts, shard, CONFIG, checkpoint=checkpoint) for shard in ("2/2", "1/2")]
+    found["shards"] = merge(parts).digest == whole.digest, [part.metadata.corpus.documents for part in parts]
     found["other corpora"] = said(lambda: detect(model, texts[rank:], CONFIG))
     found["lens"] = said(lambda: decode_tokens(model, None, texts))
     found["tuning"] = said(lambda: get_peft_model(model, NeuronSelectConfig(neurons={"q_proj": {"out": [1]}})))

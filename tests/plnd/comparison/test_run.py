@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import io
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +172,55 @@ def test_other_settings_in_a_folder_are_refused(loaded, ran, change):
     config = ArenaConfig(**{**SIZES, **change})
     with pytest.raises(PLNDError, match="holds a comparison with other settings"):
         arena(model, texts("detect"), texts("evaluate"), config, output=ran[1], tokenizer=tokenizer)
+
+
+def test_damaged_files_of_a_folder_are_one_line(loaded, ran, tmp_path):
+    """Whatever is wrong with a step that is there is said, with its file, before it counts: nothing is taken for it."""
+    model, tokenizer = loaded
+    folder = tmp_path / "arena"
+    shutil.copytree(ran[1], folder)
+    result, measures = folder / "results" / "0.weight.zero.json", folder / "measures" / "0.en.npz"
+    config = ArenaConfig(**SIZES, detectors=DETECTORS, curve="languages")
+    halves = texts("detect"), texts("evaluate")
+
+    def refused(path: Path, data: bytes) -> str:
+        before = path.read_bytes()
+        path.write_bytes(data)
+        with pytest.raises(PLNDError) as caught:
+            arena(model, *halves, config, output=folder, tokenizer=tokenizer)
+        path.write_bytes(before)
+        line = str(caught.value)
+        assert line.startswith(f"{path}: ") and "\n" not in line
+        return line
+
+    whole = json.loads(result.read_text())
+    fewer, shorter = copy.deepcopy(whole), copy.deepcopy(whole)
+    fewer["zh"]["controls"].pop()
+    shorter["zh"]["nats"]["en"].pop()
+    text = result.read_text()
+    for data, problem in (
+        (b"{", "not JSON"),
+        (text[:-1].encode() + b', "zh": 0}', "'zh' is there twice"),
+        (b"[]", "a JSON list, expected an object"),
+        (b'{"en": 0}', "delete it"),
+        (json.dumps(fewer).encode(), "another number of controls"),
+        (json.dumps(shorter).encode(), "1 numbers, expected 2"),
+    ):
+        line = refused(result, data)
+        assert problem in line and line.endswith("; delete it, and it is made again")
+    assert "not JSON" in refused(folder / "settings.json", b"{")
+    assert "delete it" in refused(folder / "results" / "plain.json", b"{}")
+    result.unlink()  # so that measures are read
+    arrays = dict(np.load(measures))
+    objects, other = io.BytesIO(), io.BytesIO()
+    np.savez(objects, **{**arrays, "value": np.array([None])})
+    np.savez_compressed(other, **{**arrays, "value": np.zeros((2, 10**7), np.float32)})
+    for data, problem in (
+        (measures.read_bytes()[:-9], "damaged ("),
+        (objects.getvalue(), "value is object of shape (1,)"),
+        (other.getvalue(), "value is float32 of shape (2, 10000000)"),
+    ):
+        assert problem in refused(measures, data)
 
 
 @pytest.mark.slow

@@ -97,7 +97,10 @@ def test_numbers_are_sent_once(folder):
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_the_work_since_the_last_checkpoint(tmp_path, one_thread):
-    """`torchrun --max-restarts` starts both again, and what the checkpoint has is not measured again."""
+    """`torchrun --max-restarts` starts both again, and what the checkpoint has is not measured again.
+
+    One begins later, so that the other must wait for it, and not take the one that was there before for it.
+    """
     options = (*TORCHRUN, "--max-restarts", "1")
     done = launch(*options, SUPPORT / "restarted.py", tmp_path, folder=tmp_path)
     assert done.returncode == 0, done.stderr

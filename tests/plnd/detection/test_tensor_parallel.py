@@ -137,6 +137,13 @@ def test_a_killed_run_is_resumed(commands):
         assert result["resumed"] == [0.0, True]
 
 
+def test_shards_are_merged_to_the_whole_run(commands):
+    """`--shard` with `--tensor-parallel`: each process has the parts, which make the run without shards bit for bit."""
+    for result in commands[1]:
+        same, documents = result["shards"]
+        assert same and sum(documents) == 5 and min(documents) > 0
+
+
 @pytest.mark.parametrize(
     ("use", "line"),
     [

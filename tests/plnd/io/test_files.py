@@ -11,7 +11,7 @@ import time
 import pytest
 
 from plnd.errors import PLNDError
-from plnd.io import files
+from plnd.io import files, strict_json
 from plnd.io.files import check_outputs, check_writable, exchange, whole_folder, write_bytes, write_csv
 
 
@@ -28,6 +28,34 @@ def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(tmp_path, monkey
     write_bytes(b"renewed", path)
     assert forced[0] == (len(b"renewed"), b"old") and path.read_bytes() == b"renewed"
     assert len(forced) == 2 and forced[1][1] == b"renewed"  # then the folder, which holds the name
+
+
+def test_files_of_strangers_are_read_up_to_a_size(tmp_path):
+    """As many bytes as there may be, and no more; what cannot be read is one line."""
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert files.read_bounded(path, 5) == b"12345"
+    with pytest.raises(PLNDError) as caught:
+        files.read_bounded(path, 4)
+    assert str(caught.value) == f"{path}: is larger than 4 bytes, expected at most that"
+    for unreadable in (tmp_path, tmp_path / "absent", "a\0b"):
+        with pytest.raises(PLNDError, match="cannot be read"):
+            files.read_bounded(unreadable, 4)
+
+
+def test_json_of_strangers_is_one_object(tmp_path):
+    """With or without a byte order mark; everything else is one line with the file's name."""
+    path = tmp_path / "x.json"
+    for data in (b'{"a": [1]}', b'\xef\xbb\xbf{"a": [1]}'):
+        path.write_bytes(data)
+        assert strict_json.read(path) == {"a": [1]}
+    for data in (b'{"a": 1, "a": 1}', b"[1]", b"{", b"\xff", b'{"a": NaN}', b"[" * 100_000, b'{"a": ' + b"9" * 5000):
+        path.write_bytes(data)
+        with pytest.raises(PLNDError) as caught:
+            strict_json.read(path)
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    with pytest.raises(PLNDError, match="larger than 3 bytes"):
+        strict_json.read(path, most=3)
 
 
 def test_a_link_is_followed(tmp_path):
@@ -166,7 +194,7 @@ def test_a_folder_that_cannot_take_its_place_puts_the_earlier_one_back(tmp_path,
 
 DIES = """
 import os, signal, sys
-from plnd.io import files
+from plnd.io import files, strict_json
 files.exchange = lambda *names: False
 rename = os.rename
 def rename_and_die(old, new):
