@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # the others claim a GiB of addresses, which counts here
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from fuzzing import parts  # noqa: E402
 from fuzzing.campaign import Campaign  # noqa: E402
@@ -79,6 +80,10 @@ def main() -> None:
 
 def import_libraries(all_of_them: bool) -> None:
     """What is imported once, before the forks; nothing is computed here, which would start threads."""
+
+    import pyarrow.feather
+    import pyarrow.parquet  # noqa: F401
+
     import lm_eval_plnd.experiments.settings
     import plnd.any_artifact
     import plnd.commands.main

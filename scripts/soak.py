@@ -6,7 +6,8 @@
 A tiny random Llama with the demo's tokenizer is loaded once; every evaluation is lm-eval's own, by `PLNDLM` with
 another mask, mode, region or control (its `evaluate`; `simple_evaluate` lists installed packages each time, too). At
 the end the weights are bit for bit what they were, and the last evaluation gives the same numbers in a process of its
-own. Memory is what the process occupies, after a quarter and at the end; some megabytes come and go with the allocator. Needs Linux.
+own. Memory is what the process occupies, after a quarter and at the end; some megabytes come and go with the
+allocator. Needs Linux.
 """
 
 from __future__ import annotations

@@ -263,8 +263,6 @@ def _not_plain(metadata: dict[str, Any]) -> str | None:
                 inner += value
             elif isinstance(value, float) and not math.isfinite(value):
                 return "holds a number that is not finite"
-            elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-                return "holds half a surrogate pair"
         level = inner
     return "is nested too deeply" if level else None
 

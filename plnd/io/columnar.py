@@ -28,32 +28,43 @@ def rows_at_once(largest: int, most: int) -> int:
     return max(1, min(most, ROW_BYTES // max(1, largest)))
 
 
-def largest_page(source: BinaryIO, metadata: Any, columns: Collection[str], name: str) -> int:
+def largest_page(source: BinaryIO, columns: Collection[str], name: str) -> int:
     """Bytes of the largest page of a Parquet file when it is unpacked; no value is larger than the page that it is in.
 
+    The footer is read here, too: pyarrow's objects of it end the process where a column's statistics are damaged.
+
     Args:
-        source: the file, which can seek.
-        metadata: pyarrow's, of the file.
+        source: the file, which can seek, and has a footer.
         columns: those that are read.
         name: of the file, for errors.
 
     Raises:
-        CorpusError: if a page is larger than `MAX_PAGE`, or its header is none.
+        CorpusError: if a page is larger than `MAX_PAGE`, or the footer or the header of a page is none.
     """
-    largest = 0
-    for group in range(metadata.num_row_groups):
-        for number in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(number)
-            if chunk.path_in_schema.partition(".")[0] in columns:
-                largest = max(largest, *_page_sizes(source, chunk, name), 0)
-    return largest
+    source.seek(-8, 2)
+    length = int.from_bytes(source.read(4), "little")
+    source.seek(-8 - length, 2)
+    try:
+        groups = _Thrift(source.read(length)).struct(_FOOTER)[4]
+        chunks = [column[3] for group in groups for column in group[1]]
+        chosen = [chunk for chunk in chunks if chunk[3][0].decode() in columns]
+        places = [(min(filter(None, (chunk[9], chunk.get(11)))), chunk[7]) for chunk in chosen]
+    except (IndexError, KeyError, ValueError):
+        raise CorpusError(f"{name}: damaged or cut off (no footer); fetch it again") from None
+    return max((size for start, length in places for size in _page_sizes(source, start, length, name)), default=0)
 
 
-def _page_sizes(source: BinaryIO, chunk: Any, name: str) -> Iterator[int]:
+_COLUMN: dict[int, Any] = {3: bytes, 7: int, 9: int, 11: int}
+"""Fields of ColumnMetaData: path, compressed size, places of the first data page and the dictionary page."""
+_FOOTER: dict[int, Any] = {4: {1: {3: _COLUMN}}}
+"""Of FileMetaData, the row groups; of RowGroup, the columns; of ColumnChunk, its metadata."""
+_PAGE: dict[int, Any] = {2: int, 3: int}
+"""Fields of PageHeader: bytes of the page, unpacked and as it is in the file."""
+
+
+def _page_sizes(source: BinaryIO, place: int, length: int, name: str) -> Iterator[int]:
     """How large each page of a column chunk is when it is unpacked."""
-    starts = (chunk.data_page_offset, chunk.dictionary_page_offset if chunk.has_dictionary_page else None)
-    place = min(start for start in starts if start)
-    end = place + chunk.total_compressed_size
+    end = place + length
     while place < end:
         header, unpacked, packed = _page_header(source, place, name)
         if unpacked > MAX_PAGE:
@@ -72,76 +83,104 @@ def _page_header(source: BinaryIO, place: int, name: str) -> tuple[int, int, int
     while True:
         source.seek(place)
         data = source.read(size)
+        header = _Thrift(data)
         try:
-            fields, length = _thrift(data)
+            fields = header.struct(_PAGE)
             unpacked, packed = fields[2], fields[3]
         except (IndexError, KeyError, ValueError):
-            unpacked = packed = length = -1
+            unpacked = packed = -1
         if min(unpacked, packed) >= 0:
-            return length, unpacked, packed
+            return header.place, unpacked, packed
         if len(data) < size or size >= _MAX_HEADER:
             raise CorpusError(f"{name}: damaged or cut off (no page at byte {place:,}); fetch it again")
         size *= 16
 
 
-def _thrift(data: bytes) -> tuple[dict[int, int], int]:
-    """The whole numbers of a struct in Thrift's compact protocol, by field, and how many bytes the struct has.
+class _Thrift:
+    """Bytes in Thrift's compact protocol, of which only what is wanted is kept.
 
     https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+
+    Raises:
+        IndexError, ValueError: in every method, if the bytes end before, or are something else.
     """
-    place = 0
 
-    def byte() -> int:
-        nonlocal place
-        place += 1
-        return data[place - 1]
+    def __init__(self, data: bytes) -> None:
+        self.data, self.place = data, 0
 
-    def whole() -> int:
+    def struct(self, wanted: dict[int, Any], depth: int = 0) -> dict[int, Any]:
+        """The wanted fields of a struct: numbers by `int`, texts in a list by `bytes`, structs by their own fields,
+        alone or in a list."""
+        found, field = {}, 0
+        while head := self._byte():
+            field = field + (head >> 4) if head >> 4 else self._signed()
+            value = self._value(head & 15, wanted.get(field), depth + 1)
+            if field in wanted:
+                found[field] = value
+        return found
+
+    def _value(self, kind: int, wanted: Any, depth: int) -> Any:
+        """A value of one of the protocol's types; None of one that is not wanted."""
+        if depth > _MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        if kind in (4, 5, 6):
+            number = self._signed()
+            return number if wanted is int else None
+        if kind == 8:
+            length = self._whole()
+            self.place += length
+            return self.data[self.place - length : self.place] if wanted is bytes else None
+        if kind in (9, 10):
+            head = self._byte()
+            kind, count = head & 15, self._whole() if head >> 4 == 15 else head >> 4
+            values = ((self._byte() if kind in (1, 2) else self._value(kind, wanted, depth + 1)) for _ in range(count))
+            if wanted:
+                return list(values)
+            for _ in values:
+                pass
+            return None
+        if kind == 12:
+            found = self.struct(wanted if isinstance(wanted, dict) else {}, depth)
+            return found if isinstance(wanted, dict) else None
+        if kind not in (1, 2, 3, 7):
+            raise ValueError(f"type {kind}")
+        self.place += {3: 1, 7: 8}.get(kind, 0)
+        return None
+
+    def _byte(self) -> int:
+        self.place += 1
+        return self.data[self.place - 1]
+
+    def _whole(self) -> int:
         number = shift = 0
-        while (part := byte()) > 127 and shift < 63:
+        while (part := self._byte()) > 127 and shift < 63:
             number |= (part & 127) << shift
             shift += 7
         return number | part << shift
 
-    def signed() -> int:
-        number = whole()
+    def _signed(self) -> int:
+        number = self._whole()
         return number >> 1 ^ -(number & 1)
 
-    def skip(kind: int, depth: int) -> None:
-        nonlocal place
-        if kind in (4, 5, 6):
-            whole()
-        elif kind == 8:
-            length = whole()
-            place += length
-        elif kind in (9, 10):
-            head = byte()
-            for _ in range(whole() if head >> 4 == 15 else head >> 4):
-                if head & 15 in (1, 2):
-                    byte()
-                else:
-                    skip(head & 15, depth)
-        elif kind == 12:
-            struct_at(depth + 1)
-        elif kind in (3, 7):
-            place += 1 if kind == 3 else 8
-        elif kind not in (1, 2):
-            raise ValueError(kind)
 
-    def struct_at(depth: int) -> dict[int, int]:
-        found, field = {}, 0
-        if depth > _MAX_DEPTH or place > len(data):
-            raise ValueError(depth)
-        while head := byte():
-            field = field + (head >> 4) if head >> 4 else signed()
-            if head & 15 in (4, 5, 6):
-                found[field] = signed()
-            else:
-                skip(head & 15, depth)
-        return found
+class Reluctant:
+    """A file that gives what it has, piece by piece; Python's own makes room first for as much as is asked for."""
 
-    found = struct_at(0)
-    return found, place
+    def __init__(self, source: BinaryIO) -> None:
+        self.source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes, or those that there are."""
+        found = bytearray()
+        while size < 0 or len(found) < size:
+            block = self.source.read(2**20 if size < 0 else min(2**20, size - len(found)))
+            if not block:
+                break
+            found += block
+        return bytes(found)
 
 
 def checked_messages(source: BinaryIO, name: str) -> Iterator[bytes]:
@@ -156,7 +195,7 @@ def checked_messages(source: BinaryIO, name: str) -> Iterator[bytes]:
     """
     import pyarrow
 
-    messages = pyarrow.ipc.MessageReader.open_stream(source)
+    messages = pyarrow.ipc.MessageReader.open_stream(Reluctant(source))
     while True:
         try:
             message = messages.read_next_message()

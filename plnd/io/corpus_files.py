@@ -24,7 +24,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
 from plnd.errors import CorpusError
-from plnd.io.columnar import checked_messages, largest_page, rows_at_once
+from plnd.io.columnar import Reluctant, checked_messages, largest_page, rows_at_once
 from plnd.io.strict_json import MAX_ITEMS, too_many
 
 ENDINGS = {
@@ -61,8 +61,8 @@ MAX_LAYERS = 4
 """Compressions around one another."""
 MAX_COPY = 2**33
 """Bytes of a compressed file that are unpacked to the disk, where its form needs to be read from its end."""
-XZ_MEMORY = 2**28
-"""Bytes that xz may take; its highest level takes a quarter."""
+XZ_MEMORY = 2**27
+"""Bytes that xz may take; its highest level takes half of it."""
 ENCODINGS = {  # the longer marks first
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -240,6 +240,13 @@ class _Xz(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
+        try:
+            return self._read_into(target)
+        except Exception:
+            self.decoder = self._new()  # an error may live on, and the memory of its frames with it
+            raise
+
+    def _read_into(self, target: Any) -> int:
         while True:
             if self.decoder.eof:
                 rest = self.decoder.unused_data.lstrip(b"\0") or self.source.read(BLOCK).lstrip(b"\0")
@@ -555,9 +562,9 @@ def _parquet(stream: BinaryIO, name: str, field: str | None) -> Iterator[tuple[s
     import pyarrow.parquet
 
     source = _seekable(stream, name)
-    file = pyarrow.parquet.ParquetFile(source, buffer_size=BLOCK)
+    file = pyarrow.parquet.ParquetFile(Reluctant(source), buffer_size=BLOCK)
     columns = _chosen(file.schema_arrow.names, field, name)
-    size = rows_at_once(largest_page(source, file.metadata, columns, name), BATCH)
+    size = rows_at_once(largest_page(source, columns, name), BATCH)
     yield from batched_rows(file.iter_batches(batch_size=size, columns=columns, use_threads=False), name)
 
 
@@ -570,14 +577,20 @@ def _arrow(stream: BinaryIO, name: str, field: str | None) -> Iterator[tuple[str
         for _ in checked_messages(source, name):
             pass
         source.seek(0)
-        file = pyarrow.ipc.open_file(source)
+        file = pyarrow.ipc.open_file(Reluctant(source))
         batches: Iterable[Any] = (file.get_batch(number) for number in range(file.num_record_batches))
         schema = file.schema
     else:
-        batches = file = pyarrow.ipc.open_stream(io.BufferedReader(_Pieces(checked_messages(stream, name))))
+        batches = file = pyarrow.ipc.open_stream(Reluctant(io.BufferedReader(_Pieces(checked_messages(stream, name)))))
         schema = file.schema
     columns = _chosen(schema.names, field, name)
-    yield from batched_rows((batch.select(columns) for batch in batches), name)
+    yield from batched_rows((_validated(batch.select(columns)) for batch in batches), name)
+
+
+def _validated(batch: Any) -> Any:
+    """A batch whose rows are where it says; the library believes it, and reads anywhere in memory."""
+    batch.validate(full=True)
+    return batch
 
 
 def batched_rows(batches: Iterable[Any], name: str) -> Iterator[tuple[str, Row]]:

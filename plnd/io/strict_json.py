@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ MAX_BYTES = 2**26
 """Of a file."""
 MAX_ITEMS = 2**22
 """Values in one text: as objects in memory they take some hundred MB at most."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read(path: str | Path, *, most: int = MAX_BYTES, finite: bool = True) -> dict[str, Any]:
@@ -39,15 +41,20 @@ def parse(text: str | bytes, *, finite: bool = True) -> Any:
 
     Raises:
         ValueError: if it is no JSON, nested too deeply for Python, has a key twice in one object, a number that Python
-            does not read, or more than `MAX_ITEMS` values.
+            does not read, half a surrogate pair, or more than `MAX_ITEMS` values.
     """
     text = text.decode() if isinstance(text, bytes) else text
     if too_many(text):
         raise ValueError(f"more than {MAX_ITEMS} values")
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_unknown if finite else float)
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_unknown if finite else float)
+        if _SURROGATE.search(text):  # as an escape, of which two may be a letter
+            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair, which is no text") from None
+    return found
 
 
 def too_many(text: str) -> bool:

@@ -323,8 +323,14 @@ NESTED = json.loads("[" * 17 + "]" * 17)
             json.dumps(neurons_metadata(more=1)).replace('"more": 1', '"more": [1e999]'),
             "metadata holds a number that is not finite; the file is damaged",
         ),
-        (neurons_metadata(language="\ud800"), "metadata holds half a surrogate pair; the file is damaged"),
-        (neurons_metadata(**{"\udfff": 1}), "metadata holds half a surrogate pair; the file is damaged"),
+        (
+            neurons_metadata(language="\ud800"),
+            "its 'plnd' metadata is not JSON (half a surrogate pair, which is no text)",
+        ),
+        (
+            neurons_metadata(**{"\udfff": 1}),
+            "its 'plnd' metadata is not JSON (half a surrogate pair, which is no text)",
+        ),
         (neurons_metadata(format="plnd.other"), "holds 'plnd.other', expected neurons"),
         (neurons_metadata(format=["x"] * 99), "holds ['x', 'x',"),
         (neurons_metadata(version=3), "format version 3, but this plnd reads up to 2: upgrade plnd"),

@@ -573,8 +573,25 @@ def test_rows_of_one_long_text_are_not_all_in_memory(tmp_path, monkeypatch, endi
 def test_pages_that_are_none(tmp_path):
     """A file whose index is whole and whose pages are not is one line."""
     data = parquet_bytes([{"text": "a" * 100}], use_dictionary=False)
-    path = make(tmp_path / "c.parquet", data[:4] + b"\xff" * 60 + data[64:])
-    assert refusal(path, "text").startswith(f"{path}: damaged or cut off (no page at byte")
+    for junk in (b"\xff", b"\x19"):  # a number without end, lists in lists
+        path = make(tmp_path / "c.parquet", data[:4] + junk * 60 + data[64:])
+        assert refusal(path, "text").startswith(f"{path}: damaged or cut off (no page at byte")
+
+
+def test_arrow_that_points_elsewhere(tmp_path):
+    """Places of texts beyond the texts, and more bytes than there are: one line, and nothing is read anywhere else."""
+    data = arrow_bytes([{"text": "a" * 40}, {"text": "b" * 40}])
+    offsets = b"".join(number.to_bytes(4, "little") for number in (0, 40, 80))
+    assert data.count(offsets) == 1
+    lies = data.replace(offsets, offsets[:4] + (2**31 - 9).to_bytes(4, "little") + offsets[8:])
+    assert "damaged or cut off" in refusal(make(tmp_path / "a.arrow", lies), "text")
+    tracemalloc.start()
+    try:
+        greedy = make(tmp_path / "b.arrow", data[:4] + (2**30).to_bytes(4, "little") + data[8:])
+        assert "damaged or cut off" in refusal(greedy, "text")
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_that_unpacks_to_itself(tmp_path):

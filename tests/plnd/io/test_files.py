@@ -46,10 +46,22 @@ def test_files_of_strangers_are_read_up_to_a_size(tmp_path):
 def test_json_of_strangers_is_one_object(tmp_path):
     """With or without a byte order mark; everything else is one line with the file's name."""
     path = tmp_path / "x.json"
+    path.write_bytes(b'{"a": "\\ud83d\\ude00"}')
+    assert strict_json.read(path) == {"a": "\U0001f600"}
     for data in (b'{"a": [1]}', b'\xef\xbb\xbf{"a": [1]}'):
         path.write_bytes(data)
         assert strict_json.read(path) == {"a": [1]}
-    for data in (b'{"a": 1, "a": 1}', b"[1]", b"{", b"\xff", b'{"a": NaN}', b"[" * 100_000, b'{"a": ' + b"9" * 5000):
+    for data in (
+        b'{"a": 1, "a": 1}',
+        b"[1]",
+        b"{",
+        b"\xff",
+        b'{"a": NaN}',
+        b'["\\ud800"]',
+        b'{"\\udfff": 1}',
+        b"[" * 100_000,
+        b'{"a": ' + b"9" * 5000,
+    ):
         path.write_bytes(data)
         with pytest.raises(PLNDError) as caught:
             strict_json.read(path)

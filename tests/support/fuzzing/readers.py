@@ -91,7 +91,7 @@ def read_part(path: Path, original: Path, w: Path, chance: random.Random) -> str
     """A mutated part through its reader, and merged with the other one."""
     from plnd.detection.part import Part
 
-    out = path.with_name("o")
+    out = path.with_name("merged")
     out.unlink(missing_ok=True)
     parts = [path, w / "made/shard/2.part"]
     chance.shuffle(parts)
