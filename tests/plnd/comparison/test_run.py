@@ -174,6 +174,7 @@ def test_other_settings_in_a_folder_are_refused(loaded, ran, change):
         arena(model, texts("detect"), texts("evaluate"), config, output=ran[1], tokenizer=tokenizer)
 
 
+@pytest.mark.slow
 def test_damaged_files_of_a_folder_are_one_line(loaded, ran, tmp_path):
     """Whatever is wrong with a step that is there is said, with its file, before it counts: nothing is taken for it."""
     model, tokenizer = loaded
