@@ -200,9 +200,9 @@ def _first_exact(candidates: Any, group: Sequence[str], judge: Any) -> tuple[Sta
             verdicts = [Verdict(candidate.name, name, None, f"cannot be bound ({error})") for name in names]
         if all(verdict.exact for verdict in verdicts):
             return candidate, verdicts
-        error = max(math.inf if v.error is None else v.error for v in verdicts)
-        if nearest is None or error < least:
-            nearest, least = (candidate, verdicts), error
+        off = max(math.inf if v.error is None else v.error for v in verdicts)
+        if nearest is None or off < least:
+            nearest, least = (candidate, verdicts), off
     assert nearest is not None
     return nearest
 

@@ -153,10 +153,10 @@ class Bench:
         largest = float(expected.abs().max())
         if not (largest > 0 and torch.isfinite(found).all() and torch.isfinite(expected).all()):
             return say(None, refusal or "no neuron of it changes anything, or not by a finite number")
-        error = float((found - expected).abs().max()) / largest
-        if error > EXACT:
-            return say(error, refusal or "the closed form is not what brute force finds")
-        return say(error, refusal)
+        off = float((found - expected).abs().max()) / largest
+        if off > EXACT:
+            return say(off, refusal or "the closed form is not what brute force finds")
+        return say(off, refusal)
 
     def _brute_force(self, block: Block, projection: str) -> Tensor:
         target, stack = self.layout.targets[f"{block.name}.{projection}"], block.stack
