@@ -445,11 +445,11 @@ def _write_weights(
         for file, name in names.items():
             shutil.copyfile(source / file, folder / name)
             for key in (key for key, place in stored.items() if place.file == file):
-                if key in edits and factor is None:
-                    _write_zeros(folder / name, stored[key], edits[key].numpy())
-                elif key in edits:
+                if key in edits and factor is not None:
                     values = _opened(folder / name, stored[key], "r+")
                     values.copy_(torch.where(edits[key], scaled(values, factor), values))
+                elif key in edits:
+                    _write_zeros(folder / name, stored[key], edits[key].numpy())
                 if key in biases:
                     values = _opened(folder / name, stored[key], "r+")
                     values.copy_(values.double() + biases[key])
