@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from peft.config import PeftConfig
 
+from peft_plnd.card import write_card
 from peft_plnd.errors import NeuronSelectError
 from peft_plnd.peft_type import NAME, add_peft_type
 from plnd.neurons.neuron_set import NeuronSet
@@ -161,7 +162,7 @@ class NeuronSelectConfig(PeftConfig):
         return {**said, "mask": None} if isinstance(self.mask, NeuronSet) else said
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Writes `adapter_config.json`, as PEFT does.
+        """Writes `adapter_config.json`, as PEFT does, and, of an adapter, the card beside it (`peft_plnd.card`).
 
         Raises:
             NeuronSelectError: if the mask is a `NeuronSet` and no adapter was made yet, so that nothing says which
@@ -173,6 +174,9 @@ class NeuronSelectConfig(PeftConfig):
                 " or write the set with .save(…) and give mask= the file"
             )
         super().save_pretrained(save_directory, **kwargs)
+        if self.indices is not None:
+            mapped = kwargs.get("auto_mapping_dict") or self.auto_mapping
+            write_card(save_directory, {**self.to_dict(), "auto_mapping": mapped})
 
 
 class _Count(str):

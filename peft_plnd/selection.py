@@ -15,6 +15,7 @@ from peft_plnd.errors import NeuronSelectError
 from peft_plnd.layer import linear_shape
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, unwrap
+from plnd.neurons.history import rule_in_words
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
@@ -71,6 +72,7 @@ def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, di
         "language": neurons.metadata.language,
         "neurons": len(neurons),
         "of": neurons.total,
+        "rule": rule_in_words(neurons.metadata),
     }
     if config.projections is not None or config.regions is not None:
         neurons = neurons.restrict(projections=config.projections, regions=_regions(config))

@@ -23,7 +23,6 @@ from plnd.io.files import read_bounded
 
 if TYPE_CHECKING:
     from lm_eval_plnd.experiments.settings import Settings
-    from plnd.io.metadata import NeuronsMetadata
 
 RESULTS, SETTINGS, ENVIRONMENT = "results.csv", "settings.yaml", "environment.json"
 SAMPLES, NEURONS = "samples", "neurons"
@@ -266,42 +265,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise PLNDError(f"{path}: a JSON {type(found).__name__}, expected an object")
     return found
-
-
-def rule_in_words(metadata: NeuronsMetadata) -> str:
-    """The rule of a neurons artifact and the set algebra after it, in words."""
-    rule = metadata.rule
-    numbers = {name: rule.get(name) for name in ("count", "share", "error_rate", "top_rate", "fraction")}
-    numbers = {name: value for name, value in numbers.items() if value is not None}
-    words = [_words([rule.name, rule.get("value"), *([numbers] if numbers else [])])]
-    for name in ("with", "against"):
-        languages = [other["language"] for other in _records(rule.get(name)) if other.get("language")]
-        words += [f"{name} {_words(languages, ', ')}"] if languages else []
-    words += [f"of {_words(rule['projections'], ', ')}"] if rule.get("projections") else []
-    for operand in metadata.operands:
-        details = [operand.get(name) for name in ("language", "regions", "projections")]
-        words.append(_words([operand.operation.replace("_", " "), *details]))
-    if metadata.control:
-        words.append(_words(metadata.control))
-    return ", ".join(words)
-
-
-def _records(value: Any) -> list[Mapping[str, Any]]:
-    return [record for record in value if isinstance(record, Mapping)] if isinstance(value, list) else []
-
-
-def _words(value: Any, between: str = " ") -> str:
-    """A value of an artifact's metadata, whatever it is, without quotes and brackets."""
-    if isinstance(value, list):
-        return between.join(_words(inner) for inner in value if inner not in (None, [], ""))
-    if isinstance(value, Mapping):
-        return " ".join(f"{key} {_words(inner, '+')}" for key, inner in value.items() if inner is not None)
-    return plain(value)
-
-
-def plain(value: Any) -> str:
-    """A value as text: strings as they are, all others as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def in_order(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -10,9 +10,13 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import torch
 
 import lm_eval_plnd
 from lm_eval_plnd.bridge import TARGET
+from lm_eval_plnd.task_folder import tasks_folder
+from plnd.demo_data import demo_corpus, demo_model
+from plnd.models.loading import load_model
 
 REPOSITORY = Path(__file__).parents[2]
 FIND_LINE = """
@@ -22,7 +26,7 @@ print(next(file.locate() for file in files("plnd") if file.name == "lm_eval_plnd
 REPORT = """
 import json, sys
 from lm_eval.api.registry import model_registry
-waiting = [str(finder) for finder in sys.meta_path if "lm_eval_plnd" in str(finder)]
+waiting = [name for finder in sys.meta_path if "lm_eval_plnd" in str(finder) for name in finder.awaited]
 print(json.dumps({"models": {name: str(model) for name, model in model_registry.items()}, "waiting": waiting}))
 """
 
@@ -84,10 +88,10 @@ def fake_lm_eval(tmp_path):
     ],
 )
 def test_plnd_is_registered_however_lm_eval_is_imported(code):
-    """The name is there, as a placeholder that has loaded nothing, and the bridge is gone."""
+    """The name is there, as a placeholder that has loaded nothing, and the bridge waits for PEFT alone, if at all."""
     after = report(code)
     assert after["models"]["plnd"] == TARGET
-    assert after["waiting"] == []
+    assert set(after["waiting"]) <= {"peft.mapping"}
 
 
 def test_own_models_of_lm_eval_are_all_there_and_unchanged():
@@ -101,7 +105,7 @@ def test_own_models_of_lm_eval_are_all_there_and_unchanged():
 def test_switched_off_nothing_waits_and_nothing_is_registered():
     """`PLND_BRIDGE=0` leaves `sys.meta_path` and the registry as they are without this project."""
     assert report("", PLND_BRIDGE=0)["waiting"] == []
-    assert report("")["waiting"] != []
+    assert report("")["waiting"] == ["lm_eval.models", "peft.mapping"]
     assert "plnd" not in report("import lm_eval.models", PLND_BRIDGE=0)["models"]
 
 
@@ -123,7 +127,7 @@ def test_lm_eval_models_looks_as_if_it_had_been_imported_without_a_bridge():
 def test_bridge_stands_aside(registry, expected, fake_lm_eval):
     """Where lm-eval discovers plugins itself nothing is registered; a name that is there already stays what it is."""
     after = report("import lm_eval.models", PYTHONPATH=fake_lm_eval(registry))
-    assert after == {"models": expected, "waiting": []}
+    assert after == {"models": expected, "waiting": ["peft.mapping"]}
 
 
 def test_a_registry_of_unknown_shape_is_left_alone(fake_lm_eval):
@@ -138,6 +142,28 @@ def test_bridge_waits_on_after_a_failed_import(fake_lm_eval):
     path = fake_lm_eval(models="import sys\nif not hasattr(sys, 'second'):\n    sys.second = 1\n    raise KeyError")
     after = report("try: import lm_eval.models\nexcept KeyError: import lm_eval.models", PYTHONPATH=path)
     assert set(after["models"]) == {"hf", "plnd"}
+
+
+def test_pefts_table_learns_one_name_and_imports_nothing_before_it_is_asked(tmp_path):
+    """Of a `peft` with a table of methods: other names are missing as before, ours imports `peft_plnd`."""
+    (tmp_path / "peft").mkdir()
+    (tmp_path / "peft" / "__init__.py").write_text("from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING\n")
+    (tmp_path / "peft" / "mapping.py").write_text("PEFT_TYPE_TO_CONFIG_MAPPING = {'LORA': 1}\n")
+    registers = "from peft import PEFT_TYPE_TO_CONFIG_MAPPING as table\ntable['NEURON_SELECT'] = 2\n"
+    (tmp_path / "peft_plnd.py").write_text(registers)
+    code = """
+import sys, peft
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as table
+assert table == {"LORA": 1} and "NEURON_SELECT" not in table and table.get("NEURON_SELECT") is None
+try: table["NO_METHOD"]
+except KeyError as error: print(error)
+print("peft_plnd" in sys.modules, table["NEURON_SELECT"], table["LORA"], "peft_plnd" in sys.modules)
+print([name for finder in sys.meta_path if "lm_eval_plnd" in str(finder) for name in finder.awaited])
+"""
+    expected = "'NO_METHOD'\nFalse 2 1 True\n['lm_eval.models']\n"
+    assert output(sys.executable, "-c", code, PYTHONPATH=tmp_path) == expected
+    off = execute(sys.executable, "-c", code, PYTHONPATH=tmp_path, PLND_BRIDGE=0)
+    assert "KeyError: 'NEURON_SELECT'" in off.stderr
 
 
 def test_start_up_loads_no_lm_eval_and_no_torch():
@@ -169,6 +195,86 @@ def test_half_removed_installation_is_silent(left_behind, tmp_path):
     assert execute(sys.executable, "-S", "-c", site, tmp_path).stderr == ""
     (tmp_path / "unguarded.pth").write_text("import lm_eval_plnd.no_such_module\n")
     assert "Error processing line 1" in execute(sys.executable, "-S", "-c", site, tmp_path).stderr
+
+
+WAYS = """
+import os, sys
+import torch, transformers
+from peft import AutoPeftModelForCausalLM, PeftModel
+
+base, adapter = sys.argv[1:]
+load = transformers.AutoModelForCausalLM.from_pretrained
+
+
+def load_adapter():
+    model = load(base)
+    model.load_adapter(adapter)
+    return model
+
+
+ways = {
+    "PeftModel": lambda: PeftModel.from_pretrained(load(base), adapter),
+    "AutoPeftModel": lambda: AutoPeftModelForCausalLM.from_pretrained(adapter),
+    "AutoModel": lambda: load(adapter),
+    "load_adapter": load_adapter,
+    "pipeline": lambda: transformers.pipeline("text-generation", model=adapter, device="cpu").model,
+}
+assert "peft_plnd" not in sys.modules
+for name, way in ways.items():  # each in a process of its own, for which the libraries are imported already
+    if os.fork() == 0:
+        with torch.no_grad():
+            print(name, way()(torch.arange(5, 25)[None]).logits.double().abs().sum().item(), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory) -> tuple[Path, dict[str, float]]:
+    """A saved neuron-select adapter of the demo's model that changes a lot; what it and the base say to some tokens."""
+    from peft import get_peft_model
+
+    from peft_plnd import NeuronSelectConfig
+
+    base = load_model(str(demo_model()), dtype="float32", device="cpu")
+    ids, said = torch.arange(5, 25)[None], {}
+    with torch.no_grad():
+        said["base"] = base(ids).logits.double().abs().sum().item()
+        tuned = get_peft_model(base, NeuronSelectConfig(fraction=0.1, init_weights=False, task_type="CAUSAL_LM")).eval()
+        said["adapter"] = tuned(ids).logits.double().abs().sum().item()
+    folder = tmp_path_factory.mktemp("adapter")
+    tuned.save_pretrained(folder)
+    return folder, said
+
+
+@pytest.mark.slow
+def test_adapters_load_in_programs_that_import_nothing_of_ours(adapter):
+    """By PEFT, by transformers and by a pipeline; each gives the tuned model's logits. Without the bridge none does."""
+    folder, said = adapter
+    found = dict(line.split() for line in output(sys.executable, "-c", WAYS, demo_model(), folder).splitlines())
+    assert found.keys() == {"PeftModel", "AutoPeftModel", "AutoModel", "load_adapter", "pipeline"}
+    assert abs(said["adapter"] / said["base"] - 1) > 1e-3
+    assert all(abs(float(value) / said["adapter"] - 1) < 1e-5 for value in found.values())
+    off = execute(sys.executable, "-c", WAYS, demo_model(), folder, PLND_BRIDGE=0)
+    assert off.stdout == "" and off.stderr.count("KeyError: 'NEURON_SELECT'") >= len(found)
+
+
+@pytest.mark.slow
+def test_lm_evals_own_model_takes_the_adapter(adapter, tmp_path):
+    """`lm_eval --model hf --model_args …,peft=`: other bits per byte than those of the base."""
+    bits = {}
+    for name, further in {"base": "", "adapter": f",peft={adapter[0]}"}.items():
+        arguments = f"pretrained={demo_model()},dtype=float32,max_length=128{further}"
+        metadata = json.dumps({"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"})
+        done = execute(
+            sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", arguments, "--limit", "1",
+            "--include_path", tasks_folder(), "--tasks", "plnd_text_zh", "--metadata", metadata, "--device", "cpu",
+            "--output_path", tmp_path / name,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        (results,) = (tmp_path / name).rglob("results*.json")
+        bits[name] = json.loads(results.read_text())["results"]["plnd_text_zh"]["bits_per_byte,none"]
+    assert abs(bits["adapter"] - bits["base"]) > 0.01
 
 
 def test_pip_knows_the_start_up_line():

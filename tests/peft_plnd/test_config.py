@@ -97,7 +97,14 @@ def test_the_settings_for_pefts_comparison_load(path):
     assert type(config) is NeuronSelectConfig and any(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("further", [{}, {"control": "random", "seed": 3}, {"projections": ["down_proj"]}])
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"control": "random", "seed": 3},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"projections": ["down_proj"]}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_set_is_the_same_as_its_file(further, tmp_path):
     """`mask=` takes the object: the same neurons are chosen, and all that is saved but the name."""
     folders = {}

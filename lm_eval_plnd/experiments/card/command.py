@@ -372,7 +372,7 @@ def table(subject: Subject, scores: Iterable[Score]) -> list[list[str]]:
 
 def provenance(subject: Subject) -> list[tuple[str, str]]:
     """Where the neurons come from, line by line."""
-    from lm_eval_plnd.experiments.results import rule_in_words
+    from plnd.neurons.history import rule_in_words
 
     neurons = subject.neurons
     digest = neurons.digest if neurons else next((x.mask_sha256 for x in subject.own if x.mask_sha256), None)

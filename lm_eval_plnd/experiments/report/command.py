@@ -273,6 +273,7 @@ def _switched_off(rows: Sequence[Row]) -> Section:
 def _artifacts(folder: Path) -> Section:
     """Every artifact in the folder: what it holds, of which corpus, and its digests."""
     from plnd.any_artifact import load
+    from plnd.neurons.history import rule_in_words
     from plnd.neurons.neuron_set import NeuronSet
     from plnd.references.direction import Direction
     from plnd.references.means import Means
@@ -298,7 +299,7 @@ def _artifacts(folder: Path) -> Section:
                 Cell(artifact.metadata.form.removeprefix("plnd.")),
                 Cell(", ".join(filter(None, languages)) or "–"),
                 Cell("–" if neurons is None else f"{len(neurons):,}", kind="number"),
-                Cell("–" if neurons is None else results.rule_in_words(neurons.metadata), kind="words"),
+                Cell("–" if neurons is None else rule_in_words(neurons.metadata), kind="words"),
                 Cell(f"{sum(corpus.documents for corpus in corpora):,}", kind="number"),
                 Cell(f"{sum(corpus.tokens for corpus in corpora):,}", kind="number"),
                 digest,
@@ -317,8 +318,10 @@ def _settings(folder: Path) -> Section:
     if (folder / results.SETTINGS).is_file():
         section.code.append((results.SETTINGS, without_secrets(results.read_text(folder / results.SETTINGS))))
     if (folder / results.ENVIRONMENT).is_file():
+        from plnd.neurons.history import plain
+
         found = results.read_json(folder / results.ENVIRONMENT)
-        lines = [[Cell(name), Cell(results.plain(value))] for name, value in sorted(found.items())]
+        lines = [[Cell(name), Cell(plain(value))] for name, value in sorted(found.items())]
         section.tables.append(Table("versions", ["name", "version"], lines))
     return section
 

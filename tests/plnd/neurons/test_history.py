@@ -1,12 +1,12 @@
-"""How the rule of a set reads in reports and cards."""
+"""How the rule of a set reads in notebooks, reports and cards."""
 
 from __future__ import annotations
 
 import pytest
 
 from handmade import neurons_metadata
-from lm_eval_plnd.experiments.results import rule_in_words
 from plnd.io.metadata import NeuronsMetadata
+from plnd.neurons.history import rule_in_words
 
 OTHERS = [{"language": "en", "sha256": "1" * 64}, {"language": "ru", "sha256": "2" * 64}]
 
