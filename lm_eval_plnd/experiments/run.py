@@ -7,16 +7,14 @@ leaves there is in docs/experiments.md.
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import platform
 import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
@@ -28,8 +26,8 @@ from lm_eval_plnd.experiments.conditions import Setting, chosen, detected, neuro
 from lm_eval_plnd.experiments.enhancement import COLUMNS as TUNED_COLUMNS
 from lm_eval_plnd.experiments.enhancement import ENHANCED, TUNED, Tuning, train, tunings, write_documents
 from lm_eval_plnd.experiments.enhancement import rows as tuned_rows
+from lm_eval_plnd.experiments.evaluation import Values, ask, evaluate, load_lm, read_tasks, read_values
 from lm_eval_plnd.experiments.results import (
-    BITS,
     BYTES,
     COLUMNS,
     ENVIRONMENT,
@@ -44,7 +42,6 @@ from lm_eval_plnd.experiments.settings import Settings, load_settings
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
-from plnd.io import strict_json
 from plnd.io.files import read_bounded
 from plnd.statistics import weighted_mean
 
@@ -53,11 +50,6 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
     from plnd.neurons.neuron_set import NeuronSet
-
-SEED = 1234
-"""Of few-shot examples and sampled generation, lm-eval's own."""
-Values = dict[str, dict[str, list[float]]]
-"""Task to metric to one value per document, in document order."""
 
 
 # detection
@@ -176,53 +168,13 @@ class Evaluator:
 
     def __call__(self, item: str, tasks: Sequence[str]) -> Values:
         """What the model as it is answers on the tasks of one item."""
-        from lm_eval import evaluate
-        from lm_eval.utils import set_torch_seed
-
         options = self.settings.tasks[item]
-        loaded = {name: self.tasks[name] for name in tasks}
-        set_torch_seed(SEED)
-        for task in loaded.values():
-            task.set_fewshot_seed(SEED)
-        with redirect_stderr(io.StringIO()):  # a bar for every batch of every task
-            found = evaluate(
-                self.lms[item],
-                {"tasks": loaded},
-                limit=options.limit or self.settings.limit,
-                apply_chat_template=options.apply_chat_template,
-                bootstrap_iters=0,
-            )
-        return {name: _values(name, found) for name in tasks}
-
-
-def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Metric to one value per document of a task, of those metrics whose mean over documents is lm-eval's own result.
-
-    Bits per byte come with the documents' `bytes`, by which that mean is weighted. The name of a metric has its filter
-    in it where the task has several.
-    """
-    filters = list(dict.fromkeys(sample["filter"] for sample in found["samples"][task]))
-    values: dict[str, list[float]] = {}
-    for name in filters:
-        samples = [sample for sample in found["samples"][task] if sample["filter"] == name]
-        samples.sort(key=lambda sample: sample["doc_id"])
-        for metric in samples[0]["metrics"]:
-            raw, weights = [sample[metric] for sample in samples], {}
-            if metric == BITS:
-                weights = {BYTES: [float(count) for _, count in raw]}
-                raw = [-likelihood / count / math.log(2) for likelihood, count in raw]
-            if not all(isinstance(value, (bool, int, float)) or hasattr(value, "item") for value in raw):
-                continue
-            raw = [float(value) for value in raw]
-            theirs = found["results"][task].get(f"{metric},{name}")
-            if isinstance(theirs, (int, float)) and math.isclose(
-                weighted_mean(raw, weights.get(BYTES))[0], theirs, rel_tol=1e-6
-            ):
-                values[metric if len(filters) == 1 else f"{metric},{name}"] = raw
-                values |= weights
-    if not values:
-        raise PLNDError(f"{task}: none of its metrics is a mean over documents")
-    return values
+        return evaluate(
+            self.lms[item],
+            {name: self.tasks[name] for name in tasks},
+            limit=options.limit or self.settings.limit,
+            apply_chat_template=options.apply_chat_template,
+        )
 
 
 def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values: Values) -> list[list[Any]]:
@@ -284,39 +236,10 @@ def load_tasks(settings: Settings) -> dict[str, Task]:
         given = expand({**settings.metadata, **options.metadata})
         manager = TaskManager(include_path=paths, include_defaults=defaults, metadata=given)
         for name in names:
-            try:
-                (task,) = manager.load([name])["tasks"].values()
-            except PLNDError:
-                raise
-            except Exception as error:  # a data set's builder, the hub and YAML files each raise their own
-                reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-                raise PLNDError(f"tasks.{item}: {name} cannot be loaded ({reason.strip()})") from None
-            if options.gen_kwargs and task.get_config("output_type") != "generate_until":
-                raise PLNDError(f"tasks.{item}.gen_kwargs: {name} generates nothing")
-            if options.gen_kwargs:
-                task.set_config(key="generation_kwargs", value=options.gen_kwargs, update=True)
-            if task.get_config("num_fewshot") is None or options.num_fewshot:
-                task.set_config(key="num_fewshot", value=options.num_fewshot)
+            (task,) = read_tasks(manager, name, f"tasks.{item}").values()
+            ask(task, options.num_fewshot, options.gen_kwargs, f"tasks.{item}.gen_kwargs: {name}")
             found[name] = task
     return found
-
-
-def load_lm(arguments: Mapping[str, Any]) -> HFLM:
-    """lm-eval's `hf` model; also one that sees, and with its tokens checked."""
-    from lm_eval_plnd.documents import DocumentLM, loading_device
-    from plnd.models.loading import cannot_load, note_commit
-
-    given = expand(dict(arguments))
-    given["device"] = loading_device(given["pretrained"], given.get("device"))
-    if arguments.get("peft"):
-        import peft_plnd  # noqa: F401  PEFT then knows neuron-select adapters
-    try:
-        lm = DocumentLM(**given)
-    except Exception as error:  # whatever the hub, the builders and the file formats raise
-        raise cannot_load("model", error) from None
-    if isinstance(lm.pretrained, str):
-        note_commit(lm.model.config, lm.pretrained, lm.revision)
-    return lm
 
 
 # the run
@@ -365,7 +288,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
 
     @cache
     def table_of(path: Path) -> list[list[Any]]:
-        return rows(planned[paths[path]], settings, off[paths[path]], _read_values(path))
+        return rows(planned[paths[path]], settings, off[paths[path]], read_values(path))
 
     def write_results() -> None:
         with claimed(output / RESULTS, output):
@@ -422,7 +345,7 @@ def enhance(settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Ca
 
     def write_table() -> None:
         with claimed(folder / ENHANCED, folder):
-            done = [(paths[path], _read_values(path)) for path in paths if path.exists()]
+            done = [(paths[path], read_values(path)) for path in paths if path.exists()]
             table = [row for tuning, values in done for row in tuned_rows(tuning, settings, folder, values)]
             write_csv(folder / ENHANCED, TUNED_COLUMNS, table)
 
@@ -523,10 +446,3 @@ def _clock() -> Callable[[], dict[str, float]]:
         "seconds": round(time.monotonic() - began, 2),
         "cpu_seconds": round(time.process_time() - used, 2),
     }
-
-
-def _read_values(path: Path) -> Values:
-    try:
-        return strict_json.read(path, finite=False)
-    except PLNDError:
-        raise PLNDError(f"{path}: damaged; delete it, and this setting is evaluated again") from None

@@ -340,17 +340,27 @@ def text(
         with downloading(source):
             taken = last_texts(source, wanted)
     else:
-        path = _corpus(data_file(data_dir, "corpora"), language)
-        last = deque(enumerate(read_documents(path), start=1), maxlen=wanted)
-        total = last[-1][0] if last else 0
-        first_half = total - total // 2 if text_documents is None else 0
-        taken = [document for number, document in last if number > first_half]
-        if not taken:
-            raise CorpusError(
-                f"{path}: documents found: {total}, expected at least 2, to score the last half; add some, "
-                'or score all with --metadata \'{"text_documents": "all", …}\''
-            )
+        taken = end_of_corpus(_corpus(data_file(data_dir, "corpora"), language), text_documents)
     return datasets.DatasetDict(test=datasets.Dataset.from_dict({"text": taken}, features=TEXTS))
+
+
+def end_of_corpus(path: str | Path, text_documents: int | str | None = None) -> list[str]:
+    """The last documents of a corpus in a file, as `text` has them.
+
+    Raises:
+        CorpusError: if no document is left to take.
+    """
+    wanted = TEXT_DOCUMENTS if text_documents is None else _count(text_documents)
+    last = deque(enumerate(read_documents(path), start=1), maxlen=wanted)
+    total = last[-1][0] if last else 0
+    first_half = total - total // 2 if text_documents is None else 0
+    taken = [document for number, document in last if number > first_half]
+    if not taken:
+        raise CorpusError(
+            f"{path}: documents found: {total}, expected at least 2, to score the last half; add some, "
+            'or score all with --metadata \'{"text_documents": "all", …}\''
+        )
+    return taken
 
 
 def _count(text_documents: int | str) -> int | None:

@@ -236,7 +236,7 @@ def adapter(tmp_path_factory) -> tuple[Path, dict[str, float]]:
 
     from peft_plnd import NeuronSelectConfig
 
-    base = load_model(str(demo_model()), dtype="float32", device="cpu")
+    base = load_model(str(demo_model()), dtype="auto", device="cpu")  # as transformers loads it by itself
     ids, said = torch.arange(5, 25)[None], {}
     with torch.no_grad():
         said["base"] = base(ids).logits.double().abs().sum().item()
@@ -254,7 +254,7 @@ def test_adapters_load_in_programs_that_import_nothing_of_ours(adapter):
     found = dict(line.split() for line in output(sys.executable, "-c", WAYS, demo_model(), folder).splitlines())
     assert found.keys() == {"PeftModel", "AutoPeftModel", "AutoModel", "load_adapter", "pipeline"}
     assert abs(said["adapter"] / said["base"] - 1) > 1e-3
-    assert all(abs(float(value) / said["adapter"] - 1) < 1e-5 for value in found.values())
+    assert all(abs(float(value) / said["adapter"] - 1) < 1e-4 for value in found.values()), (said, found)
     off = execute(sys.executable, "-c", WAYS, demo_model(), folder, PLND_BRIDGE=0)
     assert off.stdout == "" and off.stderr.count("KeyError: 'NEURON_SELECT'") >= len(found)
 

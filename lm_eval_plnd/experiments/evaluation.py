@@ -1,0 +1,136 @@
+"""Evaluates lm-eval's tasks on a loaded model, as it is at the moment: one value per document of every metric."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_plnd.experiments.results import BITS, BYTES
+from plnd.demo_data import expand
+from plnd.errors import PLNDError
+from plnd.io import strict_json
+from plnd.statistics import weighted_mean
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+SEED = 1234
+"""Of few-shot examples and sampled generation, lm-eval's own."""
+Values = dict[str, dict[str, list[float]]]
+"""Task to metric to one value per document, in document order."""
+
+
+def load_lm(arguments: Mapping[str, Any]) -> HFLM:
+    """lm-eval's `hf` model; also one that sees, and with its tokens checked."""
+    from lm_eval_plnd.documents import DocumentLM, loading_device
+    from plnd.models.loading import cannot_load, note_commit
+
+    given = expand(dict(arguments))
+    given["device"] = loading_device(given["pretrained"], given.get("device"))
+    if arguments.get("peft"):
+        import peft_plnd  # noqa: F401  PEFT then knows neuron-select adapters
+    try:
+        lm = DocumentLM(**given)
+    except Exception as error:  # whatever the hub, the builders and the file formats raise
+        raise cannot_load("model", error) from None
+    if isinstance(lm.pretrained, str):
+        note_commit(lm.model.config, lm.pretrained, lm.revision)
+    return lm
+
+
+def read_tasks(manager: TaskManager, name: str, where: str) -> dict[str, Task]:
+    """A task, or all tasks of a group, with their rows read.
+
+    Raises:
+        PLNDError: if that fails, beginning with `where`.
+    """
+    try:
+        return dict(manager.load([name])["tasks"])
+    except PLNDError:
+        raise
+    except Exception as error:  # a data set's builder, the hub and YAML files each raise their own
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise PLNDError(f"{where}: {name} cannot be loaded ({reason.strip()})") from None
+
+
+def ask(task: Task, num_fewshot: int | None, gen_kwargs: Mapping[str, Any], where: str) -> None:
+    """Sets how a task is asked: worked examples before each document, and how answers are generated.
+
+    Raises:
+        PLNDError: if it generates nothing, beginning with `where`.
+    """
+    if gen_kwargs and task.get_config("output_type") != "generate_until":
+        raise PLNDError(f"{where} generates nothing")
+    if gen_kwargs:
+        task.set_config(key="generation_kwargs", value=dict(gen_kwargs), update=True)
+    if task.get_config("num_fewshot") is None or num_fewshot:
+        task.set_config(key="num_fewshot", value=num_fewshot or 0)
+
+
+def evaluate(
+    lm: HFLM, tasks: Mapping[str, Task], *, limit: float | None = None, apply_chat_template: bool = False
+) -> Values:
+    """What the model as it is answers on some tasks.
+
+    Raises:
+        PLNDError: if none of a task's metrics is a mean over documents.
+    """
+    from lm_eval import evaluate as evaluate_all
+    from lm_eval.utils import set_torch_seed
+
+    set_torch_seed(SEED)
+    for task in tasks.values():
+        task.set_fewshot_seed(SEED)
+    with redirect_stderr(io.StringIO()):  # a bar for every batch of every task
+        found = evaluate_all(
+            lm, {"tasks": dict(tasks)}, limit=limit, apply_chat_template=apply_chat_template, bootstrap_iters=0
+        )
+    return {name: _values(name, found) for name in tasks}
+
+
+def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Metric to one value per document of a task, of those metrics whose mean over documents is lm-eval's own result.
+
+    Bits per byte come with the documents' `bytes`, by which that mean is weighted. The name of a metric has its filter
+    in it where the task has several.
+    """
+    filters = list(dict.fromkeys(sample["filter"] for sample in found["samples"][task]))
+    values: dict[str, list[float]] = {}
+    for name in filters:
+        samples = [sample for sample in found["samples"][task] if sample["filter"] == name]
+        samples.sort(key=lambda sample: sample["doc_id"])
+        for metric in samples[0]["metrics"]:
+            raw, weights = [sample[metric] for sample in samples], {}
+            if metric == BITS:
+                weights = {BYTES: [float(count) for _, count in raw]}
+                raw = [-likelihood / count / math.log(2) for likelihood, count in raw]
+            if not all(isinstance(value, (bool, int, float)) or hasattr(value, "item") for value in raw):
+                continue
+            raw = [float(value) for value in raw]
+            theirs = found["results"][task].get(f"{metric},{name}")
+            if isinstance(theirs, (int, float)) and math.isclose(
+                weighted_mean(raw, weights.get(BYTES))[0], theirs, rel_tol=1e-6
+            ):
+                values[metric if len(filters) == 1 else f"{metric},{name}"] = raw
+                values |= weights
+    if not values:
+        raise PLNDError(f"{task}: none of its metrics is a mean over documents")
+    return values
+
+
+def read_values(path: Path) -> Values:
+    """What `evaluate` found, from a file.
+
+    Raises:
+        PLNDError: if it is damaged.
+    """
+    try:
+        return strict_json.read(path, finite=False)
+    except PLNDError:
+        raise PLNDError(f"{path}: damaged; delete it, and this setting is evaluated again") from None

@@ -1,0 +1,92 @@
+"""`plnd ablate`: on the demo's model, and what it refuses before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from handmade import neurons_metadata
+from lm_eval_plnd.experiments.ablation.command import Ablate, find_tasks
+from lm_eval_plnd.experiments.evaluation import evaluate, load_lm
+from plnd.commands.main import make_parser
+from plnd.deactivation import deactivated
+from plnd.demo_data import demo_corpus, demo_model
+from plnd.errors import PLNDError
+from plnd.models.layout import Layout
+from plnd.models.loading import load_skeleton
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.statistics import weighted_mean
+
+TEXTS = [f"{x}={demo_corpus('evaluate') / 'corpora' / f'{x}.jsonl'}" for x in ("zh", "en")]
+
+
+@pytest.fixture(scope="module")
+def mask(tmp_path_factory):
+    """A set of the demo's model, saved: 40 columns of down_proj."""
+    model = {**Layout(load_skeleton(str(demo_model()))).description(), "name": str(demo_model())}
+    indices = {f"{block}.down_proj": np.arange(0, 100, 20, dtype=np.int32) for block in range(8)}
+    importance = {name: np.ones(len(values), dtype=np.float32) for name, values in indices.items()}
+    path = tmp_path_factory.mktemp("mask") / "zh.safetensors"
+    NeuronSet(indices, importance, neurons_metadata(model=model)).save(path)
+    return path
+
+
+def run(*words: object) -> None:
+    """The command, without the installation's entry points."""
+    args = make_parser({"ablate": Ablate()}).parse_args(["ablate", *map(str, words)])
+    args.run(args)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "nothing to evaluate: name lm-eval tasks with --tasks, or text files with --text NAME=FILE"),
+        (["--text", "zh.jsonl"], "--text zh.jsonl: expected NAME=FILE"),
+        (["--text", "zh=a", "zh=b"], "zh is named twice"),
+        (["--limit", "0"], "--limit 0: expected a whole number above 0, or a share below 1"),
+        (["--limit", "2.5"], "--limit 2.5"),
+        pytest.param(["--tasks", "no_such_task"], "--tasks: no lm-eval task no_such_task", marks=pytest.mark.slow),
+        (["--metadata", "[1]", "--tasks", "a"], "--metadata [1]: expected an object"),
+        (["--model_args", "batch_size=3", "--tasks", "a"], "batch_size=3 in --model_args: take --batch_size"),
+        (
+            ["--projections", "q_proj", "--tasks", "a"],
+            "no neuron is left in the set",
+        ),
+    ],
+)
+def test_bad_input_is_a_line(words, message, mask):
+    """Before the model is loaded."""
+    with pytest.raises(PLNDError) as caught:
+        run(mask, *words)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_it_is_three_evaluations_and_a_subtraction(mask, tmp_path, capsys):
+    """Against lm-eval's scores, one by one; a folder that is done is only read; another question is refused there."""
+    words = [mask, "--text", *TEXTS, "--limit", 2, "--model_args", "dtype=float32,max_length=64", "--device", "cpu"]
+    run(*words, "--draws", 1, "--output", tmp_path / "out", "--plot", tmp_path / "plot.svg")
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    neurons = NeuronSet.load(mask)
+    lm = load_lm({"pretrained": str(demo_model()), "dtype": "float32", "max_length": 64, "device": "cpu"})
+    tasks = find_tasks([], dict(text.split("=", 1) for text in TEXTS))
+    scores = []
+    for off in (neurons - neurons, neurons, neurons.random_like(0)):
+        with deactivated(lm.model, off):
+            values = evaluate(lm, tasks, limit=2)
+        scores.append({x: weighted_mean(v["bits_per_byte"], v["bytes"])[0] for x, v in values.items()})
+    for one in found["effects"]:
+        original, own, random = (score[one["task"]] for score in scores)
+        assert one["original"] == pytest.approx(original) and one["documents"] == 2
+        assert one["own"]["value"] == pytest.approx(own - original)
+        assert one["random"]["value"] == pytest.approx(random - original)
+    assert found["neurons"] == 40 and "40 of 23,040 neurons off" in printed and "Without 40 neurons" in printed
+    assert (tmp_path / "plot.svg").exists() and (tmp_path / "out" / "ablation.md").exists()
+    (tmp_path / "out" / "samples" / "random0.json").unlink()
+    run(*words, "--draws", 1, "--output", tmp_path / "out")  # goes on
+    assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == found
+    with pytest.raises(PLNDError, match=r"holds another ablation, whose limit is 2 and not 1; choose another folder"):
+        run(*words, "--limit", 1, "--output", tmp_path / "out")
