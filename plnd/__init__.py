@@ -49,6 +49,7 @@ _HOMES = {
     "load_model": "models.loading",
     "probe": "probing.probe",
     "accept_family": "probing.rows",
+    "push": "exchange.push",
     "PLNDError": "errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from plnd.errors import PLNDError as PLNDError
     from plnd.exchange.convert import convert as convert
     from plnd.exchange.export import export as export
+    from plnd.exchange.push import push as push
     from plnd.inspection.config import InspectConfig as InspectConfig
     from plnd.inspection.run import inspect_neurons as inspect_neurons
     from plnd.interventions import intervened as intervened

@@ -26,6 +26,9 @@ _KINDS: dict[str, type[Artifact]] = {
 def load(path: str | Path) -> Artifact:
     """Reads any artifact, whichever the file says it is: `plnd.load("zh.safetensors")`.
 
+    Args:
+        path: a file, or one of the hub's, `hf://user/repo/zh.safetensors@revision`.
+
     Returns:
         `Scores` of `plnd detect`, a `NeuronSet` of `plnd select`, `combine` or `convert`, `Roles` of `plnd roles`, or
         `Means` or a `Direction` of `plnd reference`.
@@ -34,6 +37,6 @@ def load(path: str | Path) -> Artifact:
         ArtifactError: one line that says what is wrong with the file, and what to do; also of a part of scores, which
             `plnd merge` makes scores of.
     """
-    with opened(Path(path)) as stream:
+    with opened(path) as stream:
         form = stream.metadata.get("format")
         return (_KINDS[form] if isinstance(form, str) and form in _KINDS else NeuronSet).of_file(stream)

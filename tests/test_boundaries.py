@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plnd.neurons": (*GROUND, "io"),
     "plnd.logit_lens": (*GROUND, "io", "models"),
     "plnd.roles": (*GROUND, "io", "models", "neurons", "interventions"),
-    "plnd.exchange": (*GROUND, "io", "models", "neurons", "interventions"),
+    "plnd.exchange": (*GROUND, "io", "models", "neurons", "interventions", "any_artifact"),
     "plnd.deactivation": (*GROUND, "io", "models", "neurons"),
     "plnd.references": (*GROUND, "io", "models", "detection"),
     "plnd.detection": (*GROUND, "importance", "io", "models", "neurons", "deactivation"),

@@ -18,6 +18,7 @@ from plnd.commands.files import Convert, Export, Families, Show, Verify
 from plnd.commands.lens import Lens
 from plnd.commands.neuron import Neuron
 from plnd.commands.probe import Probe, accept_row
+from plnd.commands.push import Push
 from plnd.commands.reference import Reference, Steered
 from plnd.commands.sets import Combine, Layers, Overlap, Select
 from plnd.commands.shared import Command, error_line, print_error, print_warning
@@ -42,13 +43,14 @@ COMMANDS: dict[str, Command] = {
     "steered": Steered,
     "export": Export,
     "convert": Convert,
+    "push": Push,
     "families": Families,
     "probe": Probe,
 }
 GROUPS = {
     "find the neurons of a language": "detect merge select combine",
     "look at them": "show overlap layers neuron lens roles",
-    "see what they do": "compare arena experiment report card demo tasks",
+    "see what they do": "ablate arena experiment report card demo tasks",
     "change a model": "export reference steered suppress",
     "files and models": "verify convert push families probe",
 }

@@ -23,6 +23,7 @@ from safetensors.numpy import save as serialize
 from plnd.addresses import PROJECTIONS, split_address
 from plnd.errors import ArtifactError, PLNDError
 from plnd.io import strict_json
+from plnd.io.hub import local_file
 from plnd.io.metadata import PART, Metadata, ScoresMetadata
 from plnd.io.safetensors_layout import MAX_HEADER, Place, checked_header
 from plnd.io.steady_file import SteadyFile
@@ -93,14 +94,15 @@ class Opened:
     """An artifact that is open: its metadata and its tensors are of one state of one file.
 
     Attributes:
-        path: where it is, for errors.
+        path: where it is, for errors; of one of the hub's, its name there.
 
     Raises:
         ValueError: if it is no whole safetensors file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._file = path, SteadyFile(path)
+    def __init__(self, path: Path, name: str | Path | None = None) -> None:
+        self.path: str | Path = path if name is None else name
+        self._file = SteadyFile(path)
         self._header, self._texts, self._places = checked_header(self._file)
 
     @cached_property
@@ -193,12 +195,13 @@ class Rows:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Opened]:
-    """The artifact, open; whatever is wrong with the file becomes an `ArtifactError`."""
-    if not os.path.isfile(path):
-        raise bad(path, f"{'is a folder' if os.path.isdir(path) else 'no such file'}, expected a plnd artifact")
+def opened(path: str | Path) -> Iterator[Opened]:
+    """The artifact, open, of this machine or of the hub (`plnd.io.hub`); what is wrong becomes an `ArtifactError`."""
+    here = local_file(path)
+    if not os.path.isfile(here):
+        raise bad(path, f"{'is a folder' if os.path.isdir(here) else 'no such file'}, expected a plnd artifact")
     try:
-        found = Opened(path)
+        found = Opened(here, path)
     except OSError as error:
         raise bad(path, f"cannot be read ({error.strerror or error})") from None
     except ValueError as error:
@@ -267,7 +270,7 @@ def _not_plain(metadata: dict[str, Any]) -> str | None:
     return "is nested too deeply" if level else None
 
 
-def check_metadata(path: Path, metadata: Mapping[str, Any], kind: type[Kind]) -> Kind:
+def check_metadata(path: str | Path, metadata: Mapping[str, Any], kind: type[Kind]) -> Kind:
     """The metadata of an artifact of one form; refuses another form, another version, and fields of other types.
 
     Without the checksum, which is the file's.
@@ -297,7 +300,7 @@ def _shard_of(metadata: Mapping[str, Any]) -> str:
     return f"shard {shard.get('number')}/{shard.get('count')}" if isinstance(shard, Mapping) else "of a shard"
 
 
-def check_scores(path: Path, metadata: ScoresMetadata) -> None:
+def check_scores(path: str | Path, metadata: ScoresMetadata) -> None:
     """Refuses fields that contradict one another, or name what plnd does not know."""
     for reason, count in metadata.corpus.skipped_counts.items():
         if count < len(metadata.corpus.skipped.get(reason, ())):
@@ -307,7 +310,7 @@ def check_scores(path: Path, metadata: ScoresMetadata) -> None:
             raise bad(path, f"metadata names a projection {name!r:.60}, expected some of {', '.join(PROJECTIONS)}")
 
 
-def _check_model(path: Path, model: ModelDescription) -> None:
+def _check_model(path: str | Path, model: ModelDescription) -> None:
     """Refuses a description of a model that no model can have."""
     if not 0 < model.blocks <= MAX_BLOCKS or not model.widths:
         raise bad(path, f"metadata gives {model.blocks} blocks and {len(model.widths)} widths")
@@ -324,13 +327,13 @@ def _is_block(name: str, blocks: int) -> bool:
     return found is not None and int(found[1] or found[2]) < blocks
 
 
-def check_names(path: Path, tensors: Mapping[str, Any], expected: set[str]) -> None:
+def check_names(path: str | Path, tensors: Mapping[str, Any], expected: set[str]) -> None:
     """Refuses a file with a tensor too few or too many."""
     for name in sorted(expected ^ tensors.keys()):
         raise bad(path, f"tensor {name!r:.60} is {'missing' if name in expected else 'not expected'}")
 
 
-def check_indices(path: Path, name: str, values: np.ndarray, width: int) -> None:
+def check_indices(path: str | Path, name: str, values: np.ndarray, width: int) -> None:
     """Refuses a tensor that is no vector of int32 in range of a projection's width."""
     if values.dtype != np.int32 or values.ndim != 1:
         raise bad(path, f"{name} is {values.dtype} of {values.ndim} dimensions, expected a vector of int32")
@@ -339,25 +342,25 @@ def check_indices(path: Path, name: str, values: np.ndarray, width: int) -> None
         raise bad(path, f"{name} holds {worst}, out of range for {width} neurons")
 
 
-def check_importance(path: Path, name: str, values: np.ndarray, length: int) -> None:
+def check_importance(path: str | Path, name: str, values: np.ndarray, length: int) -> None:
     """Refuses a tensor that is no float32 vector of this length, finite and not negative."""
     _check_vector(path, name, values, length)
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise bad(path, f"{name} holds values that are negative or not finite")
 
 
-def check_logs(path: Path, name: str, values: np.ndarray, length: int) -> None:
+def check_logs(path: str | Path, name: str, values: np.ndarray, length: int) -> None:
     """Refuses a tensor that is no float32 vector of this length, finite."""
     _check_vector(path, name, values, length)
     if not np.isfinite(values).all():
         raise bad(path, f"{name} holds values that are not finite")
 
 
-def _check_vector(path: Path, name: str, values: np.ndarray, length: int) -> None:
+def _check_vector(path: str | Path, name: str, values: np.ndarray, length: int) -> None:
     if values.dtype != np.float32 or values.shape != (length,):
         raise bad(path, f"{name} is {values.dtype} of shape {list(values.shape)}, expected float32 of shape [{length}]")
 
 
-def bad(path: Path, problem: str) -> ArtifactError:
+def bad(path: str | Path, problem: str) -> ArtifactError:
     """The error for a file, in one line."""
     return ArtifactError(f"{path}: {problem}")

@@ -218,7 +218,7 @@ class NeuronSet:
         Raises:
             ArtifactError: one line that says what is wrong with the file, and what to do.
         """
-        with artifact.opened(Path(path)) as stream:
+        with artifact.opened(path) as stream:
             return cls.of_file(stream)
 
     @classmethod

@@ -179,7 +179,7 @@ class Scores:
         Raises:
             ArtifactError: one line that says what is wrong with the file, and what to do.
         """
-        with artifact.opened(Path(path)) as stream:
+        with artifact.opened(path) as stream:
             return cls.of_file(stream)
 
     @classmethod

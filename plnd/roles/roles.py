@@ -69,7 +69,7 @@ class Roles:
         Raises:
             ArtifactError: one line that says what is wrong with the file; later, if it is written to meanwhile.
         """
-        with opened(Path(path)) as stream:
+        with opened(path) as stream:
             return cls.of_file(stream)
 
     @classmethod

@@ -104,7 +104,7 @@ def read_roles(stream: artifact.Opened) -> RolesContent:
     return content
 
 
-def _check_counts(path: Path, content: RolesContent, widths: np.ndarray) -> None:
+def _check_counts(path: str | Path, content: RolesContent, widths: np.ndarray) -> None:
     """Refuses patterns that do not count every neuron once, or other neurons of a role than the examples have."""
     patterns, neurons = content.patterns, widths * len(content.packed)
     outside = (patterns < 0) | (patterns > neurons[:, None])  # before sums, which could leave int64
