@@ -33,9 +33,10 @@ for line in sys.stdin:
 def commands(folder: Path, endpoint: str, *typed: list[str]) -> list[tuple[int, str]]:
     """Exit status and output of plnd's commands, in one process of its own, whose hub is at an address."""
     ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_TOKEN": "secret", "HF_HUB_DISABLE_XET": "1"}
+    ours |= {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], input="\n".join(map(json.dumps, typed)), capture_output=True, text=True,
-        cwd=folder, env=os.environ | ours | {"HF_HUB_ETAG_TIMEOUT": "2", "NO_PROXY": "127.0.0.1"}, timeout=300,
+        cwd=folder, env=os.environ | ours, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
@@ -75,7 +76,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A file, as `hf_hub_download` asks for it: /user/repo/resolve/revision/file."""
-        user, repo, verb, revision, file = self.path.lstrip("/").split("?")[0].split("/", 4)
+        parts = self.path.lstrip("/").split("?")[0].split("/", 4)
+        if len(parts) < 5:
+            return self.answer(404)  # whatever else the client likes to know
+        user, repo, verb, revision, file = parts
         files = self.server.repositories.get(f"{user}/{repo}")
         if files is None or verb != "resolve":
             return self.answer(401 if files is None else 404, X_Error_Code="RepoNotFound")
