@@ -90,7 +90,7 @@ def card_of(artifacts: Mapping[str, Artifact], repository: str, evaluation: str 
         evaluation: Markdown.
         there: the card that is in the repository, whose own text stays.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     card = ModelCard("---\n{}\n---\n" if there is None else there)
     before, begin, rest = card.text.partition(BEGIN)
@@ -99,7 +99,7 @@ def card_of(artifacts: Mapping[str, Artifact], repository: str, evaluation: str 
         before, after = "", f"\n\n{card.text}"
     text = description(artifacts, repository, evaluation)
     card.text = f"{before}{BEGIN}\n\n{text}\n\n{END}{after.rstrip()}\n"
-    data: ModelCardData = card.data
+    data: Any = card.data
     model = next(iter(artifacts.values())).metadata.model
     languages = {x for one in artifacts.values() for x in _languages(one)}
     data.library_name = data.library_name or "plnd"
