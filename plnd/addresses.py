@@ -14,10 +14,21 @@ ATTENTION_PROJECTIONS = PROJECTIONS[:4]
 COLUMN_PROJECTIONS = ("o_proj", "down_proj")
 
 
+PARTS = (".cross", ".shared")
+"""Ends of names of what a block has beside its attention and feed-forward: cross-attention, and experts that all tokens
+go through."""
+
+
+def block_of(name: str) -> str:
+    """The block that a block, or a part of one, lies in."""
+    return next((name.removesuffix(part) for part in PARTS if name.endswith(part)), name)
+
+
 def block_order(block: str) -> tuple[int, int, int]:
-    """Sorts block names: "0", "1", …; "encoder.0", …, "decoder.0", "decoder.0.cross", …"""
-    part, _, rest = block.rpartition(".") if block[-1].isdigit() else block.removesuffix(".cross").rpartition(".")
-    return int(part == "decoder"), int(rest), int(block.endswith(".cross"))
+    """Sorts block names: "0", "0.shared", "1", …; "encoder.0", …, "decoder.0", "decoder.0.cross", …"""
+    whole = block_of(block)
+    part, _, rest = whole.rpartition(".")
+    return int(part == "decoder"), int(rest), int(block != whole)
 
 
 def block_names(addresses: Iterable[str]) -> list[str]:
@@ -44,6 +55,7 @@ def numbered(address: str) -> tuple[int, str]:
         PLNDError: if the model has an encoder and a decoder, whose blocks have no numbers of one kind.
     """
     block, projection = split_address(address)
+    block = block.removesuffix(".shared")
     if not block.isdigit():
         raise PLNDError(
             f"{address}: regions are defined for models whose blocks follow each other, not for block {block}"

@@ -19,19 +19,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
 from plnd.models.families import FAMILIES  # noqa: E402
-from tiny import TINY, VARIANTS  # noqa: E402
+from tiny import TINY, VARIANTS, marked  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=marked(FAMILIES))
 def family(request) -> Iterator[str]:
     """Every row of the families table in turn: the name of its model in `tiny.TINY`."""
     with _default_dtype(request.param):
         yield request.param
 
 
-@pytest.fixture(params=sorted({**TINY, **VARIANTS}))
+@pytest.fixture(params=marked({**TINY, **VARIANTS}, variants=True))
 def variant(request) -> Iterator[str]:
     """Every tiny model in turn, also those that share a row with another."""
     with _default_dtype(request.param):

@@ -87,7 +87,7 @@ def put_watch(module: nn.Module, watch: Callable) -> _Attribute:
 def _observed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """SDPA, after the block's watch has seen the queries and keys; with a soft-cap, which SDPA lacks, written out."""
+    """SDPA, after the block's watch has seen the queries and keys; with what SDPA lacks, soft-cap or sink, in full."""
     scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
     softcap, bias = kwargs.get("softcap"), kwargs.get("position_bias")
     mask = attention_mask
@@ -96,18 +96,24 @@ def _observed_attention(
             mask = bias if not module.is_causal else bias + _causal(query, key)
         else:
             mask = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
+    sinks = kwargs.get("s_aux")
     if hasattr(module, "_plnd_watch"):  # not of another model, which shares its configuration
-        module._plnd_watch(query, key, mask, scaling, softcap)  # type: ignore[operator]
-    if softcap is None:
+        module._plnd_watch(query, key, mask, scaling, softcap, sinks)  # type: ignore[operator]
+    if softcap is None and sinks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    logits = softcap * torch.tanh(query @ key.mT * scaling / softcap)
+    logits = query @ key.mT * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     if mask is None:
         logits = logits + _causal(query, key)
     else:
         lowest = torch.finfo(logits.dtype).min  # not -inf: padding sees nothing, and would become nan
         logits = logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else logits + mask
+    if sinks is not None:
+        logits = torch.cat((logits, sinks.to(logits).view(-1, 1, 1).expand(*logits.shape[:-1], 1)), dim=-1)
     p = torch.softmax(logits, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
+    p = p[..., : key.shape[2]]  # without the sink, which has no value
     return (p @ value).transpose(1, 2).contiguous(), None
 
 
@@ -129,14 +135,23 @@ def _observed_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights:
     for expert in index[index < len(module.gate_up_proj)].unique().tolist():  # type: ignore[arg-type]
         token, place = (index == expert).nonzero(as_tuple=True)
         share = weights[token, place, None]
-        fused = linear(hidden[token], module.gate_up_proj[expert])  # type: ignore[index]
+        fused = _expert(module, "gate_up_proj", expert, hidden[token])
         inner = module._apply_gate(fused)  # type: ignore[operator]
         if watch is not None:
             watch.add(expert, token, fused, inner, share)
-        output.index_add_(0, token, (linear(inner, module.down_proj[expert]) * share).to(output.dtype))  # type: ignore[index]
+        output.index_add_(0, token, (_expert(module, "down_proj", expert, inner) * share).to(output.dtype))
     if watch is not None:
         watch.done()
     return output
+
+
+def _expert(module: nn.Module, name: str, expert: int, x: Tensor) -> Tensor:
+    """One expert's product, and its bias where it has one."""
+    weight = getattr(module, name)[expert]
+    bias = getattr(module, f"{name}_bias", None)
+    return linear(
+        x, weight.mT if getattr(module, "is_transposed", False) else weight, None if bias is None else bias[expert]
+    )
 
 
 AttentionInterface.register(_NAME, _observed_attention)
@@ -148,7 +163,7 @@ ExpertsInterface.register(_NAME, _observed_experts)
 def observed_attention(layout: Layout) -> Iterator[None]:
     """The model runs with the observed attention function; its own is put back on exit."""
     model: Any = layout.model
-    if not (model._supports_sdpa or layout.family.stacks[0].softcap):
+    if not (model._supports_sdpa or any(stack.softcap or stack.sinks for stack in layout.family.stacks)):
         raise FamilyError(
             f"{type(model).__name__} cannot run with PyTorch's SDPA, so its queries and keys cannot be observed: detect"
             " with --qk off"

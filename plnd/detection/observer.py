@@ -19,6 +19,8 @@ from plnd.detection.interfaces import RoutedSums, check_dense, observed_attentio
 from plnd.detection.meeting import Meeting
 from plnd.importance.attention import ROWS, visible_keys
 from plnd.importance.memory import release_memory
+from plnd.models.families import Rotation
+from plnd.models.gating import Gating
 from plnd.models.layout import Block, Layout, Target
 from plnd.models.parts import Part, Parts
 from plnd.models.running import hooked
@@ -32,8 +34,11 @@ SITES = {
     "output": ("o_proj",),
     "ffn": ("gate_proj", "up_proj", "down_proj"),
     "up": ("up_proj", "down_proj"),
+    "column": ("gate_proj", "down_proj"),
+    "row": ("up_proj",),
 }
-"""What is measured once, and the projections whose neurons share the measurement (eq. 5: up, gate and down are one)."""
+"""What is measured once, and the projections whose neurons share the measurement (eq. 5: up, gate and down are one;
+`column` and `row` where they are not)."""
 
 Sink = Callable[[str, str, Tensor], None]
 """Receives (block, site, importance [documents, width]) during the forward pass."""
@@ -181,11 +186,12 @@ class ObservedBlock:
     """
 
     def __init__(self, observer: Observer, block: Block) -> None:
-        self.observer, self.name, self.module = observer, block.name, block.module
+        self.observer, self.block, self.name, self.module = observer, block, block.name, block.module
         self.stack, self.family, self.at, self.gain = block.stack, block.family, block.at, block.gain
         self._check_paths()
-        self.head_dim = int(self.at(self.stack.head_dim))
-        self.attention: nn.Module = self.at(self.stack.attention)
+        if self.stack.attention is not None:
+            self.head_dim = int(self.at(self.stack.head_dim))
+            self.attention: nn.Module = self.at(self.stack.attention)
         self.attention_watched = self.experts_watched = False
 
     def _check_paths(self) -> None:
@@ -194,8 +200,9 @@ class ObservedBlock:
             if norm is not None:
                 self.at(f"{norm.module}.weight")
                 self.at(f"{norm.module}.{norm.eps}")
-        when = stack.rotation.when if stack.rotation else None
-        for path in (when, stack.feed_forward, stack.experts):
+        rotation = stack.rotation or Rotation()
+        gate = stack.feed_forward_gate
+        for path in (rotation.when, rotation.window, stack.feed_forward, stack.experts, gate, *stack.beside):
             if path is not None:
                 self.at(path)
 
@@ -206,11 +213,19 @@ class ObservedBlock:
         """Names of the block's projections, in the table's order."""
         return [projection.name for projection in self.stack.projections]
 
+    def has(self, projection: str) -> bool:
+        """Whether the block has a projection."""
+        return projection in self.projections
+
     @property
     def activation(self) -> Callable[[Tensor], Tensor]:
         """The non-linearity of the block's feed-forward; only where it has one."""
-        assert self.stack.activation is not None
-        return self.at(self.stack.activation)
+        return self.gating.activation
+
+    @property
+    def gating(self) -> Gating:
+        """What the block's feed-forward makes of gate and up; only where it has one."""
+        return self.block.gating
 
     def target(self, projection: str) -> Target:
         """Where a projection's weights lie; of a model that is spread over processes, of the part that hooks see."""
@@ -243,18 +258,18 @@ class ObservedBlock:
 
     def documents(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Each document's own tokens, [seq, ...], of [batch, seq, ...] tensors."""
-        tensors = tuple(self._by_document(tensor) for tensor in tensors)
+        tensors = tuple(self.by_document(tensor) for tensor in tensors)
         for index, (start, stop) in enumerate(self.spans):
             yield tuple(tensor[index, start:stop] for tensor in tensors)
 
     def first(self, tensor: Tensor) -> Tensor:
         """The first document's first `ROWS` tokens, [seq, ...], of [batch, seq, ...]: what proofs look at."""
         start, stop = self.spans[0]
-        return self._by_document(tensor)[0, start : min(stop, start + ROWS)]
+        return self.by_document(tensor)[0, start : min(stop, start + ROWS)]
 
-    def _by_document(self, tensor: Tensor) -> Tensor:
-        """[batch, seq, ...] also of a tensor of which the model has flattened the first two."""
-        return tensor if tensor.dim() == 3 else tensor.unflatten(0, (len(self.spans), -1))
+    def by_document(self, tensor: Tensor) -> Tensor:
+        """[batch, seq, width] also of a tensor whose first two dimensions the model has flattened, or set apart."""
+        return tensor if tensor.dim() == 3 else tensor.reshape(len(self.spans), -1, tensor.shape[-1])
 
     def before(self, projection: str, see: Callable[[Tensor], None]) -> Handle:
         """Calls `see` with the input of a projection's module as it arrives, before hooks switch columns off."""
@@ -277,17 +292,18 @@ class ObservedBlock:
 
     def sum_over_experts(
         self,
-        site: str,
+        sites: Sequence[str],
         term: Callable[[Tensor, Tensor, Tensor], Tensor],
         finish: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> Handle:
-        """Emits a sum over the tokens that are routed to each of the fused experts; once for each block.
+        """Emits sums over the tokens that are routed to each of the fused experts; once for each block.
 
         Args:
-            site: what is emitted at the end of each pass.
-            term: what is summed over each document's tokens: of the output of `gate_up_proj` [tokens, 2·width], the
-                inner activations [tokens, width] and the tokens' shares of this expert [tokens, 1].
-            finish: from those sums to what is emitted, both [documents, experts·width].
+            sites: what is emitted at the end of each pass.
+            term: what is summed over each document's tokens, [tokens, sites·width]: of the output of `gate_up_proj`
+                [tokens, 2·width], the inner activations [tokens, width] and the tokens' shares of this expert
+                [tokens, 1].
+            finish: from the sums of a site to what is emitted, both [documents, experts·width].
 
         Raises:
             FamilyError: if the experts are packed: the pass multiplies by slices of what is stored.
@@ -297,11 +313,14 @@ class ObservedBlock:
             check_dense(target)
 
         def emit(sums: Tensor) -> None:
-            self.emit(site, list(finish(sums)))
+            assert down.experts is not None
+            for site, values in zip(sites, sums.unflatten(1, (down.experts, len(sites), -1)).unbind(2), strict=True):
+                self.emit(site, list(finish(values.flatten(1))))
 
         def watch(tokens: int) -> RoutedSums:
             assert down.experts is not None
-            return RoutedSums(self.spans, tokens, (down.experts, down.width // down.experts), term, emit)
+            shape = (down.experts, len(sites) * down.width // down.experts)
+            return RoutedSums(self.spans, tokens, shape, term, emit)
 
         self.experts_watched = True
         assert self.stack.experts is not None
@@ -312,7 +331,7 @@ class ObservedBlock:
     @property
     def alive(self) -> tuple[Tensor, Tensor] | None:
         """Which rows of `q_proj` and `k_proj` are wanted; None: all."""
-        alive = self.observer.alive.get(self.name)
+        alive = None if self.stack.latent else self.observer.alive.get(self.name)
         if alive is None or self._seen("q_proj").shares is None:
             return alive
         queries, keys = (x[self._seen(name).neurons] for x, name in zip(alive, ("q_proj", "k_proj"), strict=True))

@@ -62,6 +62,7 @@ def _measured(stack: Stack, projection: str, at: At) -> str:
     if at == "block":
         return ""
     if at == "attention":
+        assert stack.attention is not None
         return stack.attention
     norm = stack.attention_norm if attention else stack.feed_forward_norm
     sublayer = stack.attention if attention else stack.feed_forward

@@ -256,6 +256,8 @@ def _key_value_rows(path: Path, neurons: Neurons, layout: Layout) -> Neurons:
         widths = [layout.widths.get(f"{block.name}.{name}", 0) for name in ("q_proj", "k_proj")]
         if not block.name.isdigit() or 0 in widths:
             continue
+        if block.stack.latent:
+            raise _bad(path, "is numbered by query rows, of which latent attention has others than keys: detect anew")
         queries, keys = widths
         head_dim = int(block.at(block.stack.head_dim))
         group_size = queries // keys  # query heads that share one key-value head

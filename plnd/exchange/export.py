@@ -147,13 +147,8 @@ def zeros(layout: Layout, neurons: NeuronSet) -> dict[str, Tensor]:
     masks: dict[str, Tensor] = {}
     for address, indices in neurons.items():
         target = layout.targets[address]
-        column = target.projection.axis == "column"
-        axes = (target.dim,) if target.experts is None else (0, 2 if column else 1)
-        touched = [(target.stored, axes)]
-        bias = getattr(target.plain, "bias", None)
-        if bias is not None and not column:
-            touched.append((bias, (0,)))
-        for parameter, axes in touched:
+        for parameter in (getattr(target.plain, name) for name in target.names):
+            axes = target.axes(parameter)
             name, *others = names[id(parameter)]
             if others:
                 raise FamilyError(f"{address}: {name} is also {others[0]}; its neurons cannot be zeroed alone")

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from plnd.importance import memory
 from plnd.importance.memory import accumulation_dtype, chunks
@@ -44,11 +45,13 @@ class HeadNorm:
         gain: [head_dim] over the channels of each head; [heads * head_dim] over those of all heads together.
         eps: epsilon.
         whole: the mean square is taken over all heads, so that a channel rescales the logits of every head.
+        turned: the norm comes after the rotation, which leaves a head's mean square as it is.
     """
 
     gain: Tensor
     eps: float
     whole: bool = False
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,16 @@ class Rotary:
     order: Tensor | None = None
 
     @classmethod
-    def of(cls, cos: Tensor, sin: Tensor, head_dim: int, pairs: Literal["halves", "neighbours"]) -> Rotary:
-        """From Hugging Face's factors, [seq, rotated channels], of which a head may have fewer than channels."""
+    def of(
+        cls, cos: Tensor, sin: Tensor, head_dim: int, pairs: Literal["halves", "neighbours"], *, last: bool = False
+    ) -> Rotary:
+        """From Hugging Face's factors, [seq, rotated channels], of which a head may have fewer than channels.
+
+        They are those of its first channels, or its last.
+        """
         turning, device = cos.shape[-1], cos.device
-        cos = torch.cat((cos, cos.new_ones(len(cos), head_dim - turning)), dim=-1)
-        sin = torch.cat((sin, sin.new_zeros(len(sin), head_dim - turning)), dim=-1)
-        return cls(cos, sin, *_pairs(head_dim, turning, pairs, device))
+        around = (head_dim - turning, 0) if last else (0, head_dim - turning)
+        return cls(pad(cos, around, value=1), pad(sin, around), *_pairs(head_dim, turning, pairs, last, device))
 
     def __call__(self, x: Tensor) -> Tensor:
         """x after rotation, [..., seq, head_dim]."""
@@ -98,6 +105,9 @@ class Attention:
         softcap: c of c·tanh(s/c), applied to the scaled scalar product before the mask; None where there is none.
         visible: with a mask, of every query the first key that some head may see, and the one behind the last; None:
             read from the mask, and the device is waited for.
+        sinks: [heads], a logit that takes part in each head's softmax beside those of the keys, and stands for none;
+            None where there is none.
+        temperature: [seq], what the rotated queries are multiplied by; None: nothing.
     """
 
     query: Tensor
@@ -111,15 +121,19 @@ class Attention:
     mask: Tensor | None = None
     softcap: float | None = None
     visible: tuple[list[int], list[int]] | None = None
+    sinks: Tensor | None = None
+    temperature: Tensor | None = None
 
 
 @functools.lru_cache(maxsize=32)
-def _pairs(head_dim: int, turning: int, pairs: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+def _pairs(
+    head_dim: int, turning: int, pairs: str, last: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Partner, sign and order of `Rotary`: made on the CPU, and once, so that no document waits for the device."""
     channel = torch.arange(head_dim)
     partner = channel.clone()
-    channels = partner[:turning].view((2, -1) if pairs == "halves" else (-1, 2))
-    partner[:turning] = channels.flip(0 if pairs == "halves" else 1).flatten()
+    turned = partner[head_dim - turning :] if last else partner[:turning]
+    turned.copy_(turned.view((2, -1) if pairs == "halves" else (-1, 2)).flip(0 if pairs == "halves" else 1).flatten())
     sign = torch.where(partner > channel, -1, 1)
     order = None
     if not torch.equal(partner, swapped_halves(channel)):
@@ -144,13 +158,16 @@ def visible_keys(mask: Tensor) -> list[list[tuple[int, int]]]:
     return torch.stack((first, last), dim=-1).tolist()
 
 
-def rotated(x: Tensor, norm: HeadNorm | None, rotary: Rotary | None) -> Tensor:
+def rotated(x: Tensor, norm: HeadNorm | None, rotary: Rotary | None, temperature: Tensor | None = None) -> Tensor:
     """Queries or keys as they enter the scalar product, from a projection's output [heads, seq, head_dim]."""
     channels, _ = _normed(x, norm)
-    return channels if rotary is None else rotary(channels)
+    channels = channels if rotary is None else rotary(channels)
+    if norm is not None and norm.turned:
+        channels = channels * norm.gain.to(channels.dtype)
+    return channels if temperature is None else channels * temperature[:, None]
 
 
-def as_assumed(trace: Attention, value: Tensor, context: Tensor) -> bool:
+def as_assumed(trace: Attention, value: Tensor, context: Tensor, gate: Tensor | None = None) -> bool:
     """Whether a model's attention is what `trace` says, so that the changes of its logits are those of eq. 10.
 
     Held against the model's own queries, keys and head outputs, for the first `ROWS` tokens. Another rotation or norm,
@@ -160,6 +177,7 @@ def as_assumed(trace: Attention, value: Tensor, context: Tensor) -> bool:
         trace: the document's queries, keys and mask.
         value: output of `v_proj`, [groups, seq, head_dim].
         context: head outputs, [seq, heads * head_dim].
+        gate: what they have been multiplied by, of the same shape; None: nothing.
     """
 
     def close(found: Tensor, expected: Tensor) -> bool:
@@ -168,16 +186,19 @@ def as_assumed(trace: Attention, value: Tensor, context: Tensor) -> bool:
 
     rows = slice(0, min(ROWS, trace.query.shape[1]))
     rotary = trace.rotary and replace(trace.rotary, cos=trace.rotary.cos[rows], sin=trace.rotary.sin[rows])
-    for x, entered, norm in (
-        (trace.query, trace.query_rotated, trace.query_norm),
-        (trace.key, trace.key_rotated, trace.key_norm),
+    temperature = None if trace.temperature is None else trace.temperature[rows]
+    for x, entered, norm, factor in (
+        (trace.query, trace.query_rotated, trace.query_norm, temperature),
+        (trace.key, trace.key_rotated, trace.key_norm, None),
     ):
-        if not close(entered[:, rows], rotated(x[:, rows], norm, rotary)):
+        if not close(entered[:, rows], rotated(x[:, rows], norm, rotary, factor)):
             return False
     groups, dtype = len(trace.key), accumulation_dtype(trace.query.dtype)
     query = trace.query_rotated.to(dtype).unflatten(0, (groups, -1)) * trace.scaling
     _, p, seen = _logits(query[:, :, rows], trace.key_rotated.to(dtype), trace, rows)
+    p = p if trace.sinks is None else p[..., :-1]
     expected = (p @ value.to(dtype)[:, None, seen]).flatten(0, 1).transpose(0, 1).flatten(1)
+    expected = expected if gate is None else expected * gate[rows]
     return close(context[rows], expected)
 
 
@@ -233,7 +254,8 @@ def attention_importance(
         sides = [side.pick(chosen, order) for side in _sides(trace, dtype)]
         if chosen is not None:
             wanted = [x.index_select(0, chosen) for x in wanted]
-            trace = replace(trace, mask=_of_groups(trace.mask, groups, chosen))
+            mask, sinks = (_of_groups(x, groups, chosen) for x in (trace.mask, trace.sinks))
+            trace = replace(trace, mask=mask, sinks=sinks)
         if order is not None:
             wanted = [x[..., order] for x in wanted]
         kind = _kind(algorithm, trace, on or engine(dtype, device))
@@ -250,6 +272,9 @@ def attention_importance(
 
 def _kind(algorithm: Literal["exact", "first_order"], trace: Attention, engine: Engine) -> type[Measurement]:
     """What measures a document."""
+    turned = any(norm is not None and norm.turned for norm in (trace.query_norm, trace.key_norm))
+    if trace.sinks is not None or (turned and engine == "triton"):
+        return Exact if algorithm == "exact" else FirstOrder
     if engine == "triton":
         from plnd.importance.triton_softmax import TritonExact, TritonFirstOrder  # Triton may be absent
 
@@ -272,7 +297,7 @@ def _measured(
     A norm over all heads makes a channel rescale the logits of other heads too: with a shift of n, head h is changed by
     the channels of head h - n, which have no other effect on it.
     """
-    query, key = sides[1].other, sides[0].other[:, 0]
+    query, key = sides[1].entered, sides[0].entered[:, 0]
     chunk = min(kind.rows, memory.rows_budget(query.device) // (query.shape[0] * query.shape[1] * key.shape[1]))
     totals = [torch.zeros(x.shape, dtype=query.dtype, device=x.device) for x in wanted]
     for shift in shifts:
@@ -290,7 +315,7 @@ def _measured(
 
 
 def _of_groups(mask: Tensor | None, groups: int, chosen: Tensor) -> Tensor | None:
-    """A mask's heads that belong to some of the groups."""
+    """A mask's, or sinks', heads that belong to some of the groups."""
     if mask is None or len(mask) == 1:
         return mask
     return mask.unflatten(0, (groups, -1)).index_select(0, chosen).flatten(0, 1)
@@ -303,18 +328,24 @@ def _sides(trace: Attention, dtype: torch.dtype) -> list[Side]:
         times(name, x.to(dtype).unflatten(0, (groups, -1)), factor)
         for name, x, factor in (("query", trace.query_rotated, trace.scaling), ("key", trace.key_rotated, 1.0))
     )
-    sides = []
-    for x, norm, scaling, other in (
-        (trace.query, trace.query_norm, trace.scaling, key),
-        (trace.key, trace.key_norm, 1.0, query),
+    sides: list[Side] = []
+    for x, norm, scaling, entered, temperature in (
+        (trace.query, trace.query_norm, trace.scaling, key, trace.temperature),
+        (trace.key, trace.key_norm, 1.0, query, None),
     ):
         channel, rho = _normed(x, norm)
         if norm is not None:
             channel = channel * rho
+        if temperature is not None:
+            channel = channel * temperature[:, None].to(dtype)
+        other = entered
+        if norm is not None and norm.turned:
+            other = stacked_scratch(f"gained {len(sides)}", entered.shape, entered).copy_(entered * norm.gain.to(dtype))
         own, turned = _rotation(trace.rotary, dtype)
         rescale = None if norm is None else (rho - 1).unflatten(0, (groups, -1))
         channel = channel.unflatten(0, (groups, -1))
-        sides.append(Side(channel, other, own * -scaling, None if turned is None else turned * -scaling, rescale))
+        turned_factor = None if turned is None else turned * -scaling
+        sides.append(Side(channel, other, own * -scaling, turned_factor, rescale, entered))
     return sides
 
 
@@ -323,7 +354,7 @@ def _normed(x: Tensor, norm: HeadNorm | None) -> tuple[Tensor, Tensor]:
     x = x.to(accumulation_dtype(x.dtype))
     if norm is None:
         return x, x.new_ones(()).expand(x.shape)
-    square, gain = x.square(), norm.gain.to(x.dtype)
+    square, gain = x.square(), torch.ones_like(norm.gain) if norm.turned else norm.gain.to(x.dtype)
     count = x.shape[-1]
     mean = square.mean(-1, keepdim=True)
     if norm.whole:
@@ -361,6 +392,7 @@ def _seen(trace: Attention, mask: Tensor, rows: slice) -> slice:
 def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:
     """Logits before soft-cap and probabilities, both [groups, per_group, rows, seen], and which keys they see.
 
+    With sinks the probabilities have one column more, the sink's.
     The logits are those of the mask too where nothing needs them without: a head norm or a soft-cap does.
     """
     groups, per_group, count, _ = query.shape
@@ -385,6 +417,9 @@ def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[
         scores[..., rows].add_(_triangle(count, scores.dtype, scores.device))
     elif mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+    if trace.sinks is not None:
+        sinks = trace.sinks.to(scores).view(groups, per_group, 1, 1).expand(*shape[:3], 1)
+        return logits, torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1), seen
     p = stacked_scratch("p", shape, query)
     torch.softmax(stacked(scores), dim=-1, out=stacked(p))
     return logits, p, seen

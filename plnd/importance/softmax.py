@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from plnd.importance.memory import SCRATCH, accumulation_dtype, cells, chunks
 
@@ -29,7 +30,8 @@ class Side:
 
     δ[i, j, c] = own[c]·other[c] (+ turned[c]·other[c']) (+ rescale[c]·s[i, j]): `own`, `turned` and `rescale` belong to
     the token whose channel is zeroed, `other` to the one it meets, and c' = c ± head_dim/2 is what c turns with.
-    `own` and `turned` are the channel times a factor, [seq, head_dim] or a number. All others are
+    `own` and `turned` are the channel times a factor, [seq, head_dim] or a number. `entered` is `other` as it enters
+    the scalar product, without the gain of a norm that the zeroed channel goes through after rotation. All others are
     [groups, per_group or 1, seq, head_dim].
     """
 
@@ -38,6 +40,7 @@ class Side:
     factor: Tensor | float
     turned_factor: Tensor | None
     rescale: Tensor | None
+    entered: Tensor
 
     @property
     def own(self) -> Tensor:
@@ -63,12 +66,12 @@ class Side:
     def cut(self, own: slice, other: slice) -> Side:
         """Part of the tokens."""
         part = self._mapped(lambda x: x[:, :, own], lambda x: x[own])
-        return replace(part, other=self.other[:, :, other])
+        return replace(part, other=self.other[:, :, other], entered=self.entered[:, :, other])
 
     def elsewhere(self, shift: int) -> Side:
         """What is left of the change for the head that comes `shift` after the channel's own."""
         rescale = None if self.rescale is None else roll_heads(self.rescale, shift)
-        return Side(self.channel, self.other, 0.0, None, rescale)
+        return Side(self.channel, self.other, 0.0, None, rescale, self.entered)
 
     def _mapped(self, of_heads: Callable[[Tensor], Tensor], of_factors: Callable[[Tensor], Tensor]) -> Side:
         return Side(
@@ -77,6 +80,7 @@ class Side:
             of_factors(self.factor) if isinstance(self.factor, Tensor) else self.factor,
             None if self.turned_factor is None else of_factors(self.turned_factor),
             None if self.rescale is None else of_heads(self.rescale),
+            of_heads(self.entered),
         )
 
     def along(self, products: Tensor) -> Tensor:
@@ -248,6 +252,7 @@ class FirstOrder:
     def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
         """Takes in rows of attention, [groups, per_group, rows, seen], and which keys and queries they are."""
         query_side, key_side = self.sides[0].cut(rows, seen), self.sides[1].cut(seen, rows)
+        p = p[..., : logits.shape[-1]]  # without a sink, whose logit does not change
         square = p * p
         weights = (p, square, square)
         if self.softcap is not None:
@@ -334,7 +339,8 @@ class Exact:
 
     With δ centred on its mean Σpδ, ε = e^δ - 1 and ζ = Σpε ≥ 0, the change of a probability is p(ε - ζ)/(1 + ζ): of the
     order of δ, nothing of order one cancels. Where a centred δ is so large that squares of e^δ would overflow, the
-    row's softmax is taken as it is, its exponents lowered by as much.
+    row's softmax is taken as it is, its exponents lowered by as much. A sink is a column of p behind those of the keys,
+    whose logit does not change, and whose probability's change is left out.
     """
 
     rows = 128
@@ -355,8 +361,9 @@ class Exact:
 
     def _change(self, p: Tensor, s: Tensor, terms: list[list[Tensor]], with_logit: bool) -> Tensor:
         """One head's Σ, [channels], from δ = Σ u[rows, channels]·v[seen, channels], the last times s `with_logit`."""
-        rows, seen = p.shape
-        columns = [v.mT.contiguous() for _, v in terms]
+        (rows, seen), sink = s.shape, p.shape[1] - s.shape[1]
+        columns = [pad(v.mT, (0, sink)).contiguous() for _, v in terms]
+        s = pad(s, (0, sink))
         budget = cells(p.device)
         result = p.new_zeros(len(columns[0]))
         for channels in chunks(len(result), budget // seen):
@@ -377,10 +384,10 @@ class Exact:
                 change = torch.zeros_like(lowered)
                 if lowered.any():
                     after = delta.exp()
-                    change = _norm(after.div_((q @ after.mT).mT).sub_(1).mul_(q))
+                    change = _norm(after.div_((q @ after.mT).mT).sub_(1).mul_(q)[..., :seen])
                 epsilon = delta.expm1_()
                 zeta = (q @ epsilon.mT).mT
-                change = torch.where(lowered > 0, change, _norm(epsilon.sub_(zeta).mul_(q)) / (1 + zeta))
+                change = torch.where(lowered > 0, change, _norm(epsilon.sub_(zeta).mul_(q)[..., :seen]) / (1 + zeta))
                 result[channels] += change.square().sum((0, 2))
         return result
 
@@ -427,12 +434,12 @@ class CompiledExact:
 
     def _columns(self, v: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """What belongs to keys as [groups, head_dim, keys and padding], and its largest size, [groups, head_dim]."""
-        columns = torch.nn.functional.pad(v[:, 0].mT, (0, self.kernels.LANES))
+        columns = pad(v[:, 0].mT, (0, self.kernels.LANES))
         return _contiguous(columns), _contiguous(columns.abs().amax(-1))
 
     def _padded(self, x: Tensor) -> np.ndarray:
         x, missing = x.transpose(1, 2), -x.shape[-1] % self.kernels.LANES
-        return _contiguous(torch.nn.functional.pad(x, (0, missing)) if missing else x)
+        return _contiguous(pad(x, (0, missing)) if missing else x)
 
     def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
         """Takes in rows of attention, [groups, per_group, rows, seen], and which keys and queries they are."""

@@ -322,9 +322,12 @@ def _check_model(path: str | Path, model: ModelDescription) -> None:
             raise bad(path, f"metadata gives {name} {width} neurons, expected 1 to {MAX_WIDTH}")
 
 
+_NUMBER = "(0|[1-9][0-9]{0,7})"
+
+
 def _is_block(name: str, blocks: int) -> bool:
-    found = re.fullmatch(r"(?:encoder\.|decoder\.)?(0|[1-9][0-9]{0,7})|decoder\.(0|[1-9][0-9]{0,7})\.cross", name)
-    return found is not None and int(found[1] or found[2]) < blocks
+    found = re.fullmatch(r"(?:(?:encoder\.|decoder\.)?N|N\.shared|decoder\.N\.cross)".replace("N", _NUMBER), name)
+    return found is not None and int(next(filter(None, found.groups()))) < blocks
 
 
 def check_names(path: str | Path, tensors: Mapping[str, Any], expected: set[str]) -> None:

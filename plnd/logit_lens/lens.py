@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from plnd import notebook
+from plnd.addresses import block_of
 from plnd.errors import CorpusError, FamilyError, PLNDError
 from plnd.io.files import read_bounded, write_csv
 from plnd.logit_lens.config import LensConfig
@@ -375,7 +376,7 @@ class Unembedding:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.blocks = [b for b in layout.blocks if not b.name.startswith("encoder.") and not b.name.endswith(".cross")]
+        self.blocks = [b for b in layout.blocks if not b.name.startswith("encoder.") and b.name == block_of(b.name)]
         head, family = layout.model.get_output_embeddings(), layout.family
         if head is None:
             raise FamilyError(f"{type(layout.model).__name__} has no unembedding: nothing can be decoded")

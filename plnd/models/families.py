@@ -11,17 +11,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from plnd.addresses import ATTENTION_PROJECTIONS, COLUMN_PROJECTIONS, PROJECTIONS
 
-if TYPE_CHECKING:
-    pass
-
-
-Fused = Literal["stacked", "by_group", "halves"]
+Fused = Literal["stacked", "by_group", "halves", "alternating", "gated", "latent"]
 """How a module's rows hold several projections: `stacked`, all of q, then all of k, then all of v; `by_group`, for each
-key-value head its query heads, then k, then v; `halves`, gate_proj then up_proj."""
+key-value head its query heads, then k, then v; `halves`, gate_proj then up_proj; `alternating`, gate_proj in even rows
+and up_proj in odd ones; `gated`, for each head its query, then the gate of its output, which has no neurons; `latent`,
+for each head its key without position, then its value."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,14 @@ class Projection:
         module: path of the module that holds it, relative to the block.
         fused: how the module's rows are shared out, where it holds more than this projection.
         parameter: name of the module's weight; that of fused experts is [experts, out, in].
+        transposed: that of fused experts is [experts, in, out].
     """
 
     name: str
     module: str
     fused: Fused | None = None
     parameter: str = "weight"
+    transposed: bool = False
 
     @property
     def axis(self) -> Literal["row", "column"]:
@@ -55,12 +55,14 @@ class Norm:
         eps: its attribute that holds epsilon.
         offset: what is added to its weight for the gain.
         whole: of queries and keys, whether the mean square is taken over all heads together, not over each.
+        turned: of queries and keys, whether the norm comes after the rotation.
     """
 
     module: str
     eps: str = "variance_epsilon"
     offset: float = 0.0
     whole: bool = False
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,30 +71,73 @@ class Rotation:
 
     Attributes:
         pairs: which channels turn together: c with c + half of the rotated ones, or 2c with 2c + 1. Where fewer are
-            rotated than a head has, they are the first.
+            rotated than a head has, they are the first; of latent attention the last.
+        apart: of neighbours, all first channels enter the scalar product before all second ones.
         table: path of the block's table of sines and cosines, [positions, rotated channels], the sines
             of the pairs, then their cosines; newer releases of transformers hand the attention module its lines,
             `position_embeddings=(sin, cos)`. None where it receives `position_embeddings=(cos, sin)` of every channel.
+        given: the factors that `position_embeddings` holds: of every channel, as the channels lie (`channels`), or of
+            each pair, `once` or `twice` over, or `complex`.
         when: path of an attribute of the block that is false where the block does not rotate.
+        window: path of an attribute of the block; where it is None, `when` does not count, and every block rotates.
     """
 
     pairs: Literal["halves", "neighbours"] = "halves"
     table: str | None = None
+    given: Literal["channels", "once", "twice", "complex"] = "channels"
+    apart: bool = False
     when: str | None = None
+    window: str | None = None
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """What queries are multiplied by after rotation: 1 + a·ln(1 + ⌊position / b⌋).
+
+    Attributes:
+        factor: path of a, in a block.
+        length: path of b.
+    """
+
+    factor: str
+    length: str
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Keys and values that are made of one vector of each token, and a key of its position that all heads share.
+
+    The latent projections have no neurons; those that make queries, keys without position and values of them have.
+
+    Attributes:
+        query_dim: path of the number of a head's channels of queries: those without position, then those with.
+        key_dim: path of the number of those without.
+        position: module whose last outputs are the key of a position before rotation.
+    """
+
+    query_dim: str = "self_attn.qk_head_dim"
+    key_dim: str = "self_attn.qk_nope_head_dim"
+    position: str = "self_attn.kv_a_proj_with_mqa"
 
 
 @dataclass(frozen=True)
 class Stack:
     """Blocks of one kind; every path is relative to a block unless it says otherwise.
 
+    Of the stacks with one name a block has the kind of the first whose `having` it has.
+
     Attributes:
         blocks: the list of blocks, relative to the model's body.
-        attention: the attention module.
+        attention: the attention module; None where a block has none.
         feed_forward: the module whose output is what the feed-forward sub-layer adds; None for cross-attention.
         projections: where each logical projection lives; an ungated feed-forward has no `gate_proj`.
-        head_dim: where the width of one head can be read.
-        activation: the feed-forward non-linearity; it must map 0 to 0.
-        name: address of block {n}.
+        head_dim: where the width of one head can be read, of latent attention that of its values.
+        activation: the feed-forward non-linearity, or a function of torch that the model calls, by its full name; it
+            must map 0 to 0. For `clamped` gating the module that has its numbers.
+        gating: what is made of gate and up: act(gate)·up (`product`), or what `plnd.models.gating` has.
+        name: address of block {n}; "{n}.shared" of experts that all tokens go through, beside those of block {n}.
+        having: modules that a block of this kind has.
+        beside: modules whose outputs join the residual stream too and have no neurons: recurrences, convolutions.
         rotation: rotary positions, if any.
         query_norm, key_norm: norms of queries and keys between projection and rotation.
         attention_norm, feed_forward_norm: norms of a sub-layer's output before it joins the residual stream.
@@ -104,17 +149,24 @@ class Stack:
         relative_bias: see `own_attention`; T5's bias of relative positions.
         softcap: logits are capped, which SDPA cannot do: the row knows of it, and no other reason not to use SDPA.
         scaled_queries: queries are divided by √head_dim before they enter the interface.
+        temperature: a factor of queries, if any.
+        latent: of latent attention, where its queries and keys come from.
+        sinks: each head has a logit beside those of the keys, which the attention function receives as `s_aux`.
+        feed_forward_gate: module whose output's sigmoid, a number for each token, the feed-forward's is multiplied by.
         experts: path of the fused experts, where the feed-forward is a mixture. Neuron e·width + k of a projection is
             neuron k of expert e.
     """
 
     blocks: str
-    attention: str
+    attention: str | None
     feed_forward: str | None
     projections: tuple[Projection, ...]
     head_dim: str
     activation: str | None
+    gating: Literal["product", "offset", "clamped"] = "product"
     name: str = "{n}"
+    having: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     rotation: Rotation | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
@@ -126,7 +178,16 @@ class Stack:
     relative_bias: bool = False
     softcap: bool = False
     scaled_queries: bool = False
+    temperature: Temperature | None = None
+    latent: Latent | None = None
+    sinks: bool = False
+    feed_forward_gate: str | None = None
     experts: str | None = None
+
+    @property
+    def head_gates(self) -> bool:
+        """Whether each head's output is multiplied by the sigmoid of rows of its own beside its query's."""
+        return any(projection.fused == "gated" for projection in self.projections)
 
 
 @dataclass(frozen=True)
@@ -164,22 +225,37 @@ class Family:
 
     def description(self) -> Iterator[str]:
         """What sets the row apart, in words."""
-        stack = self.stacks[0]
-        if len(self.stacks) > 1:
+        stack = next((stack for stack in self.stacks if stack.attention), self.stacks[0])
+        if any(".cross" in stack.name for stack in self.stacks):
             yield "encoder, decoder and cross-attention"
+        for module in dict.fromkeys(path for s in self.stacks for path in s.beside):
+            yield f"{module.replace('_', ' ')} in the place of attention in some blocks"
+        if stack.latent:
+            yield "latent attention"
         fused = {p.module: p.fused for s in self.stacks for p in s.projections if p.fused and not s.experts}
         for module, how in fused.items():
-            yield f"{module.rpartition('.')[2]} fused ({how.replace('_', ' ')})"
-        if stack.experts:
-            yield "mixture of experts"
+            if how != "latent":
+                yield f"{module.rpartition('.')[2]} fused ({how.replace('_', ' ')})"
+        if any(s.experts for s in self.stacks):
+            dense = any(s.feed_forward and not s.experts and s.name == stack.name for s in self.stacks)
+            yield "mixture of experts" + (" in some blocks" if dense else "")
         elif not any(p.name == "gate_proj" for p in stack.projections):
             yield "ungated"
+        if any(s.name.endswith(".shared") for s in self.stacks):
+            yield "shared experts"
+        if stack.gating != "product":
+            yield f"{stack.gating} gating"
         if stack.rotation:
             yield f"rotary ({stack.rotation.pairs})"
+        if stack.temperature:
+            yield "queries scaled by position"
+        if stack.sinks:
+            yield "attention sinks"
         if stack.alibi:
             yield "ALiBi"
         if stack.query_norm:
-            yield f"QK-norm ({'whole width' if stack.query_norm.whole else 'per head'})"
+            after = ", after rotation" if stack.query_norm.turned else ""
+            yield f"QK-norm ({'whole width' if stack.query_norm.whole else 'per head'}{after})"
         if stack.attention_norm:
             yield "post-norms"
         if stack.factor:
@@ -241,22 +317,170 @@ _GEMMA_POST_NORMS: dict[str, Any] = {
     "attention_norm": Norm("post_attention_layernorm", eps="eps", offset=1.0),
     "feed_forward_norm": Norm("post_feedforward_layernorm", eps="eps", offset=1.0),
 }
-_EXPERTS = replace(
+_WHOLE_NORMS: dict[str, Any] = {
+    "query_norm": Norm("self_attn.q_norm", whole=True),
+    "key_norm": Norm("self_attn.k_norm", whole=True),
+}
+_OLMO_NORMS: dict[str, Any] = {
+    **_WHOLE_NORMS,
+    "attention_norm": Norm("post_attention_layernorm"),
+    "feed_forward_norm": Norm("post_feedforward_layernorm"),
+}
+_TURNED_NORMS: dict[str, Any] = {
+    "query_norm": Norm("self_attn.query_layernorm", turned=True),
+    "key_norm": Norm("self_attn.key_layernorm", turned=True),
+}
+_QWEN_SHARED: dict[str, Any] = {"shared": "mlp.shared_expert", "gate": "mlp.shared_expert_gate"}
+_NEIGHBOURS = Rotation("neighbours", given="twice")
+_UNGATED = replace(_LLAMA, projections=(*_LLAMA.projections[:4], *_LLAMA.projections[5:]))
+_FUSED_GATE = replace(  # Phi-3's names, which GLM shares
     _LLAMA,
     projections=(
         *_LLAMA.projections[:4],
-        Projection("gate_proj", "mlp.experts", "halves", "gate_up_proj"),
-        Projection("up_proj", "mlp.experts", "halves", "gate_up_proj"),
-        Projection("down_proj", "mlp.experts", None, "down_proj"),
+        Projection("gate_proj", "mlp.gate_up_proj", "halves"),
+        Projection("up_proj", "mlp.gate_up_proj", "halves"),
+        Projection("down_proj", "mlp.down_proj"),
     ),
-    activation="mlp.experts.act_fn",
-    experts="mlp.experts",
+    activation="mlp.activation_fn",
 )
 
 
-def like_llama(model_type: str, **differences: Any) -> Family:
-    """A row for models whose modules are named as Hugging Face Llama names them."""
-    return Family(model_type, (model_type,), (replace(_LLAMA, **differences),))
+def _mixed(
+    of: Stack, *, mixture: str = "mlp", shared: str | None = "mlp.shared_experts", gate: str | None = None
+) -> tuple[Stack, ...]:
+    """Mixtures in some blocks, with experts that all tokens go through if any, and dense feed-forwards in others."""
+    kinds = (replace(_experts(mixture, of), having=(*of.having, f"{mixture}.experts")), of)
+    return kinds if shared is None else (*kinds, _shared(shared, gate, of))
+
+
+_GATED_QUERIES = replace(
+    _LLAMA,
+    projections=(Projection("q_proj", "self_attn.q_proj", "gated"), *_LLAMA.projections[1:]),
+    query_norm=Norm("self_attn.q_norm", eps="eps", offset=1.0),
+    key_norm=Norm("self_attn.k_norm", eps="eps", offset=1.0),
+)
+
+
+_LFM2 = replace(
+    _LLAMA,
+    feed_forward="feed_forward",
+    projections=_projections(
+        *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
+        *(f"feed_forward.{name}" for name in ("w1", "w3", "w2")),
+    ),
+    activation="torch.nn.functional.silu",
+    query_norm=Norm("self_attn.q_layernorm"),
+    key_norm=Norm("self_attn.k_layernorm"),
+)
+_JAMBA = replace(
+    _LLAMA,
+    feed_forward="feed_forward",
+    projections=_projections(
+        *(f"self_attn.{name}" for name in ATTENTION_PROJECTIONS), *(f"feed_forward.{name}" for name in PROJECTIONS[4:])
+    ),
+    activation="feed_forward.act_fn",
+    rotation=None,
+)
+
+
+def _latent(*, queries: str, of: Stack = _LLAMA) -> Stack:
+    """DeepSeek's names of latent attention, where a module of this name makes queries."""
+    return replace(
+        of,
+        projections=(
+            Projection("q_proj", f"self_attn.{queries}"),
+            Projection("k_proj", "self_attn.kv_b_proj", "latent"),
+            Projection("v_proj", "self_attn.kv_b_proj", "latent"),
+            *of.projections[3:],
+        ),
+        head_dim="self_attn.v_head_dim",
+        having=(f"self_attn.{queries}",),
+        latent=Latent(),
+    )
+
+
+def _latent_mixtures(**differences: Any) -> tuple[Stack, ...]:
+    """Mixtures and dense feed-forwards behind latent attention, its queries made of a latent vector too or not."""
+    both = [replace(_latent(queries=name), **differences) for name in ("q_b_proj", "q_proj")]
+    return (*_mixed(both[0]), *_mixed(both[1], shared=None))
+
+
+_YARN_TEMPERATURE = Temperature(
+    "self_attn.config.rope_parameters.llama_4_scaling_beta",
+    "self_attn.config.rope_parameters.original_max_position_embeddings",
+)
+
+
+def like_llama(model_type: str, *more: str, of: Stack = _LLAMA, **differences: Any) -> Family:
+    """A row for models whose modules are named as Hugging Face Llama names them, but for the differences.
+
+    Args:
+        model_type: names the row too.
+        more: further model types of which all the same holds.
+        of: what Llama's modules are replaced by.
+        differences: fields of `Stack`, `requires` and `final`.
+    """
+    about = {name: differences.pop(name) for name in ("requires", "final") if name in differences}
+    return Family(model_type, (model_type, *more), (replace(of, **differences),), **about)
+
+
+def _shared(path: str = "mlp.shared_experts", gate: str | None = None, of: Stack = _LLAMA) -> Stack:
+    """The experts of a mixture that all tokens go through, at a path below each block that has some."""
+    names = ("gate_proj", "up_proj", "down_proj")
+    return replace(
+        of,
+        name="{n}.shared",
+        attention=None,
+        rotation=None,
+        query_norm=None,
+        key_norm=None,
+        latent=None,
+        temperature=None,
+        projections=tuple(Projection(name, f"{path}.{name}") for name in names),
+        activation=f"{path}.act_fn",
+        feed_forward_gate=gate,
+        having=(path,),
+        beside=(),
+    )
+
+
+def _after(kind: str, of: Stack) -> Stack:
+    """The same with another module, which has no neurons, in the place of attention."""
+    return replace(
+        of,
+        attention=None,
+        rotation=None,
+        query_norm=None,
+        key_norm=None,
+        latent=None,
+        temperature=None,
+        attention_norm=None,
+        projections=tuple(p for p in of.projections if p.name not in ATTENTION_PROJECTIONS),
+        having=(kind, *of.having),
+        beside=(kind,),
+    )
+
+
+def _hybrid(kind: str, stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
+    """The same, each kind of block also `_after` a module in the place of attention."""
+    return (*(_after(kind, stack) for stack in stacks if stack.attention), *stacks)
+
+
+def _experts(mixture: str = "mlp", of: Stack = _LLAMA) -> Stack:
+    """A mixture of experts that transformers fuses, below a module of each block."""
+    path = f"{mixture}.experts"
+    return replace(
+        of,
+        feed_forward=mixture,
+        projections=(
+            *of.projections[:4],
+            Projection("gate_proj", path, "halves", "gate_up_proj"),
+            Projection("up_proj", path, "halves", "gate_up_proj"),
+            Projection("down_proj", path, None, "down_proj"),
+        ),
+        activation=f"{path}.act_fn",
+        experts=path,
+    )
 
 
 def _t5(name: str, model_types: tuple[str, ...], *ffn: str) -> Family:
@@ -287,7 +511,7 @@ def _t5(name: str, model_types: tuple[str, ...], *ffn: str) -> Family:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        like_llama("llama"),
+        like_llama("llama", "gemma", "ministral", "seed_oss"),
         like_llama("mistral"),
         like_llama("qwen2"),
         like_llama("qwen3", **_HEAD_NORMS),
@@ -298,34 +522,142 @@ FAMILIES: dict[str, Family] = {
             key_norm=Norm("self_attn.k_norm", eps="eps", offset=1.0),
             **_GEMMA_POST_NORMS,
         ),
-        like_llama(
-            "olmo2",
-            query_norm=Norm("self_attn.q_norm", whole=True),
-            key_norm=Norm("self_attn.k_norm", whole=True),
-            attention_norm=Norm("post_attention_layernorm"),
-            feed_forward_norm=Norm("post_feedforward_layernorm"),
-        ),
+        like_llama("olmo", requires={"clip_qkv": None}),
+        like_llama("olmo2", "olmo3", **_OLMO_NORMS),
         like_llama("granite", factor="residual_multiplier"),
         like_llama("smollm3", rotation=Rotation(when="self_attn.use_rope")),
-        replace(like_llama("cohere", rotation=Rotation("neighbours")), requires={"use_qk_norm": False}),
-        Family(
+        like_llama("cohere", rotation=Rotation("neighbours"), requires={"use_qk_norm": False}),
+        like_llama("cohere2", rotation=Rotation("neighbours", when="self_attn.sliding_window")),
+        like_llama("ernie4_5", "helium", rotation=_NEIGHBOURS),
+        like_llama(
+            "exaone4",
+            rotation=Rotation(when="self_attn.is_sliding", window="self_attn.sliding_window"),
+            attention_norm=Norm("post_attention_layernorm"),
+            feed_forward_norm=Norm("post_feedforward_layernorm"),
+            **_HEAD_NORMS,
+        ),
+        like_llama("stablelm", requires={"qk_layernorm": False}),
+        like_llama("nemotron", "arcee", of=_UNGATED),
+        like_llama("apertus", of=_UNGATED, gating="offset", **_HEAD_NORMS),
+        like_llama(
+            "starcoder2",
+            projections=(
+                *_LLAMA.projections[:4],
+                Projection("up_proj", "mlp.c_fc"),
+                Projection("down_proj", "mlp.c_proj"),
+            ),
+            activation="mlp.act",
+        ),
+        like_llama(
+            "phi",
+            projections=_projections(
+                *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "dense")), "mlp.fc1", "mlp.fc2"
+            ),
+            activation="mlp.activation_fn",
+            requires={"qk_layernorm": False},
+            final=("final_layernorm",),
+        ),
+        like_llama(
             "phi3",
-            ("phi3",),
+            of=_FUSED_GATE,
+            projections=(
+                *_projections(*["self_attn.qkv_proj"] * 3, "self_attn.o_proj", qkv="stacked"),
+                *_FUSED_GATE.projections[4:],
+            ),
+        ),
+        like_llama("glm", of=_FUSED_GATE, rotation=_NEIGHBOURS),
+        like_llama(
+            "glm4",
+            of=_FUSED_GATE,
+            rotation=_NEIGHBOURS,
+            attention_norm=Norm("post_self_attn_layernorm"),
+            feed_forward_norm=Norm("post_mlp_layernorm"),
+        ),
+        like_llama("mixtral", "phimoe", of=_experts()),
+        like_llama("qwen3_moe", of=_experts(), **_HEAD_NORMS),
+        like_llama("olmoe", "minimax_m2", of=_experts(), requires={"clip_qkv": None}, **_WHOLE_NORMS),
+        like_llama("granitemoe", of=_experts("block_sparse_moe"), factor="residual_multiplier"),
+        Family(
+            "deepseek_v2",
+            ("deepseek_v2",),
+            _latent_mixtures(rotation=Rotation("neighbours", given="complex")),
+        ),
+        Family(
+            "deepseek_v3",
+            ("deepseek_v3", "glm4_moe_lite"),
+            _latent_mixtures(rotation=Rotation("neighbours", given="twice", apart=True)),
+            requires={"rope_interleave": True},
+        ),
+        Family(
+            "mistral4",
+            ("mistral4",),
+            _latent_mixtures(rotation=Rotation("neighbours", given="twice", apart=True), temperature=_YARN_TEMPERATURE),
+            requires={"rope_interleave": True},
+        ),
+        like_llama("ministral3", temperature=_YARN_TEMPERATURE),
+        like_llama("hunyuan_v1_dense", **_TURNED_NORMS),
+        Family(
+            "hunyuan_v1_moe",
+            ("hunyuan_v1_moe",),
+            _mixed(replace(_LLAMA, **_TURNED_NORMS), shared="mlp.shared_mlp"),
+        ),
+        Family("qwen2_moe", ("qwen2_moe",), _mixed(_LLAMA, **_QWEN_SHARED)),
+        Family("ernie4_5_moe", ("ernie4_5_moe",), _mixed(replace(_LLAMA, rotation=_NEIGHBOURS))),
+        Family(
+            "glm4_moe",
+            ("glm4_moe", "dots1"),
+            (*_mixed(replace(_LLAMA, **_HEAD_NORMS, having=("self_attn.q_norm",))), *_mixed(_LLAMA, shared=None)),
+        ),
+        Family(
+            "granitemoeshared",
+            ("granitemoeshared",),
             (
+                replace(_experts("block_sparse_moe"), factor="residual_multiplier"),
                 replace(
-                    _LLAMA,
+                    _shared("shared_mlp"),
+                    feed_forward="shared_mlp",
                     projections=(
-                        *_projections(*["self_attn.qkv_proj"] * 3, "self_attn.o_proj", qkv="stacked"),
-                        Projection("gate_proj", "mlp.gate_up_proj", "halves"),
-                        Projection("up_proj", "mlp.gate_up_proj", "halves"),
-                        Projection("down_proj", "mlp.down_proj"),
+                        Projection("gate_proj", "shared_mlp.input_linear", "halves"),
+                        Projection("up_proj", "shared_mlp.input_linear", "halves"),
+                        Projection("down_proj", "shared_mlp.output_linear"),
                     ),
-                    activation="mlp.activation_fn",
+                    activation="shared_mlp.activation",
+                    factor="residual_multiplier",
                 ),
             ),
         ),
-        Family("mixtral", ("mixtral",), (_EXPERTS,)),
-        Family("qwen3_moe", ("qwen3_moe",), (replace(_EXPERTS, **_HEAD_NORMS),)),
+        Family(
+            "gpt_oss",
+            ("gpt_oss",),
+            (
+                replace(
+                    _experts(),
+                    projections=(
+                        *_LLAMA.projections[:4],
+                        Projection("gate_proj", "mlp.experts", "alternating", "gate_up_proj", transposed=True),
+                        Projection("up_proj", "mlp.experts", "alternating", "gate_up_proj", transposed=True),
+                        Projection("down_proj", "mlp.experts", None, "down_proj", transposed=True),
+                    ),
+                    rotation=Rotation(given="once"),
+                    sinks=True,
+                    activation="mlp.experts",
+                    gating="clamped",
+                ),
+            ),
+        ),
+        Family("qwen3_5_text", ("qwen3_5_text",), _hybrid("linear_attn", (_GATED_QUERIES,))),
+        Family(
+            "qwen3_next",
+            ("qwen3_next", "qwen3_5_moe_text"),
+            _hybrid("linear_attn", _mixed(_GATED_QUERIES, **_QWEN_SHARED)),
+        ),
+        Family("lfm2", ("lfm2",), _hybrid("conv", (_LFM2,)), final=("embedding_norm",)),
+        Family(
+            "jamba",
+            ("jamba",),
+            _hybrid("mamba", _mixed(_JAMBA, mixture="feed_forward", shared=None)),
+            final=("final_layernorm",),
+        ),
         Family(
             "gpt2",
             ("gpt2",),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from plnd.addresses import PROJECTIONS, block_order
+from plnd.addresses import PROJECTIONS, block_of, block_order
 from plnd.errors import FamilyError, PLNDError, TokenError
 from plnd.model_description import is_hub_name
 from plnd.models.accepted import accepted, listed
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedModel
+
+    from plnd.models.gating import Gating
 
 _LLAMA_BLOCK = {
     "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
@@ -182,6 +184,28 @@ class Block:
         except AttributeError:
             raise missing(self.family, f"block {self.name}", path) from None
 
+    @property
+    def activation(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The non-linearity of the block's feed-forward; only where it has one."""
+        return self.gating.activation
+
+    @property
+    def gating(self) -> Gating:
+        """What the block's feed-forward makes of gate and up; only where it has one."""
+        from plnd.models.gating import ClampedSwiGLU, Gating, OffsetGating
+
+        path = self.stack.activation
+        assert path is not None
+        if self.stack.gating == "clamped":
+            return ClampedSwiGLU.of(float(self.at(f"{path}.alpha")), float(self.at(f"{path}.limit")))
+        if path.startswith("torch."):
+            import torch
+
+            function = attribute(torch, path.removeprefix("torch."))  # type: ignore[arg-type]
+        else:
+            function = self.at(path)
+        return {"product": Gating, "offset": OffsetGating}[self.stack.gating](function)
+
     def gain(self, norm: Norm) -> torch.Tensor:
         """What a norm of the block multiplies by, [width of the norm], at least float32."""
         import torch
@@ -202,7 +226,7 @@ class Target:
         module: the module that holds it (a PEFT wrapper where there is one, but not that of `torch.compile`).
         projection: its row of the table.
         width: number of neurons.
-        transposed: the module is a `Conv1D`, whose weight is [in, out].
+        transposed: the module is a `Conv1D`, whose weight is [in, out], or has experts' weights so.
         rows: storage rows of the projection in the module, in its own order (of one expert's matrix).
         experts: number of experts, where they are fused in one parameter; `width` counts the neurons of all.
         own: of a model that is spread over processes, numbers and weights are those that this process has (see
@@ -235,6 +259,11 @@ class Target:
         assert self.experts is None
         return int((self.projection.axis == "column") != self.transposed)
 
+    @property
+    def expert_dim(self) -> int:
+        """The dimension of fused experts' stored weight along which the neurons of one expert lie."""
+        return 1 + int((self.projection.axis == "column") != self.transposed)
+
     def storage(self, indices: torch.Tensor) -> torch.Tensor:
         """Where neurons `indices` (int64) lie along `dim` of the stored weight; rows of the bias for row neurons."""
         if isinstance(self.rows, range):
@@ -250,16 +279,21 @@ class Target:
     @property
     def names(self) -> tuple[str, ...]:
         """Attributes of `plain` that hold parameters of the neurons."""
-        bias = self.experts is None and self.projection.axis == "row" and getattr(self.plain, "bias", None) is not None
-        return (self.projection.parameter, "bias") if bias else (self.projection.parameter,)
+        weight = self.projection.parameter
+        bias = "bias" if self.experts is None else f"{weight}_bias"
+        has_bias = self.projection.axis == "row" and getattr(self.plain, bias, None) is not None
+        return (weight, bias) if has_bias else (weight,)
 
     def neurons_first(self, stored: torch.Tensor) -> torch.Tensor:
         """A view of a stored tensor of `names`, to be read and written at `position`."""
-        if stored.dim() == 1:
-            return stored
+        axes = self.axes(stored)
+        return stored.movedim(axes, tuple(range(len(axes))))
+
+    def axes(self, stored: torch.Tensor) -> tuple[int, ...]:
+        """The dimensions of a stored tensor of `names` along which neurons lie, in the order of `position`."""
         if self.experts is not None:
-            return stored.movedim(2, 1) if self.projection.axis == "column" else stored
-        return stored.movedim(self.dim, 0)
+            return (0, self.expert_dim if stored.dim() == 3 else 1)
+        return (0,) if stored.dim() == 1 else (self.dim,)
 
     def parameters(self) -> Iterator[torch.Tensor]:
         """Views of every stored tensor with parameters of the neurons, neurons first: edit them at `position`.
@@ -299,6 +333,7 @@ class Target:
         for change in _added(self.name, self.module):
             stored = stored + change.to(stored)
         if self.experts is not None:
+            stored = stored.mT if self.transposed else stored
             if self.projection.axis == "column":
                 return stored.movedim(0, 1).flatten(1)
             return self.select(stored.mT).mT.flatten(0, 1)
@@ -306,14 +341,14 @@ class Target:
         return weight if self.projection.axis == "column" else self.select(weight.T).T
 
 
-def _features(module: nn.Module, parameter: str) -> tuple[int, int, bool, int | None] | None:
+def _features(module: nn.Module, projection: Projection) -> tuple[int, int, bool, int | None] | None:
     """(out, in, transposed, experts) of a linear module, read from its weight or, where that is packed, from itself."""
     import torch
 
-    weight: Any = getattr(module, parameter, None)
+    weight: Any = getattr(module, projection.parameter, None)
     if getattr(weight, "ndim", 0) == 3:
-        experts, out, into = weight.shape
-        return out, into, False, experts
+        out, into = weight.shape[:0:-1] if projection.transposed else weight.shape[1:]
+        return out, into, projection.transposed, weight.shape[0]
     transposed = hasattr(module, "nf")  # transformers' Conv1D
     if not transposed and not hasattr(module, "out_features"):
         return None
@@ -348,11 +383,7 @@ class Layout:
         self.model = unwrap(model, spread=spread)
         self.group: Group | None = group_of(self.model)
         self.family = family or find_family(self.model)
-        blocks = []
-        for stack in self.family.stacks:
-            modules = enumerate(self.at(stack.blocks))
-            blocks += [Block(stack.name.format(n=n), _inner(module), stack, self.family.name) for n, module in modules]
-        self.blocks: list[Block] = sorted(blocks, key=lambda block: block_order(block.name))
+        self.blocks: list[Block] = sorted(self._bound(), key=lambda block: block_order(block.name))
 
     @classmethod
     def of_all(cls, model: nn.Module, *, spread: bool = False) -> Layout:
@@ -368,6 +399,27 @@ class Layout:
                 " measured: pass the base model, or an adapter of weights"
             )
         return cls(model, spread=spread)
+
+    def _bound(self) -> Iterator[Block]:
+        """Every block by its name, of the first kind whose modules it has."""
+        kinds: dict[tuple[str, str], list[Stack]] = {}
+        for stack in self.family.stacks:
+            kinds.setdefault((stack.blocks, stack.name), []).append(stack)
+        found: set[nn.Module] = set()
+        for (blocks, name), stacks in kinds.items():
+            for n, module in enumerate(map(_inner, self.at(blocks))):
+                kind = next((stack for stack in stacks if _has(module, stack.having)), None)
+                if kind is not None:
+                    found.add(module)
+                    yield Block(name.format(n=n), module, kind, self.family.name)
+        for stack in self.family.stacks:
+            for n, module in enumerate(map(_inner, self.at(stack.blocks))):
+                if module not in found:
+                    names = ", ".join(name for name, _ in module.named_children())
+                    raise FamilyError(
+                        f"block {n} ({names}) is of no kind that the families table has of {self.family.name}: mend the"
+                        " row (docs/families.md)"
+                    )
 
     @property
     def body(self) -> PreTrainedModel:
@@ -447,7 +499,7 @@ class Layout:
             **({"hub": True} if name and is_hub_name(name) else {}),
             "revision": getattr(config, "_commit_hash", None),
             "model_type": config.get_text_config().model_type,
-            "blocks": len({block.name.removesuffix(".cross") for block in self.blocks}),
+            "blocks": len({block_of(block.name) for block in self.blocks}),
             "widths": dict(self.widths),
             **({"row": self.family.record()} if self.family.exact is not None else {}),
         }
@@ -458,7 +510,7 @@ class Layout:
                 name = f"{block.name}.{projection.name}"
                 module = block.at(projection.module)
                 plain = _plain(module)
-                features = _features(plain, projection.parameter)
+                features = _features(plain, projection)
                 if features is None:
                     raise FamilyError(f"{name}: {type(plain).__name__} is not a linear module that plnd knows")
                 out, into, transposed, experts = features
@@ -473,20 +525,37 @@ class Layout:
         part = PROJECTIONS.index(projection.name)
         if projection.fused == "halves":
             return range(out // 2) if projection.name == "gate_proj" else range(out // 2, out)
+        import torch
+
+        if projection.fused == "alternating":
+            return torch.arange(out)[projection.name != "gate_proj" :: 2]
+        if projection.fused == "latent":
+            assert block.stack.latent is not None
+            nope, values = (int(block.at(path)) for path in (block.stack.latent.key_dim, block.stack.head_dim))
+            heads = torch.arange(out).unflatten(0, (-1, nope + values))
+            return (heads[:, :nope] if projection.name == "k_proj" else heads[:, nope:]).flatten()
+        if projection.fused == "gated":
+            return torch.arange(out).unflatten(0, (-1, 2, int(block.at(block.stack.head_dim))))[:, 0].flatten()
         output = next(p for p in block.stack.projections if p.name == "o_proj")
-        features = _features(_plain(block.at(output.module)), output.parameter)
+        features = _features(_plain(block.at(output.module)), output)
         assert features is not None
         queries = features[1]
         keys = (out - queries) // 2
         if projection.fused == "stacked":
             return (range(queries), range(queries, queries + keys), range(queries + keys, out))[part]
-        import torch
-
         groups = keys // int(block.at(block.stack.head_dim))
         rows = torch.arange(out).view(groups, out // groups)
         own = queries // groups
         each = keys // groups
         return (rows[:, :own], rows[:, own : own + each], rows[:, own + each :])[part].flatten()
+
+
+def _has(block: nn.Module, paths: Iterable[str]) -> bool:
+    """Whether a block has modules at all of some paths."""
+    try:
+        return all(attribute(block, path) is not None for path in paths)
+    except AttributeError:
+        return False
 
 
 def locate(block: nn.Module, path: str) -> nn.Module:
@@ -552,5 +621,10 @@ def attribute(block: nn.Module, path: str) -> Any:
     """The attribute at a dotted path below a module, without wrappers of `torch.compile` on the way."""
     value: Any = block
     for name in path.split("."):
-        value = _inner(getattr(value, name))
+        if isinstance(value, dict):  # in a configuration
+            if name not in value:
+                raise AttributeError(name)
+            value = value[name]
+        else:
+            value = _inner(getattr(value, name))
     return value

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from plnd.addresses import ATTENTION_PROJECTIONS
 from plnd.errors import FamilyError
 from plnd.models.distributed import is_spread, shares
 from plnd.models.layout import Block, Layout, Target
@@ -117,7 +118,7 @@ class Parts:
             return Part(target) if held is None else cut(target, held, rank)
         if (held := shares(target.stored, 0, count, target.name)) is not None:
             return cut_experts(target, held, rank)
-        held = shares(target.stored, 2 if target.projection.axis == "column" else 1, count, target.name)
+        held = shares(target.stored, target.expert_dim, count, target.name)
         return Part(target) if held is None else cut(target, held, rank)
 
     def _seen(self, target: Target) -> Part:
@@ -167,7 +168,7 @@ def cut_experts(target: Target, held: Sequence[Tensor], rank: int) -> Part:
 
 def _check_block(block: Block, parts: dict[str, Part]) -> None:
     """Refuses a block of which a process sees something else than groups of heads, and gates with their columns."""
-    attention = [parts[name] for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    attention = [parts[name] for name in ATTENTION_PROJECTIONS if name in parts]
     feed_forward = [parts[name] for name in ("gate_proj", "up_proj", "down_proj") if name in parts]
     for some in (attention, feed_forward):
         if len({part.shares is None for part in some}) > 1:
@@ -177,8 +178,14 @@ def _check_block(block: Block, parts: dict[str, Part]) -> None:
             )
     if not all(_same(one, other) for one, other in pairwise(feed_forward)):
         raise FamilyError(f"block {block.name}: the plan cuts gate, up and down at different neurons")
-    if attention[0].shares is None:
+    if not attention or attention[0].shares is None:
         return
+    if block.stack.head_gates or block.stack.latent:
+        what = "latent attention" if block.stack.latent else "the gates of heads"
+        raise FamilyError(
+            f"block {block.name}: the plan cuts {what}, for which there is no closed form: load the model whole, or"
+            " over devices (docs/larger.md)"
+        )
     if any(norm is not None and norm.whole for norm in (block.stack.query_norm, block.stack.key_norm)):
         raise FamilyError(
             f"block {block.name}: queries and keys are normed over all heads, of which the plan gives some"

@@ -68,8 +68,8 @@ def _names(layout: Layout) -> dict[str, str]:
 def _gathered(layout: Layout, count: int) -> Iterator[tuple[str, str]]:
     """What the plan has to say of attention modules whose heads cannot be shared evenly."""
     names = {module: name for name, module in layout.model.named_modules()}
-    for block in layout.blocks:
-        heads = layout.targets[f"{block.name}.k_proj"].width // int(block.at(block.stack.head_dim))
+    for block in (block for block in layout.blocks if block.stack.attention):
+        heads = layout.targets[f"{block.name}.v_proj"].width // int(block.at(block.stack.head_dim))
         if heads % count:
             for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
                 target = layout.targets[f"{block.name}.{projection}"]

@@ -64,10 +64,13 @@ def test_equals_zeroing_by_hand(variant, mode):
             weight, column = target.stored.data, target.projection.name in ("o_proj", "down_proj")
             if target.experts:
                 expert, own = index // (target.width // target.experts), index % (target.width // target.experts)
-                if column:
-                    weight[expert, :, own] = 0
+                own = own if column else target.storage(own)
+                if column == target.transposed:
+                    weight[expert, own] = 0
                 else:
-                    weight[expert, target.storage(own)] = 0
+                    weight[expert, :, own] = 0
+                if not column and hasattr(target.plain, "gate_up_proj_bias"):
+                    target.plain.gate_up_proj_bias[expert, own] = 0
                 continue
             out_first = weight.T if target.transposed else weight
             if column:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, __version__
 
@@ -15,6 +17,44 @@ from plnd.models.families import FAMILIES
 
 SHAPE = dict(vocab_size=97, hidden_size=24, num_hidden_layers=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 GROUPED = dict(intermediate_size=40, num_attention_heads=6, num_key_value_heads=2, head_dim=8)
+FEW = {**GROUPED, "intermediate_size": 10}
+NARROW = {name: size for name, size in GROUPED.items() if name != "head_dim"}
+MIXED_WINDOWS = dict(sliding_window=4, layer_types=["sliding_attention", "full_attention"])
+EXPERTS = dict(moe_intermediate_size=10, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True)
+GLM_EXPERTS = dict(
+    moe_intermediate_size=9,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_shared_experts=2,
+    first_k_dense_replace=1,
+    routed_scaling_factor=1.5,
+    n_group=1,
+    topk_group=1,
+)
+LATENT = dict(
+    intermediate_size=20,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    q_lora_rank=10,
+    kv_lora_rank=12,
+    qk_rope_head_dim=4,
+    qk_nope_head_dim=6,
+    v_head_dim=5,
+)
+TEMPERED = dict(
+    rope_type="yarn",
+    rope_theta=10000.0,
+    factor=2.0,
+    original_max_position_embeddings=4,
+    llama_4_scaling_beta=0.3,
+)
+LINEAR = dict(
+    layer_types=["linear_attention", "full_attention"],
+    linear_num_value_heads=2,
+    linear_num_key_heads=2,
+    linear_key_head_dim=4,
+    linear_value_head_dim=4,
+)
 GEMMA = dict(
     **{**SHAPE, **GROUPED, "num_attention_heads": 4},
     query_pre_attn_scalar=8,
@@ -36,7 +76,11 @@ T5 = dict(
 
 
 def _make(kind: Any, model_type: str, *, attention: str = "sdpa", **values: Any) -> PreTrainedModel:
-    config = CONFIG_MAPPING[model_type](**values)
+    config = CONFIG_MAPPING[model_type](**deepcopy(values))  # some write into what they are given
+    if type(config) not in kind._model_mapping:  # the text tower of a larger model
+        return getattr(transformers, type(config).__name__.replace("Config", "ForCausalLM"))._from_config(
+            config, attn_implementation=attention
+        )
     model_class = kind._model_mapping[type(config)]
     if attention == "sdpa" and not model_class._supports_sdpa:
         attention = "eager"
@@ -75,6 +119,26 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
         logits_scaling=2.0,
     ),
     "smollm3": partial(_causal, "smollm3", **SHAPE, **GROUPED, no_rope_layers=[1, 0]),
+    "olmo": partial(_causal, "olmo", **SHAPE, **NARROW),
+    "cohere2": partial(_causal, "cohere2", **SHAPE, **GROUPED, **MIXED_WINDOWS),
+    "ernie4_5": partial(_causal, "ernie4_5", **SHAPE, **GROUPED, use_bias=True),
+    "exaone4": partial(_causal, "exaone4", **SHAPE, **GROUPED, **MIXED_WINDOWS),
+    "stablelm": partial(
+        _causal,
+        "stablelm",
+        **{**SHAPE, "hidden_size": 48},
+        **NARROW,
+        use_qkv_bias=True,
+        use_parallel_residual=True,
+    ),
+    "nemotron": partial(
+        _causal, "nemotron", **{**SHAPE, "hidden_size": 48}, **GROUPED, attention_bias=True, mlp_bias=True
+    ),
+    "apertus": partial(_causal, "apertus", **SHAPE, **GROUPED, dtype=torch.float64),
+    "starcoder2": partial(_causal, "starcoder2", **SHAPE, **NARROW, sliding_window=4),
+    "phi": partial(_causal, "phi", **{**SHAPE, "hidden_size": 48}, **NARROW),
+    "glm": partial(_causal, "glm", **SHAPE, **GROUPED, attention_bias=True),
+    "glm4": partial(_causal, "glm4", **SHAPE, **GROUPED, attention_bias=True),
     "cohere": partial(_causal, "cohere", **SHAPE, intermediate_size=40, num_attention_heads=4, num_key_value_heads=2),
     "phi3": partial(
         _causal,
@@ -95,6 +159,82 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
         num_experts=4,
         num_experts_per_tok=2,
         norm_topk_prob=True,
+    ),
+    "olmoe": partial(_causal, "olmoe", **SHAPE, **NARROW, num_experts=4, num_experts_per_tok=2),
+    "granitemoe": partial(
+        _causal, "granitemoe", **SHAPE, **NARROW, num_local_experts=4, num_experts_per_tok=2, residual_multiplier=0.22
+    ),
+    "gpt_oss": partial(
+        _causal,
+        "gpt_oss",
+        **SHAPE,
+        **FEW,
+        **MIXED_WINDOWS,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+        swiglu_limit=1.0,
+    ),
+    "deepseek_v2": partial(_causal, "deepseek_v2", **SHAPE, **LATENT, **GLM_EXPERTS, topk_method="greedy"),
+    "deepseek_v3": partial(_causal, "deepseek_v3", **SHAPE, **LATENT, **GLM_EXPERTS),
+    "mistral4": partial(_causal, "mistral4", **SHAPE, **LATENT, **GLM_EXPERTS, rope_parameters=TEMPERED),
+    "ministral3": partial(_causal, "ministral3", **{**SHAPE, "hidden_size": 48}, **GROUPED, rope_parameters=TEMPERED),
+    "hunyuan_v1_dense": partial(_causal, "hunyuan_v1_dense", **SHAPE, **GROUPED, attention_bias=True),
+    "hunyuan_v1_moe": partial(
+        _causal, "hunyuan_v1_moe", **SHAPE, **FEW, num_experts=4, moe_topk=[2, 2], num_experts_per_tok=2
+    ),
+    "qwen2_moe": partial(
+        _causal, "qwen2_moe", **SHAPE, **NARROW, **EXPERTS, shared_expert_intermediate_size=28, mlp_only_layers=[1]
+    ),
+    "ernie4_5_moe": partial(
+        _causal,
+        "ernie4_5_moe",
+        **SHAPE,
+        **NARROW,
+        moe_num_experts=4,
+        moe_k=2,
+        moe_intermediate_size=20,
+        moe_num_shared_experts=2,
+        moe_layer_start_index=1,
+        use_bias=True,
+    ),
+    "glm4_moe": partial(_causal, "glm4_moe", **SHAPE, **GROUPED, **GLM_EXPERTS, use_qk_norm=True),
+    "granitemoeshared": partial(
+        _causal,
+        "granitemoeshared",
+        **SHAPE,
+        **NARROW,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=28,
+        residual_multiplier=0.22,
+    ),
+    "qwen3_5_text": partial(_causal, "qwen3_5_text", **SHAPE, **GROUPED, **LINEAR),
+    "qwen3_next": partial(
+        _causal,
+        "qwen3_next",
+        **SHAPE,
+        **GROUPED,
+        **LINEAR,
+        **EXPERTS,
+        shared_expert_intermediate_size=28,
+        mlp_only_layers=[0],
+    ),
+    "lfm2": partial(_causal, "lfm2", **SHAPE, **NARROW, layer_types=["conv", "full_attention"]),
+    "jamba": partial(
+        _causal,
+        "jamba",
+        **SHAPE,
+        **{**NARROW, "intermediate_size": 10},
+        mamba_expand=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=2,
+        expert_layer_offset=0,
+        use_mamba_kernels=False,
+        mamba_d_state=4,
+        mamba_dt_rank=4,
     ),
     "gpt2": partial(
         _causal,
@@ -177,8 +317,74 @@ VARIANTS: dict[str, Callable[..., PreTrainedModel]] = {
         use_parallel_residual=False,
     ),
     "umt5": partial(_seq2seq, "umt5", **T5, feed_forward_proj="gated-gelu"),
+    "gemma": partial(_causal, "gemma", **SHAPE, **GROUPED),
+    "ministral": partial(_causal, "ministral", **SHAPE, **GROUPED, **MIXED_WINDOWS),
+    "seed_oss": partial(_causal, "seed_oss", **SHAPE, **GROUPED, attention_bias=True, attention_out_bias=True),
+    "olmo3": partial(_causal, "olmo3", **SHAPE, **NARROW, **MIXED_WINDOWS),
+    "helium": partial(_causal, "helium", **{**SHAPE, "hidden_size": 48}, **GROUPED),
+    "exaone4_everywhere": partial(
+        _causal, "exaone4", **SHAPE, **GROUPED, sliding_window=None, layer_types=["full_attention"] * 2
+    ),
+    "stablelm_sequential": partial(
+        _causal, "stablelm", **{**SHAPE, "hidden_size": 48}, **NARROW, use_parallel_residual=False
+    ),
+    "arcee": partial(_causal, "arcee", **SHAPE, **GROUPED, attention_bias=True, mlp_bias=True),
+    "phimoe": partial(
+        _causal, "phimoe", **SHAPE, **NARROW, num_local_experts=4, num_experts_per_tok=2, attention_bias=True
+    ),
+    "glm4_moe_without_norms": partial(_causal, "glm4_moe", **SHAPE, **GROUPED, **GLM_EXPERTS, use_qk_norm=False),
+    "deepseek_v2_lite": partial(
+        _causal, "deepseek_v2", **SHAPE, **{**LATENT, "q_lora_rank": None}, **GLM_EXPERTS, topk_method="greedy"
+    ),
+    "glm4_moe_lite": partial(
+        _causal,
+        "glm4_moe_lite",
+        **SHAPE,
+        **LATENT,
+        **{**GLM_EXPERTS, "first_k_dense_replace": None},
+        mlp_layer_types=["dense", "sparse"],
+    ),
+    "dots1": partial(_causal, "dots1", **SHAPE, **GROUPED, **GLM_EXPERTS),
+    "qwen3_5_moe_text": partial(
+        _causal, "qwen3_5_moe_text", **SHAPE, **GROUPED, **LINEAR, **EXPERTS, shared_expert_intermediate_size=28
+    ),
+    "minimax_m2": partial(_causal, "minimax_m2", **SHAPE, **FEW, num_local_experts=4, num_experts_per_tok=2),
 }
 """Further models of rows of the table, whose storage or residual stream differs."""
+
+RARE = {
+    *(
+        "deepseek_v2",
+        "deepseek_v2_lite",
+        "glm4_moe_lite",
+        "mistral4",
+        "ministral3",
+        "hunyuan_v1_dense",
+        "hunyuan_v1_moe",
+    ),
+    *("apertus", "arcee", "cohere2", "ernie4_5", "exaone4", "exaone4_everywhere", "gemma", "glm", "glm4", "granitemoe"),
+    *("helium", "minimax_m2", "ministral", "nemotron", "olmo", "olmo3", "olmoe", "phi", "phimoe", "seed_oss"),
+    *("stablelm", "stablelm_sequential", "starcoder2", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "dots1"),
+    *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "jamba"),
+}
+"""Models of whose structure others have every part: tests of them are marked `slow`."""
+LATEST = {"gpt_oss", "qwen3_next", "deepseek_v3"}
+"""Models of structures of their own, on which every test of a `variant` runs, and those of a `family` are `slow`."""
+
+
+def dense() -> list[str]:
+    """Rows without experts, whose non-linearity is a module."""
+    return [
+        name
+        for name in TINY
+        if all(not x.experts and not (x.activation or "").startswith("torch.") for x in FAMILIES[name].stacks)
+    ]
+
+
+def marked(names: Iterable[str], *, variants: bool = False) -> list[Any]:
+    """Parameters of a test of these models, in order; of rare ones marked `slow`."""
+    slow = RARE if variants else RARE | LATEST
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in sorted(names)]
 
 
 def tiny_model(

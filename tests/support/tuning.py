@@ -21,7 +21,7 @@ def make_mask(model: nn.Module, path: Path, *, every: int = 4, experts: bool = F
     indices = {
         address: np.arange(len(address) % every, target.width, every, dtype=np.int32)
         for address, target in layout.targets.items()
-        if experts or isinstance(target.plain, nn.Linear) or target.transposed
+        if experts or target.experts is None
     }
     importance = {address: np.ones(len(values), dtype=np.float32) for address, values in indices.items()}
     neurons = NeuronSet(indices, importance, neurons_metadata(model=layout.description()))

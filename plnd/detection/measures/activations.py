@@ -56,7 +56,7 @@ class BlockActivations:
     def hook(self) -> Handle:
         """Puts it in place."""
         if self.block.stack.experts:
-            return self.block.sum_over_experts("ffn", self._of_expert, self._mean)
+            return self.block.sum_over_experts(("ffn",), self._of_expert, self._mean)
         return self.block.after(self.gate.projection.name, self._measure)
 
     def _measure(self, _: Tensor, output: Tensor) -> None:

@@ -56,11 +56,12 @@ class OfficialImportance:
     def hooks(self, blocks: Iterable[ObservedBlock]) -> Iterator[Handle]:
         """See `Measure`."""
         for block in blocks:
-            yield block.before("o_proj", partial(self._outputs_and_values, block))
-            if self.qk != "off":
+            if block.has("o_proj"):
+                yield block.before("o_proj", partial(self._outputs_and_values, block))
+            if self.qk != "off" and block.has("q_proj"):
                 yield from AttentionTraces(block, partial(self._queries_and_keys, block)).hooks()
             if block.stack.experts:
-                yield block.sum_over_experts("up", partial(self._up_of_expert, block))
+                yield block.sum_over_experts(("up",), partial(self._up_of_expert, block))
             elif block.stack.activation:
                 yield block.after("up_proj", partial(self._up, block))
 
@@ -137,13 +138,18 @@ def check_official(layout: Layout, max_length: int) -> None:
     """Refuses models for which the published code says nothing.
 
     Raises:
-        FamilyError: for a model with an encoder.
+        FamilyError: for a model with an encoder, or with latent attention.
         PLNDError: for documents as long as Mistral's window, from where on the published file computes something else.
     """
     config = layout.model.config
     if getattr(config, "is_encoder_decoder", False):
         raise FamilyError(
             f"model family {config.model_type!r} has an encoder, of which the published code knows nothing: use"
+            " --scoring paper"
+        )
+    if any(stack.latent for stack in layout.family.stacks):
+        raise FamilyError(
+            f"model family {layout.family.name!r} has latent attention, of which the published code knows nothing: use"
             " --scoring paper"
         )
     window = getattr(config.get_text_config(), "sliding_window", None)

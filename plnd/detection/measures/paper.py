@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
 
+import torch
 from torch import Tensor, nn
 
 from plnd.detection.config import QK
 from plnd.detection.measures.proof import GateProof, ReadoutProof, ResidualProof
-from plnd.detection.measures.traces import AttentionTraces
+from plnd.detection.measures.traces import AttentionTraces, Pair
 from plnd.detection.observer import Handle, ObservedBlock, forward_pass
 from plnd.importance.attention import Attention, attention_importance
 from plnd.importance.sublayers import Readout, attention_output_importance, column_importance
@@ -42,8 +43,9 @@ class PaperImportance:
                 residuals[block.module] = ResidualProof(block)
                 yield from residuals[block.module].hooks()
             residual = residuals[block.module]
-            yield from AttentionOutputs(block, residual).hooks()
-            if self.qk != "off":
+            if block.has("o_proj"):
+                yield from AttentionOutputs(block, residual).hooks()
+            if self.qk != "off" and block.has("q_proj"):
                 yield from AttentionTraces(block, partial(self._queries_and_keys, block)).hooks()
             if block.stack.activation:
                 yield from FeedForward(block, residual).hooks()
@@ -85,33 +87,65 @@ class AttentionOutputs:
 
 
 class FeedForward:
-    """Importance of a block's feed-forward neurons (site `ffn`), fused experts too."""
+    """Importance of a block's feed-forward neurons, fused experts too.
+
+    They are one site, `ffn`, or where something is left of a neuron without its row of `up_proj`, two: `row`, that row,
+    and `column`, all others.
+    """
 
     def __init__(self, block: ObservedBlock, residual: ResidualProof) -> None:
-        self.block, self.residual = block, residual
-        self.gates = GateProof(block)
+        self.block, self.residual, self.gating = block, residual, block.gating
+        self.proof = GateProof(block)
         self.readout = readout_of(block, "down_proj", block.stack.feed_forward_norm)
+        self.sites = ("ffn",) if block.stack.gating == "product" else ("column", "row")
+        self.passed: Pair | None = None  # input and output of `down_proj`, until the gate of the whole is known
+        self.gate: Tensor | None = None  # of the whole, [batch·seq, 1]
 
     def hooks(self) -> Iterator[Handle]:
         """Puts it in place."""
-        if self.block.stack.experts:
-            yield self.block.sum_over_experts("ffn", self._of_expert, self._norms)
-            yield self.block.at(self.block.stack.experts).register_forward_hook(self._add_experts)
+        stack = self.block.stack
+        if stack.experts:
+            yield self.block.sum_over_experts(self.sites, self._of_expert, self._norms)
+            yield self.block.at(stack.experts).register_forward_hook(self._add_experts)
             return
-        yield self.block.after("down_proj", self._measure)
+        if stack.feed_forward_gate is None:
+            yield self.block.after("down_proj", self._measure)
+        else:
+            yield self.block.after("down_proj", self._keep_passed)
+            yield self.block.at(stack.feed_forward_gate).register_forward_hook(self._keep_gate)
         yield from ReadoutProof(self.block, "down_proj", self.readout).hooks()
-        yield from self.gates.hooks()
+        yield from self.proof.hooks()
+
+    def _keep_passed(self, inner: Tensor, output: Tensor) -> None:
+        self.passed = (inner, output)
+        self._measure_gated()
+
+    def _keep_gate(self, module: object, args: tuple, output: Tensor) -> None:
+        self.gate = output.sigmoid()
+        self._measure_gated()
+
+    def _measure_gated(self) -> None:
+        """As soon as both are there, in whichever order a model computes them."""
+        if self.passed is None or self.gate is None:
+            return
+        (inner, output), gate, self.passed, self.gate = self.passed, self.gate, None, None
+        self._measure(*(x * gate.view(*x.shape[:-1], 1) for x in (inner, output)))
 
     def _measure(self, inner: Tensor, output: Tensor) -> None:
         """From input [batch, seq, width] and output [batch, seq, hidden] of `down_proj`."""
-        importance = [column_importance(h, f, self.readout) for h, f in self.block.documents(inner, output)]
-        self.block.emit("ffn", importance)
+        documents = list(self.block.documents(inner, output))
+        self.block.emit(self.sites[0], [column_importance(h, f, self.readout) for h, f in documents])
+        left = self.gating.without_up(None, inner)
+        if left is not None:
+            self.block.emit("row", [column_importance(h - left, f, self.readout) for h, f in documents])
         self.residual.add(output, self.readout)
 
     def _of_expert(self, fused: Tensor, inner: Tensor, share: Tensor) -> Tensor:
         """Neuron k of an expert adds share·inner[k]·W_down[:, k] to a token that is routed to it."""
-        self.gates.add(fused, inner)
-        return (inner * share).to(self.readout.column_norm.dtype).square()
+        self.proof.add(fused, inner)
+        left = self.gating.without_up(self.block.target("gate_proj").select(fused), inner)
+        changes = inner if left is None else torch.cat((inner, inner - left), dim=-1)
+        return (changes * share).to(self.readout.column_norm.dtype).square()
 
     def _norms(self, squares: Tensor) -> Tensor:
         return squares.sqrt() * self.readout.column_norm

@@ -19,6 +19,7 @@ from plnd.errors import FamilyError
 from plnd.importance.attention import Attention, as_assumed
 from plnd.importance.memory import accumulation_dtype
 from plnd.importance.sublayers import Readout
+from plnd.models.gating import Gating
 from plnd.models.layout import missing
 from plnd.models.quantised import dequantised
 from plnd.models.spread import local
@@ -37,9 +38,9 @@ def adds_up(before: Tensor, after: Tensor, parts: list[Tensor]) -> bool:
     return _near(after.to(dtype), torch.stack(terms).sum(0), size, _rounding(before, after, *parts))
 
 
-def gated(inner: Tensor, gate: Tensor | None, up: Tensor, activation: Callable[[Tensor], Tensor]) -> bool:
-    """Whether a feed-forward's inner activations are act(gate)·up, or act(up) without a gate: all [seq, width]."""
-    expected = activation(up) if gate is None else activation(gate) * up
+def gated(inner: Tensor, gate: Tensor | None, up: Tensor, gating: Gating) -> bool:
+    """Whether a feed-forward's inner activations are what its row says of gate and up: all [seq, width]."""
+    expected = gating.inner(gate, up)
     dtype = accumulation_dtype(inner.dtype)
     found, expected = inner.to(dtype), expected.to(inner.device, dtype)
     size = expected.abs() + expected.square().mean().sqrt()
@@ -80,11 +81,18 @@ class ResidualProof:
         """Puts it in place; what the block's sub-layers give is told to `add`."""
         yield self.block.module.register_forward_pre_hook(self._enter, with_kwargs=True)
         yield self.block.module.register_forward_hook(self.block.told(self._leave))
+        for path in self.block.stack.beside:
+            yield self.block.at(path).register_forward_hook(self._add_beside)
 
     def add(self, output: Tensor, readout: Readout) -> None:
         """A sub-layer's output [batch, seq, hidden], which goes through the readout's norm, if any."""
         if not self.proven:
             self.parts.append(readout.joins(self.block.first(output)))
+
+    def _add_beside(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if not self.proven:
+            factor = float(self.block.at(self.block.stack.factor)) if self.block.stack.factor else 1.0
+            self.parts.append(self.block.first(output[0] if isinstance(output, tuple) else output) * factor)
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.proven:
@@ -163,10 +171,10 @@ class GateProof:
     def __init__(self, block: ObservedBlock) -> None:
         self.block = block
         self.gates = [name for name in block.projections if name in ("gate_proj", "up_proj")]
-        self.activation = block.activation
-        if float(self.activation(torch.zeros(1))) != 0:
+        self.gating = block.gating
+        if block.stack.gating != "offset" and float(self.gating.activation(torch.zeros(1))) != 0:
             raise FamilyError(
-                f"block {block.name}: the activation {self.activation} does not map 0 to 0, which eq. 5 needs"
+                f"block {block.name}: the activation {self.gating.activation} does not map 0 to 0, which eq. 5 needs"
             )
         self.proven = False
         self.outputs: dict[str, Tensor] = {}  # of gate and up in the pass at hand, [seq, width]
@@ -205,7 +213,7 @@ class GateProof:
             self._hold(arrived, outputs)
 
     def _hold(self, inner: Tensor, outputs: dict[str, Tensor]) -> None:
-        if not gated(inner, outputs.get("gate_proj"), outputs["up_proj"], self.activation):
+        if not gated(inner, outputs.get("gate_proj"), outputs["up_proj"], self.gating):
             raise FamilyError(
                 f"block {self.block.name}: between {' and '.join(self.gates)} and down_proj the feed-forward computes"
                 f" something else than the families table says of {self.block.family}, so eq. 5 has another form there:"
@@ -227,10 +235,13 @@ class AttentionProof:
         self.trace: Attention | None = None
         self.value: Tensor | None = None  # of the pass at hand, [groups, seq, head_dim]
         self.context: Tensor | None = None  # [seq, heads * head_dim]
+        self.gate: Tensor | None = None  # what the heads' outputs are multiplied by, of the same shape
 
     def hooks(self) -> Iterator[Handle]:
         """Puts it in place; the document's queries, keys and mask are told to `add`."""
         yield self.block.after("v_proj", self._keep_value)
+        if self.block.stack.head_gates:
+            yield self.block.after("q_proj", self._keep_gate)
         yield self.block.before("o_proj", self._keep_context)
 
     def add(self, trace: Attention) -> None:
@@ -244,6 +255,11 @@ class AttentionProof:
             value = next(self.block.documents(self.block.target("v_proj").select(output)))[0]
             self.value = value.unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1)
 
+    def _keep_gate(self, _: Tensor, output: Tensor) -> None:
+        if not self.proven:
+            gates = output.unflatten(-1, (-1, 2, self.block.head_dim))[..., 1, :].flatten(-2).sigmoid()
+            self.gate = next(self.block.documents(gates))[0]
+
     def _keep_context(self, context: Tensor) -> None:
         if not self.proven:
             self.context = next(self.block.documents(context))[0]
@@ -253,11 +269,11 @@ class AttentionProof:
         """As soon as all are there; outside the interface the trace comes last."""
         if self.trace is None or self.context is None or self.value is None:
             return
-        trace, value, context = self.trace, self.value, self.context
-        self.trace = self.value = self.context = None
+        trace, value, context, gate = self.trace, self.value, self.context, self.gate
+        self.trace = self.value = self.context = self.gate = None
         if not torch.isfinite(context).all():
             return  # this document says nothing; the first one of the next batch may
-        if not as_assumed(trace, value, context):
+        if not as_assumed(trace, value, context, gate):
             raise FamilyError(
                 f"block {self.block.name}: attention is not what the families table says of {self.block.family}, so"
                 " eq. 10 cannot be evaluated: detect with --qk off"

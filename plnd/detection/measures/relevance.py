@@ -110,7 +110,7 @@ class Relevance:
     def _rows(self, block: ObservedBlock) -> Iterator[Handle]:
         sites = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
         seen: dict[nn.Module, list[Tensor]] = {}  # projections that are fused share what their module gives
-        for projection in self.rows:
+        for projection in (name for name in self.rows if block.has(name)):
             target: Target = block.target(projection)
             if target.module not in seen:
                 passed = seen[target.module] = []

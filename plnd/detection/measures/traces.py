@@ -8,7 +8,7 @@ not go through that interface, from the arguments of the attention module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from plnd.detection.measures.proof import AttentionProof
 from plnd.detection.observer import Handle, ObservedBlock
 from plnd.errors import FamilyError
 from plnd.importance.attention import Attention, HeadNorm, Rotary, rotated
-from plnd.models.families import Norm
+from plnd.models.families import Norm, Rotation
 from plnd.models.layout import missing
 
 Pair = tuple[Tensor, Tensor]
@@ -41,12 +41,16 @@ class AttentionTraces:
         _check_exact(block)
         self.proof = AttentionProof(block)
         self.rows: dict[str, Tensor] = {}  # of q_proj and k_proj in the pass at hand, [batch, seq, width]
+        self.latent = _LatentKeys(block) if self.stack.latent else None
+        self.temperature: Tensor | None = None  # of the pass at hand, [batch or 1, seq]
         self.rotary: Pair | None = None  # cos and sin of the pass at hand, [batch or 1, seq, rotated channels]
 
     def hooks(self) -> Iterator[Handle]:
         """Puts them in place."""
         for name in ("q_proj", "k_proj"):
             yield self.block.after(name, self._keeper(name))
+        if self.latent is not None:
+            yield self.latent.hook()
         yield from self.proof.hooks()
         yield self.block.attention.register_forward_pre_hook(self._keep_rotary, with_kwargs=True)
         if self.block.observer.layout.interface:
@@ -58,17 +62,21 @@ class AttentionTraces:
         target = self.block.target(name)
 
         def keep(_: Tensor, output: Tensor) -> None:
-            self.rows[name] = target.select(output)
+            self.rows[name] = self.block.by_document(target.select(output))
 
         return keep
 
     def _keep_rotary(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        rotation = self.stack.rotation
-        self.rotary = None
-        if rotation is None or not (rotation.when is None or self.block.at(rotation.when)):
+        rotation, temperature = self.stack.rotation, self.stack.temperature
+        self.rotary = self.temperature = None
+        if temperature is not None:
+            factor, length = (float(self.block.at(path)) for path in (temperature.factor, temperature.length))
+            positions = self._argument(kwargs, "position_ids")
+            self.temperature = 1 + factor * torch.log(1 + torch.floor(positions / length))
+        if rotation is None or not self._rotates(rotation):
             return
         if rotation.table is None:
-            self.rotary = self._argument(kwargs, "position_embeddings")
+            self.rotary = _of_channels(self._argument(kwargs, "position_embeddings"), rotation)
             return
         if "position_embeddings" in kwargs:
             lines = kwargs["position_embeddings"]
@@ -77,6 +85,11 @@ class AttentionTraces:
             lines = table[self._argument(kwargs, "position_ids").to(table.device)].chunk(2, dim=-1)
         sin, cos = (x.repeat_interleave(2, dim=-1) for x in lines)
         self.rotary = (cos, sin)
+
+    def _rotates(self, rotation: Rotation) -> bool:
+        if rotation.when is None or (rotation.window and self.block.at(rotation.window) is None):
+            return True
+        return bool(self.block.at(rotation.when))
 
     def _argument(self, kwargs: dict, name: str) -> Any:
         """What the attention module receives by keyword."""
@@ -113,7 +126,13 @@ class AttentionTraces:
     # traces
 
     def _entered(
-        self, query: Tensor | None, key: Tensor | None, mask: Tensor | None, scaling: float, softcap: float | None
+        self,
+        query: Tensor | None,
+        key: Tensor | None,
+        mask: Tensor | None,
+        scaling: float,
+        softcap: float | None,
+        sinks: Tensor | None = None,
     ) -> None:
         """Measures the queries and keys of a pass.
 
@@ -123,6 +142,7 @@ class AttentionTraces:
             mask: boolean (may be seen) or additive, [batch or 1, heads or 1, seq, seq]; None: causal.
             scaling: factor of the scalar product.
             softcap: soft-cap of the logits.
+            sinks: logit of each head's sink, [heads].
         """
         if self.stack.scaled_queries and query is not None:
             scaling = self.block.head_dim**-0.5
@@ -134,12 +154,13 @@ class AttentionTraces:
         importance = []
         for index, (start, stop) in enumerate(self.block.spans):
             span = slice(start, stop)
-            q, k = (self._heads(name, index, span) for name in ("q_proj", "k_proj"))
+            q, k = self._heads(index, span)
             rotary = self._rotary(index, span)
+            temperature = None if self.temperature is None else self.temperature[index % len(self.temperature), span]
             trace = Attention(
                 query=q,
                 key=k,
-                query_rotated=rotated(q, query_norm, rotary) if query is None else query[index, :, span],
+                query_rotated=rotated(q, query_norm, rotary, temperature) if query is None else query[index, :, span],
                 key_rotated=rotated(k, key_norm, rotary) if key is None else key[index, :, span],
                 scaling=scaling,
                 rotary=rotary,
@@ -148,28 +169,37 @@ class AttentionTraces:
                 mask=None if mask is None else mask[index % len(mask), :, span, span],
                 softcap=softcap,
                 visible=None if visible is None else visible[index],
+                sinks=sinks,
+                temperature=temperature,
             )
             if index == 0:
                 self.proof.add(trace)
-            importance.append(self.measure(trace))
+            measured = self.measure(trace)
+            importance.append(measured if self.latent is None else self.latent.rows(*measured))
         self.rotary = None
         self.rows.clear()
         self.block.emit_both(("query", "key"), importance)
 
-    def _heads(self, name: str, index: int, span: slice) -> Tensor:
-        """A document's rows, [heads, seq, head_dim]."""
-        return self.rows[name][index, span].unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1)
+    def _heads(self, index: int, span: slice) -> Pair:
+        """A document's queries and keys, [heads, seq, head_dim]."""
+        rows = self.rows["q_proj"][index, span], self.rows["k_proj"][index, span]
+        if self.latent is not None:
+            return self.latent.heads(*rows, index, span)
+        q, k = (x.unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1) for x in rows)
+        return q, k
 
     def _rotary(self, index: int, span: slice) -> Rotary | None:
         if self.rotary is None or self.stack.rotation is None:
             return None
         cos, sin = (x[index % len(x), span] for x in self.rotary)
+        if self.latent is not None:
+            return Rotary.of(cos, sin, self.latent.query_dim, self.latent.pairs, last=True)
         return Rotary.of(cos, sin, self.block.head_dim, self.stack.rotation.pairs)
 
     def _head_norm(self, norm: Norm | None) -> HeadNorm | None:
         if norm is None:
             return None
-        return HeadNorm(self.block.gain(norm), self.block.at(f"{norm.module}.{norm.eps}"), norm.whole)
+        return HeadNorm(self.block.gain(norm), self.block.at(f"{norm.module}.{norm.eps}"), norm.whole, norm.turned)
 
 
 def _check_exact(block: ObservedBlock) -> None:
@@ -180,3 +210,59 @@ def _check_exact(block: ObservedBlock) -> None:
             f"block {block.name}: the probed row of {block.family} was exact on the twin for {', '.join(exact)} only:"
             " detect with --qk off"
         )
+
+
+class _LatentKeys:
+    """Queries and keys of latent attention, in the order in which their channels enter the scalar product.
+
+    A head has channels without position, then those that turn; the latter's keys are one for all heads, and no rows of
+    `k_proj`.
+    """
+
+    def __init__(self, block: ObservedBlock) -> None:
+        latent, rotation = block.stack.latent, block.stack.rotation
+        assert latent is not None and rotation is not None
+        self.block, self.position = block, latent.position
+        self.query_dim, self.key_dim = (int(block.at(path)) for path in (latent.query_dim, latent.key_dim))
+        self.pairs: Literal["halves", "neighbours"] = "halves" if rotation.apart else rotation.pairs
+        channels = torch.arange(self.query_dim)
+        turning = channels[self.key_dim :]
+        first = turning.view(-1, 2).T.flatten() if rotation.apart else turning
+        self.order = torch.cat((channels[: self.key_dim], first))
+        self.keys: Tensor | None = None  # of positions in the pass at hand, [batch, seq, turning channels]
+
+    def hook(self) -> Handle:
+        """Keeps the keys of positions."""
+        return self.block.at(self.position).register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self.keys = output[..., self.key_dim - self.query_dim :]
+
+    def heads(self, queries: Tensor, keys: Tensor, index: int, span: slice) -> Pair:
+        """A document's queries and keys, both [heads, seq, query_dim], from rows of `q_proj` and `k_proj`."""
+        assert self.keys is not None
+        q = queries.unflatten(-1, (-1, self.query_dim)).transpose(0, 1)
+        k = keys.unflatten(-1, (-1, self.key_dim)).transpose(0, 1)
+        k = torch.cat((k, self.keys[index, span].expand(len(k), -1, -1)), dim=-1)
+        return q[..., self.order.to(q.device)], k[..., self.order.to(k.device)]
+
+    def rows(self, queries: Tensor, keys: Tensor) -> Pair:
+        """Importance of the rows, from that of all channels, both [heads·query_dim]."""
+        back = self.order.argsort().to(queries.device)
+        q, k = (x.unflatten(0, (-1, self.query_dim)) for x in (queries, keys))
+        return q[:, back].flatten(), k[:, : self.key_dim].flatten()
+
+
+def _of_channels(factors: Pair, rotation: Rotation) -> Pair:
+    """Cosines and sines of every rotated channel, [batch or 1, seq, rotated channels], from what the model hands on."""
+    if rotation.given == "channels":
+        return factors
+    if rotation.given == "complex":
+        turns: Any = factors
+        factors = (turns.real, turns.imag)
+    pairs = factors if rotation.given in ("once", "complex") else [x.chunk(2, dim=-1)[0] for x in factors]
+    if rotation.pairs == "halves" or rotation.apart:
+        cos, sin = (torch.cat((x, x), dim=-1) for x in pairs)
+    else:
+        cos, sin = (x.repeat_interleave(2, dim=-1) for x in pairs)
+    return cos, sin

@@ -69,8 +69,8 @@ def by_hand(model, layout: Layout, name: str, ids: list[int]) -> np.ndarray:
 def routed_by_hand(experts, hidden, chosen, shares, index: int, each: int) -> np.ndarray:
     """Of an expert's neuron: what enters its column at the tokens that are routed there, 0 at all others."""
     expert, row = divmod(index, each)
-    gate, up = linear(hidden, experts.gate_up_proj[expert]).chunk(2, dim=-1)
-    inner = (experts.act_fn(gate) * up)[:, row]
+    weight, bias = experts.gate_up_proj[expert], getattr(experts, "gate_up_proj_bias", {expert: None})[expert]
+    inner = experts._apply_gate(linear(hidden, weight if bias is None else weight.T, bias))[:, row]
     return inner.where((chosen == expert).any(-1), 0).numpy()
 
 

@@ -16,10 +16,10 @@ from plnd.roles.activations import feed_forward_widths
 from plnd.roles.deactivation import Choice, deactivated_rows
 from plnd.roles.parallel import Parallel
 from plnd.roles.roles import ROLES, Roles, find_roles
-from tiny import TINY, logits, tiny_model
+from tiny import dense, logits, marked, tiny_model
 
 FLOAT32, FLOAT64 = {"rtol": 1e-4, "atol": 1e-5}, {"rtol": 1e-12, "atol": 1e-12}
-DENSE = [name for name in TINY if name not in ("mixtral", "qwen3_moe")]
+DENSE = marked(dense())
 
 
 def drawn(widths: dict[str, int], rows: int, seed: int = 0) -> list[dict[str, np.ndarray]]:

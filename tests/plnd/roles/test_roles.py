@@ -20,10 +20,10 @@ from plnd.roles.codes import role_counts
 from plnd.roles.parallel import Parallel, prompt_digest
 from plnd.roles.roles import ROLES, Roles, active_patterns, artifact_bytes, find_roles, pack, role_table, unpack
 from plnd.roles.roles_file import packed_width
-from tiny import TINY, tiny_model
+from tiny import dense, marked, tiny_model
 
 LANGUAGES = ["en", "de", "zh"]
-DENSE = [name for name in TINY if name not in ("mixtral", "qwen3_moe")]
+DENSE = marked(dense())
 
 
 def make(name: str, examples: int = 5, languages: int = 3):

@@ -181,6 +181,10 @@ def test_every_decoder_is_measured(family):
         with pytest.raises(FamilyError, match="has an encoder, of which the published code knows nothing"):
             detect(model, [IDS.tolist()], DetectConfig(scoring="official", min_length=1))
         return
+    if any(stack.latent for stack in layout.family.stacks):
+        with pytest.raises(FamilyError, match="has latent attention, of which the published code knows nothing"):
+            detect(model, [IDS.tolist()], DetectConfig(scoring="official", min_length=1))
+        return
     for address, target in layout.targets.items():
         if address.endswith("up_proj") and target.experts is None:
             target.module.register_forward_hook(lambda m, a, o, t=target: outputs.update({t.name: t.select(o)}))

@@ -89,12 +89,12 @@ OTHERWISE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
+@pytest.mark.filterwarnings("ignore:model family 'cwm'")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", sorted(OTHERWISE))
 def test_llama_by_its_modules_alone_is_refused(kind, dtype):
     """Llama's modules put together in another way are one clear error, in every dtype and with --qk off too."""
-    model = unlisted_model("seed_oss", dtype)
+    model = unlisted_model("cwm", dtype)
     change, message = OTHERWISE[kind]
     change(model.model.layers[1])
     for qk in ("off", "exact"):
@@ -102,11 +102,11 @@ def test_llama_by_its_modules_alone_is_refused(kind, dtype):
             detect(model, DOCUMENTS, replace(CONFIG, qk=qk))
 
 
-@pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
+@pytest.mark.filterwarnings("ignore:model family 'cwm'")
 @pytest.mark.parametrize("path", ["self_attn.o_proj", "mlp.down_proj"])
 def test_a_projection_that_does_more_than_its_weights_say_is_refused(path):
     """The weights are what is measured and switched off, so the output must be theirs."""
-    model = unlisted_model("seed_oss")
+    model = unlisted_model("cwm")
     doubled(path)(model.model.layers[1])
     with pytest.raises(FamilyError, match="does not multiply by its weight|is not its weights times its input"):
         detect(model, DOCUMENTS, replace(CONFIG, qk="off"))
@@ -122,11 +122,11 @@ def test_a_model_of_transformers_that_computes_otherwise_is_refused():
         detect(model, DOCUMENTS, replace(CONFIG, qk="off"))
 
 
-@pytest.mark.filterwarnings("ignore:model family '(seed_oss|gemma|ministral|cwm|olmo)'")
-@pytest.mark.parametrize("kind", ["seed_oss", "gemma", "ministral", "cwm", "olmo", "side by side"])
+@pytest.mark.filterwarnings("ignore:model family '(cwm|gemma|ministral|cwm|olmo)'")
+@pytest.mark.parametrize("kind", ["cwm", "gemma", "ministral", "cwm", "olmo", "side by side"])
 def test_llama_by_its_modules_and_its_sums_is_scored(kind):
     """The negative: other models of Llama's layout are scored, and feed-forward importance is eq. 1 of their blocks."""
-    model = unlisted_model("seed_oss" if kind == "side by side" else kind)
+    model = unlisted_model("cwm" if kind == "side by side" else kind)
     if kind == "side by side":
         composed(lambda x, a, f: x + a + f(x))(model.model.layers[1])
     found = detect(model, DOCUMENTS, CONFIG).mean["1.up_proj"]
@@ -134,11 +134,11 @@ def test_llama_by_its_modules_and_its_sums_is_scored(kind):
     torch.testing.assert_close(torch.from_numpy(found), expected.mean(0).float(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
+@pytest.mark.filterwarnings("ignore:model family 'cwm'")
 @pytest.mark.parametrize("kind", ["depth scaled", "inner clamp"])
 def test_a_block_is_held_to_the_first_document_that_says_something(kind):
     """A document without finite numbers proves nothing: another form is still refused on the next one."""
-    model = unlisted_model("seed_oss")
+    model = unlisted_model("cwm")
     OTHERWISE[kind][0](model.model.layers[1])
     with torch.no_grad():
         model.get_input_embeddings().weight[96] = torch.inf
@@ -146,11 +146,11 @@ def test_a_block_is_held_to_the_first_document_that_says_something(kind):
         detect(model, [[96] * 30, *DOCUMENTS], replace(CONFIG, batch_size=1))
 
 
-@pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
+@pytest.mark.filterwarnings("ignore:model family 'cwm'")
 def test_a_large_residual_stream_hides_no_factor():
     """Where half the stream is thousands of times what a block adds, in bfloat16, a factor still shows."""
     for factor, ends in ((1.0, None), (0.22, RESIDUAL)):
-        model = unlisted_model("seed_oss", torch.bfloat16)
+        model = unlisted_model("cwm", torch.bfloat16)
         with torch.no_grad():
             model.get_input_embeddings().weight[:, ::2] *= 5000
         composed(lambda x, a, f, m=factor: (y := x + m * a) + m * f(y))(model.model.layers[0])
@@ -166,7 +166,7 @@ def with_activation_in_place(block):
     block.mlp.act_fn = nn.SiLU(inplace=True)
 
 
-@pytest.mark.filterwarnings("ignore:model family 'seed_oss'")
+@pytest.mark.filterwarnings("ignore:model family 'cwm'")
 @pytest.mark.parametrize(
     "change",
     [with_activation_in_place, composed(lambda x, a, f: (y := x.add_(a)).add_(f(y)))],
@@ -174,7 +174,7 @@ def with_activation_in_place(block):
 )
 def test_a_block_that_works_in_place_is_scored(change):
     """What went in is held to what came out, though the model has overwritten it by then."""
-    plain, changed = unlisted_model("seed_oss"), unlisted_model("seed_oss")
+    plain, changed = unlisted_model("cwm"), unlisted_model("cwm")
     change(changed.model.layers[1])
     assert detect(changed, DOCUMENTS, CONFIG).digest == detect(plain, DOCUMENTS, CONFIG).digest
 

@@ -14,11 +14,11 @@ from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout
-from tiny import TINY, tiny_model
+from tiny import TINY, marked, tiny_model
 
 DOCUMENTS = some_documents((9, 5))
 ENCODERS = ("t5", "t5_gated", "mt5", "umt5")
-DENSE = [x for x in TINY if x not in ENCODERS and not any(stack.experts for stack in FAMILIES[x].stacks)]
+DENSE = marked(x for x in TINY if x not in ENCODERS and not any(stack.experts for stack in FAMILIES[x].stacks))
 
 
 def relevances(model, documents=DOCUMENTS, qk="first_order") -> dict[str, torch.Tensor]:
