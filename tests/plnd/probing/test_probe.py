@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_llama_is_exact(llama):
     found = probe_twin(llama)
     assert exact(found) == set(PROJECTIONS)
     assert found.usable
-    assert found.family == FAMILIES["llama"]
+    assert found.family == replace(FAMILIES["llama"], model_types=("llama",))
 
 
 FEED_FORWARD = {GATE, UP, DOWN}
