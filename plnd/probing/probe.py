@@ -244,7 +244,7 @@ def _row(model_type: str, twin: Any, kinds: Sequence[Kind]) -> tuple[Family | No
 def _switch(twin: Any, kinds: Sequence[Kind]) -> str | None:
     """An attribute of the attention module that is true just where the block rotates."""
     blocks = find_blocks(twin)[1]
-    path = kinds[0].stack.attention
+    path = kinds[0].stack.attention or ""
     first = blocks[0].get_submodule(path)
     for name in vars(first):
         values = [getattr(blocks[k.block].get_submodule(path), name, None) for k in kinds]

@@ -166,7 +166,7 @@ class Bench:
         if key not in self.known:
             runs, neurons = BlockRuns(self.layout, block.module, self.ids), range(target.width)
             if heads:
-                self.known[key] = runs.attention_changes(target, neurons, stack.attention)
+                self.known[key] = runs.attention_changes(target, neurons, stack.attention or "")
             else:
                 self.known[key] = runs.changes(target, neurons, frozen)
         return self.known[key]
