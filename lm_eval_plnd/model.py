@@ -59,7 +59,7 @@ class PLNDLM(DocumentLM):
         revision: str | None = None,
         peft: str | os.PathLike | None = None,
         trust_remote_code: bool = False,
-        family: str | os.PathLike | None = None,
+        family: str | os.PathLike[str] | None = None,
         **arguments: Any,
     ) -> None:
         """Loads the model, after all else was checked.
@@ -112,7 +112,7 @@ class PLNDLM(DocumentLM):
         if not isinstance(trust_remote_code, bool):  # None would have transformers ask, in the middle of a run
             raise PLNDError(f"trust_remote_code={trust_remote_code}: expected True or False")
         if family is not None:
-            accept_family(family, model, revision=revision, trust_remote_code=trust_remote_code)
+            accept_family(os.fspath(family), model, revision=revision, trust_remote_code=trust_remote_code)
         arguments["device"] = loading_device(model, arguments.get("device"))
         self._settings = {"revision": revision, **arguments}
         with _loading(model):

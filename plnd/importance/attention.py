@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,7 +31,10 @@ from plnd.importance.softmax import (
     times,
 )
 
-Measurement = Exact | CompiledExact | FirstOrder
+if TYPE_CHECKING:
+    from plnd.importance.triton_softmax import TritonExact
+
+Measurement: TypeAlias = "Exact | CompiledExact | FirstOrder | TritonExact"
 """What takes in rows of attention; on a GPU its equal in `plnd.importance.triton_softmax`."""
 ROWS = 128
 """Tokens of a document whose attention `as_assumed` recomputes."""
