@@ -31,33 +31,43 @@ LANGUAGE_MODELS = {
 """Types that hold a language model of another type, which is what counts."""
 
 _BY_REASON = {
-    "a probe finds all of it exact: no row yet": "biogpt cohere2_moe exaone gpt_bigcode jais2 mellum modernbert-decoder"
-    " vaultgemma arcee gemma ministral ministral3 seed_oss olmo olmo3 olmoe stablelm starcoder2 exaone4 phi"
-    " phimoe minimax_m2 granitemoe granitemoeshared cohere2",
-    "a probe finds all but queries and keys exact: no row yet": "ernie4_5 glm glm4 gpt_neo granite_swa helium"
-    " hunyuan_v1_dense nanochat persimmon nemotron",
-    "the decoder of a model with an encoder: no row for its cross-attention alone": "bart bigbird_pegasus blenderbot"
-    " blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus plbart prophetnet trocr whisper",
-    "an encoder's blocks as BERT's, or layer norms after the residual sum": "bert bert-generation big_bird camembert"
-    " data2vec-text electra ernie git megatron-bert openai-gpt rembert roberta roberta-prelayernorm roc_bert roformer"
-    " xlm xlm-roberta xlm-roberta-xl xlnet xmod",
+    "a probe finds all of it exact: no row yet": (
+        "biogpt cohere2_moe exaone gpt_bigcode jais2 mellum modernbert-decoder vaultgemma"
+    ),
+    "a probe finds all but queries and keys exact: no row yet": "gpt_neo granite_swa nanochat persimmon",
+    "the decoder of a model with an encoder: no row for its cross-attention alone": (
+        "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus "
+        "plbart prophetnet trocr whisper"
+    ),
+    "an encoder's blocks as BERT's, or layer norms after the residual sum": (
+        "bert bert-generation big_bird camembert data2vec-text electra ernie git megatron-bert openai-gpt "
+        "rembert roberta roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod"
+    ),
     "a recurrent state, and no attention": "falcon_mamba mamba mamba2 rwkv xlstm",
-    "a recurrent state or a convolution beside attention, or in its place": "bailing_hybrid bamba falcon_h1"
-    " granitemoehybrid jamba kimi_linear lara_mini lfm2 lfm2_moe lfm3 minimax nemotron_h olmo_hybrid qwen3_5_moe_text"
-    " qwen3_5_text qwen3_next qwen4_exp_text recurrent_gemma zamba zamba2 zaya",
-    "latent attention: keys and values come out of one projection to a low rank": "axk1 axk2 deepseek_v2 deepseek_v3"
-    " deepseek_v32 deepseek_v4 dots3_note_text glm4_moe_lite glm_moe_dsa longcat_flash minicpm3 sarvam_mla youtu",
-    "a mixture with experts that all tokens go through, or of several kinds of blocks": "afmoe beam dots1 ernie4_5_moe"
-    " exaone_moe flint glm4_moe hunyuan_v1_moe hy_v3 hy_v4 laguna mimo_v2_flash minimax_m3_vl_text qwen2_moe solar_open"
-    " granitemoe_swa sarvam_moe",
-    "a mixture whose experts are stored, or whose outputs are normed or weighted, in a way of its own": "aria_text dbrx"
-    " flex_olmo gpt_oss jetmoe kolibri1 llama4_text",
-    "attention of its own, which no row can name": "bitnet codegen cohere_compass_text cpmant ctrl diffllama doge dory"
-    " gpt_neox_japanese inkling2_loop_text inkling2_text inkling_text mpt reformer",
-    "more in a block than attention and feed-forward: several streams, inputs of each block, a factor, runs again":
-    "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant hrm_text",
+    "a recurrent state or a convolution beside attention, or in its place": (
+        "bailing_hybrid bamba falcon_h1 granitemoehybrid kimi_linear lara_mini lfm2_moe lfm3 minimax "
+        "nemotron_h olmo_hybrid qwen4_exp_text recurrent_gemma zamba zamba2 zaya"
+    ),
+    "latent attention: keys and values come out of one projection to a low rank": (
+        "axk1 axk2 deepseek_v32 deepseek_v4 dots3_note_text glm_moe_dsa longcat_flash minicpm3 "
+        "sarvam_mla youtu"
+    ),
+    "a mixture with experts that all tokens go through, or of several kinds of blocks": (
+        "afmoe beam exaone_moe flint hy_v3 hy_v4 laguna mimo_v2_flash minimax_m3_vl_text solar_open "
+        "granitemoe_swa sarvam_moe"
+    ),
+    "a mixture whose experts are stored, or whose outputs are normed or weighted, in a way of its own": (
+        "aria_text dbrx flex_olmo jetmoe kolibri1 llama4_text"
+    ),
+    "attention of its own, which no row can name": (
+        "bitnet codegen cohere_compass_text cpmant ctrl diffllama doge dory gpt_neox_japanese "
+        "inkling2_loop_text inkling2_text inkling_text mpt reformer"
+    ),
+    "more in a block than attention and feed-forward: several streams, inputs of each block, a factor, runs again": (
+        "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant hrm_text"
+    ),
     "no single list of blocks of one language model": "blt emu3 mllama moshi phi4_multimodal",
-    "an activation that does not map 0 to 0": "apertus apertus1p5_text",
+    "an activation that does not map 0 to 0": "apertus1p5_text",
 }  # fmt: skip
 REASONS = {name: reason for reason, names in _BY_REASON.items() for name in names.split()}
 """Type to why there is no row for it."""
