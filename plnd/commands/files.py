@@ -269,9 +269,10 @@ class Families(Command):
         from plnd.models.families import FAMILIES
         from plnd.models.unlisted import LANGUAGE_MODELS, LIKE_LLAMA, unlisted
 
+        width = max(map(len, FAMILIES)) + 2
         for family in FAMILIES.values():
             others = [f"model_type {' or '.join(family.model_types)}"] if family.model_types != (family.name,) else []
-            print(f"{family.name:<14}{', '.join([*others, *family.description()])}")
+            print(f"{family.name:<{width}}{', '.join([*others, *family.description()])}")
         print(f"\nas Llama, with a warning: {', '.join(LIKE_LLAMA)}")
         print("by their language model:", ", ".join(f"{name} ({inner})" for name, inner in LANGUAGE_MODELS.items()))
         print("\nno row (`plnd probe MODEL` says what of a model is exact, and drafts a row):")

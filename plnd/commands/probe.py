@@ -38,7 +38,7 @@ class Probe(Command):
     """The subcommand."""
 
     help = "say which projections of any model are exact, against brute force on a tiny twin, and draft its row"
-    example = "plnd probe some/model --output row.json && plnd detect --model some/model --family row.json …"
+    example = "plnd probe some/model --output row.json"
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:

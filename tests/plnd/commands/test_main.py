@@ -160,14 +160,14 @@ def test_detect_finds_the_tokenizer_of_the_model(here, model):
 
 def test_an_unlisted_family_is_one_warning(here, model, capsys):
     """A model that is taken as Llama says so once, in a line without a place in the code, and is detected."""
-    (here / "seed_oss").mkdir()
+    (here / "cwm").mkdir()
     for file in model.iterdir():
-        text = file.read_bytes().replace(b'"llama"', b'"seed_oss"').replace(b"LlamaFor", b"SeedOssFor")
-        (here / "seed_oss" / file.name).write_bytes(text)
-    assert plnd(DETECT.replace("{model}", "seed_oss") + " --qk off") == 0
+        text = file.read_bytes().replace(b'"llama"', b'"cwm"').replace(b"LlamaFor", b"CwmFor")
+        (here / "cwm" / file.name).write_bytes(text)
+    assert plnd(DETECT.replace("{model}", "cwm") + " --qk off") == 0
     warned = [line for line in capsys.readouterr().err.splitlines() if "not in the table" in line]
-    assert warned == ["warning: model family 'seed_oss' is not in the table; its modules match Llama's layout"]
-    assert Scores.load("zh.scores").metadata["model"]["model_type"] == "seed_oss"
+    assert warned == ["warning: model family 'cwm' is not in the table; its modules match Llama's layout"]
+    assert Scores.load("zh.scores").metadata["model"]["model_type"] == "cwm"
 
 
 def test_shards_and_their_merge(here, model, capsys):
