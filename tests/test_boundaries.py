@@ -241,6 +241,7 @@ def test_importing_the_core_loads_no_host(loaded_by_the_core, package):
     assert package not in loaded_by_the_core
 
 
+@pytest.mark.slow
 def test_importing_the_core_loads_no_peft(loaded_by_the_core):
     """Peft is not loaded either, unless transformers by itself loads it."""
     assert "peft" not in loaded_by_the_core or "peft" in modules_after("import transformers")

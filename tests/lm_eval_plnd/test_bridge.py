@@ -82,7 +82,7 @@ def fake_lm_eval(tmp_path):
     "code",
     [
         "import lm_eval.models",
-        "from lm_eval.models.huggingface import HFLM",
+        pytest.param("from lm_eval.models.huggingface import HFLM", marks=pytest.mark.slow),
         "from lm_eval.api.registry import get_model; get_model('dummy')",
         "import importlib.util; importlib.util.find_spec('lm_eval.models'); import lm_eval.models",
     ],

@@ -411,6 +411,7 @@ def test_refusals(base, tmp_path):
         PLNDLM(mask=file, pretrained=str(demo_model()), **COMMON)
 
 
+@pytest.mark.slow
 def test_response_cache_keeps_masks_apart(base, tmp_path):
     """One cache file, several masks, the control and `hf`: nobody is served another's answers, everybody their own."""
     first = mask(base, tmp_path / "first.safetensors", seed=1)

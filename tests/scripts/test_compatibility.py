@@ -32,6 +32,7 @@ def test_sets_of_releases(script):
     assert script.limits("transformers==5.8.1") == {**pinned, "transformers": "transformers==5.8.1"}
 
 
+@pytest.mark.slow
 def test_a_row_that_works_passes_and_one_that_does_not_fails(script, monkeypatch):
     """Real checks: GPT-2 passes all five; with its head width elsewhere detection says so, the rest still passes."""
     assert script.check_rows(["gpt2"]) == {"gpt2": dict.fromkeys(script.CHECKS, "")}

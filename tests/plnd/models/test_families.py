@@ -182,7 +182,11 @@ def test_attention_is_proven_on_the_first_document_that_says_something(monkeypat
         detect(model, [[96] * 30, *DOCUMENTS], replace(CONFIG, batch_size=1))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [*(pytest.param(x, marks=pytest.mark.slow) for x in (torch.float64, torch.float32)), torch.bfloat16, torch.float16],
+    ids=str,
+)
 def test_rounding_is_no_other_rotation(family, dtype):
     """The negative: listed families are scored in every dtype, also on a document that is not finite."""
     model = tiny_model(family, dtype)
