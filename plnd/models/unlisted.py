@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from plnd.models.accepted import listed
 
-LIKE_LLAMA = ("cwm", "hyperclovax", "internlm3", "iquestcoder")
+LIKE_LLAMA = ("cwm", "internlm3", "iquestcoder")
 """Types whose blocks have Llama's modules and compute like them: bound as Llama, with a warning."""
 
 LANGUAGE_MODELS = {
@@ -33,6 +33,7 @@ LANGUAGE_MODELS = {
 _BY_REASON = {
     "a probe finds all of it exact: no row yet": (
         "biogpt cohere2_moe exaone gpt_bigcode jais2 mellum modernbert-decoder vaultgemma"
+        " hyperclovax"
     ),
     "a probe finds all but queries and keys exact: no row yet": "gpt_neo granite_swa nanochat persimmon",
     "the decoder of a model with an encoder: no row for its cross-attention alone": (

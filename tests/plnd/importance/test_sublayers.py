@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -91,9 +93,9 @@ def test_first_order_converges_to_exact(family, projection):
                 if target.projection.name in ("q_proj", "k_proj"):
                     for tensor in target.parameters():
                         tensor[target.position(torch.arange(target.width))] *= shrink
-            offset = float(family.startswith("gemma"))
+            offset = float(family.startswith(("gemma", "qwen3_next", "qwen3_5")))
             for name, parameter in model.named_parameters():
-                if name.endswith(("q_norm.weight", "k_norm.weight")):
+                if re.search(r"(q|k|query|key)_(layer)?norm\.weight$", name):
                     parameter.add_(offset).mul_(shrink).sub_(offset)
         last = next(a for a in reversed(Layout(model).targets) if a.endswith(projection))
         exact = observe(model, document()[None], [(0, LENGTH)], "exact")[last][0]
