@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from plnd.commands.main import COMMANDS, find_commands, make_parser
-from plnd.commands.shared import Command, add_fields, from_flags
+from plnd.commands.shared import Command, add_fields, from_flags, print_warning
 from plnd.detection.config import DetectConfig
 from plnd.logit_lens.config import LensConfig
 
@@ -92,3 +92,10 @@ def test_what_lacks_one_of_the_four_is_none():
     assert not isinstance(NoExample, Command)
     NoExample.example = "plnd nothing"
     assert isinstance(NoExample, Command)
+
+
+def test_a_warning_steers_no_terminal(capsys):
+    """What stands in a file's metadata may be in a warning: it is one line, its escape sequences are shown."""
+    print_warning("model \x1b[2Jx\nneurons 9 of 9")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: model ") and "\x1b" not in line and line.endswith("neurons 9 of 9")

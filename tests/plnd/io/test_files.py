@@ -12,7 +12,16 @@ import pytest
 
 from plnd.errors import PLNDError
 from plnd.io import files, strict_json
-from plnd.io.files import check_outputs, check_writable, exchange, whole_folder, write_bytes, write_csv
+from plnd.io.files import (
+    check_outputs,
+    check_writable,
+    exchange,
+    remove_left_over,
+    whole_file,
+    whole_folder,
+    write_bytes,
+    write_csv,
+)
 
 
 def test_all_bytes_are_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
@@ -105,6 +114,22 @@ def test_a_full_device_is_one_line():
         pytest.skip("no /dev/full here")
     with pytest.raises(PLNDError, match="/dev/full: cannot be written"):
         write_bytes(b"x" * 10**6, "/dev/full")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_what_a_living_process_writes_stays(tmp_path):
+    """However old it looks, a file or a folder in the making has its process's lock, and nobody takes it away."""
+    with whole_file(tmp_path / "x") as stream:
+        (partial,) = tmp_path.glob(".x.*.partial")
+        os.utime(partial, (0, 0))
+        remove_left_over(tmp_path / "x")
+        stream.write(b"1")
+    assert (tmp_path / "x").read_bytes() == b"1"
+    with whole_folder(tmp_path / "y") as folder:
+        (folder / "z").write_bytes(b"2")
+        os.utime(folder.parent, (0, 0))
+        remove_left_over(tmp_path / "y")
+    assert (tmp_path / "y" / "z").read_bytes() == b"2"
 
 
 def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path):
