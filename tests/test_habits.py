@@ -149,3 +149,11 @@ def test_names_of_our_own_are_those_that_are_defined():
     """Functions, classes, attributes and variables with one underscore; what is only used is another's."""
     source = "class _A:\n    def _b(self): self._c = other._d\n_E, f = 1, 2\ndef __g(): pass\ndef h(): pass"
     assert names_of_our_own({"m": source}) == {"_A", "_b", "_c", "_E"}
+
+
+def test_nothing_of_a_merge_is_left():
+    """No page and no code has the lines by which git shows two versions."""
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tasks").glob("*.md"), ROOT / "setup.cfg"]
+    for page in pages:
+        assert not [x for x in page.read_text(encoding="utf-8").splitlines() if x.startswith(marks)], page
