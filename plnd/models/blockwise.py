@@ -306,8 +306,15 @@ def _deferred(module: nn.Module) -> list[tuple[str, Deferred]]:
 
 
 def _as(weight: Deferred, value: Tensor) -> nn.Parameter | Tensor:
-    """A value as what it stands for: a parameter or a buffer."""
-    return nn.Parameter(value, requires_grad=False) if isinstance(weight, nn.Parameter) else value
+    """A value as what it stands for: a buffer, or a parameter as a loaded model has it.
+
+    Without gradients, too, `torch.matmul` multiplies in another order, and rounds otherwise, where an operand asks for
+    them.
+    """
+    if not isinstance(weight, nn.Parameter):
+        return value
+    asks = value.is_floating_point() and not torch.is_grad_enabled()  # else a graph would keep all blocks
+    return nn.Parameter(value, requires_grad=asks)
 
 
 def _put(module: nn.Module, name: str, value: nn.Parameter | Tensor) -> None:

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
@@ -59,12 +58,7 @@ def test_same_weights_and_importance(name, tmp_path, monkeypatch):
     weights = weights_of(model)
     before = weights.bytes_read
     config = replace(CONFIG, qk="first_order")
-    found, expected = detect(model, documents, config), detect(whole, documents, config)
-    if name == "jamba":  # its scan of states rounds otherwise where weights lie otherwise in memory
-        for address, mean in expected.mean.items():
-            np.testing.assert_allclose(found.mean[address], mean, rtol=1e-4, atol=1e-6 * mean.max())
-    else:
-        assert found.digest == expected.digest
+    assert detect(model, documents, config).digest == detect(whole, documents, config).digest
     blocks = {block.module for block in Layout(whole).blocks}
     inside = sum(tensor.nbytes for block in blocks for tensor in block.state_dict().values())
     assert weights.bytes_read - before == 2 * inside
