@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from peft_plnd import NeuronSelectConfig
 from plnd.models.layout import Layout
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 from tuning import batch, fill, loss_of, make_mask, steps
 
 STORAGE = ("llama", "phi3", "gpt2", "bloom", "t5")  # plain with biases, fused, Conv1D, interleaved, two stacks

@@ -30,7 +30,8 @@ from plnd.detection.observer import Observer
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
 from plnd.models.spread import local
-from tiny import TINY, VARIANTS, KeepFloat64, random_weights
+from plnd.probing.float64 import KeepFloat64
+from tiny import TINY, VARIANTS, random_weights
 
 CONFIG = DetectConfig(language="xx", min_length=4, batch_size=2, qk="exact", max_length=16)
 IDS = torch.tensor([[5, 6, 7, 80, 9, 11, 3, 90, 14], [9, 8, 7, 60, 5, 4, 3, 40, 6]])

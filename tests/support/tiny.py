@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, __version__
 
 from plnd.models.families import FAMILIES
@@ -440,20 +439,3 @@ def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Next-token logits, [batch, seq, vocabulary]; a decoder with an encoder reads the same tokens."""
     further = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     return model(input_ids=ids, **further).logits
-
-
-class KeepFloat64(TorchFunctionMode):
-    """Lifts the float32 casts of transformers' norms and softmax, whose noise would hide float64 agreement."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: D102
-        kwargs = dict(kwargs or {})
-        double = args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64
-        if double and func is torch.Tensor.float:
-            return args[0]
-        if double and func is torch.Tensor.to and torch.float32 in (*args[1:], kwargs.get("dtype")):
-            return args[0]
-        if double and kwargs.get("dtype") is torch.float32:
-            kwargs["dtype"] = torch.float64
-        if func in (torch.Tensor.matmul, torch.Tensor.__matmul__) and torch.float64 in (x.dtype for x in args):
-            args = [x.double() for x in args]  # rotary positions, in releases that cast their frequencies
-        return func(*args, **kwargs)

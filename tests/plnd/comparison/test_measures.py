@@ -22,7 +22,8 @@ from plnd.detection.config import DetectConfig
 from plnd.detection.run import detect
 from plnd.errors import FamilyError
 from plnd.models.layout import Layout
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 
 DOCUMENTS = [Document(0, [5, 9, 33, 7, 61, 4], 11), Document(1, [8, 3, 90, 11], 7), Document(2, [2, 44, 17, 6, 80], 9)]
 

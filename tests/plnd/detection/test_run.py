@@ -20,7 +20,8 @@ from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import attention_importance
 from plnd.models.layout import Layout
 from plnd.neurons.scores import Scores
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 
 
 def one_at_a_time(model, documents, qk: str) -> dict[str, np.ndarray]:

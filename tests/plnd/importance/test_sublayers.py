@@ -13,7 +13,8 @@ from plnd.detection.observer import SITES, Observer
 from plnd.detection.oracle import sequential
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout
-from tiny import TINY, KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import TINY, tiny_model
 
 LENGTH = 11
 

@@ -23,7 +23,8 @@ from plnd.importance import memory
 from plnd.importance.attention import Attention, attention_importance
 from plnd.importance.softmax import engine
 from plnd.models.layout import Layout
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 
 SMALL = dict(heads=2, groups=1, queries=9)
 STRUCTURES = ["llama", "gemma2", "qwen3", "olmo2", "phi3", "bloom", "t5"]

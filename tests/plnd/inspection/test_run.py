@@ -19,7 +19,8 @@ from plnd.inspection.choice import site_of
 from plnd.inspection.config import InspectConfig
 from plnd.inspection.run import inspect_neurons
 from plnd.models.layout import Layout
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 
 CORPORA = {
     "one": [[3, 5, 9, 40, 41, 7, 33], [6, 60, 61], [8, 17, 90, 95, 3], [4]],

@@ -13,7 +13,8 @@ from plnd.inspection.writing import Writer
 from plnd.logit_lens.lens import Unembedding
 from plnd.models.layout import Layout, attribute
 from plnd.neurons.neuron_set import NeuronSet
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 
 CENTRED = (
     *("cohere", "gpt2", "gptj", "gpt_neox", "falcon", "bloom", "xglm", "opt"),

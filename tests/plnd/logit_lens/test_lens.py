@@ -28,7 +28,8 @@ from plnd.logit_lens.lens import (
 )
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout, attribute
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 
 TOP_K = 3
 DOCUMENTS = [[1, 5, 9, 40, 41, 7, 33], [1, 60, 61], [1, 8, 90, 95, 3], [4]]

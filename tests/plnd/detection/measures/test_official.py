@@ -20,7 +20,8 @@ from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.importance.attention import Attention
 from plnd.models.layout import Layout
-from tiny import KeepFloat64, tiny_model
+from plnd.probing.float64 import KeepFloat64
+from tiny import tiny_model
 
 LENGTH = 11
 IDS = torch.randint(3, 97, (LENGTH,), generator=torch.Generator().manual_seed(1))
