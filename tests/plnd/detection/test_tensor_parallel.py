@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from lm_eval_plnd.model import PLNDLM
 from plnd import Scores
 from plnd.commands.main import main
 from plnd.demo_data import demo_model
+from plnd.errors import FamilyError
 from plnd.models.families import FAMILIES
+from plnd.models.plan import distribution
 from tensor_parallel import DETECT, TEXTS
+from tiny import TINY, tiny_model
 
 PROGRAM = Path(__file__).parents[2] / "support" / "tensor_parallel.py"
 
@@ -28,7 +32,21 @@ PLANNED = (
     "mixtral", "qwen3_moe", "gpt_neox",
 )  # fmt: skip
 """Rows of the families table that have a plan in transformers."""
-BY_TWO = (*(name for name in PLANNED if name != "llama"), "llama:methods", "gpt_neox_sequential", "mixtral:experts")
+LATER = (
+    "olmo", "cohere2", "ernie4_5", "exaone4", "nemotron", "apertus", "starcoder2", "phi", "glm", "glm4", "olmoe",
+    "granitemoe", "granitemoeshared", "deepseek_v3", "mistral4", "ministral3", "hunyuan_v1_moe", "qwen2_moe",
+    "ernie4_5_moe", "glm4_moe", "jamba",
+)  # fmt: skip
+"""Rows of later models that have one, too: by two processes."""
+REFUSED = {
+    "deepseek_v2": "the plan cuts latent attention",
+    "qwen3_5_text": "the plan cuts the gates of heads",
+    "qwen3_next": "the plan cuts the gates of heads",
+}
+"""Rows whose plan cuts what no closed form can be had of in parts, and what is said of them."""
+BY_TWO = (
+    *(name for name in (*PLANNED, *LATER) if name != "llama"), "llama:methods", "gpt_neox_sequential", "mixtral:experts"
+)  # fmt: skip
 BY_FOUR = (*(f"{name}:heads" for name in PLANNED), "gemma3_text", "qwen3_moe:experts")
 """Tiny models as they are have two key-value heads, which four processes cannot share."""
 CASES = [(2, case) for case in BY_TWO] + [(4, case) for case in BY_FOUR]
@@ -49,13 +67,31 @@ def torchrun(count: int, *command: str | Path, folder: Path) -> None:
 def found(tmp_path_factory) -> dict[tuple[int, str], list[dict[str, Any]]]:
     """What every process says of every case."""
     results = {}
-    for count, cases in ((2, BY_TWO), (4, BY_FOUR)):
+    for count, cases in ((2, (*BY_TWO, *REFUSED)), (4, BY_FOUR)):
         folder = tmp_path_factory.mktemp("spread")
         torchrun(count, PROGRAM, folder, *cases, folder=folder)
         for case in cases:
             files = [folder / f"{case.replace(':', '-')}.{rank}.json" for rank in range(count)]
             results[count, case] = [json.loads(file.read_text()) for file in files]
     return results
+
+
+def test_every_row_with_a_plan_is_tried(monkeypatch):
+    """A row of the table whose model can be spread is compared, or refused for a reason, below."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    planned = set()
+    for name in FAMILIES.keys() & TINY.keys():
+        with suppress(FamilyError):  # no plan
+            distribution(tiny_model(name))
+            planned.add(name)
+    assert planned == {*PLANNED, *LATER, *REFUSED}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_be_exact_on_parts_is_refused(found, family):
+    """By every process, before anything is measured."""
+    for result in found[2, family]:
+        assert REFUSED[family] in result["refused"]
 
 
 @pytest.mark.parametrize(("count", "case"), CASES)
@@ -79,11 +115,12 @@ def test_masked_logits_are_those_of_the_whole_model(found, count, case):
 
 @pytest.mark.parametrize(("count", "case"), CASES)
 def test_a_pass_has_the_models_own_collectives(found, count, case):
-    """None more, but one for each document and block where all heads are in each process and a norm follows them."""
+    """None more, but one for each document and block where each process has all heads, or of GLM 4 all of the
+    feed-forward, and a norm over the whole width follows."""
     family = case.partition(":")[0]
     for result in found[count, case]:
         own, first, second = (result["collectives"][name] for name in ("plain", "first", "second"))
-        everywhere = family == "olmo2" or result["gathered"]
+        everywhere = family in ("olmo2", "glm4") or result["gathered"]
         behind_norm = family in FAMILIES and FAMILIES[family].stacks[0].attention_norm is not None
         assert own > 0
         assert first == second == own + (2 * result["blocks"] if everywhere and behind_norm else 0)
