@@ -20,9 +20,10 @@ from plnd.detection.measures.paper import PaperImportance
 from plnd.detection.observer import SITES, Observer
 from plnd.detection.oracle import sequential
 from plnd.models.layout import Layout
+from plnd.probing.float64 import KeepFloat64
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from tiny import TINY, VARIANTS, KeepFloat64, tiny_model  # noqa: E402
+from tiny import TINY, VARIANTS, tiny_model  # noqa: E402
 
 
 def errors(name: str, ids: torch.Tensor) -> dict[str, float]:
