@@ -38,8 +38,12 @@ def forked(
     """
     reading, writing = os.pipe()
     began = time.monotonic()
+    # Before it is set up, a child that a signal reaches would raise in what libraries do after a fork, and go on as us.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = os.fork()
-    if not child:
+    if child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
         try:
             os.setsid()
             for stream in (1, 2):
@@ -48,6 +52,7 @@ def forked(
             sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)
             sys.stderr = sys.__stderr__ = open(2, "w", closefd=False)
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the program does
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for name, most in limits.items():
                 resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
             status = 70
