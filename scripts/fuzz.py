@@ -93,8 +93,10 @@ def import_libraries(all_of_them: bool) -> None:
         import lm_eval.evaluator  # noqa: F401
         import transformers.models.llama.modeling_llama  # noqa: F401
 
+        import lm_eval_plnd.experiments.ablation.run
         import lm_eval_plnd.experiments.run
         import lm_eval_plnd.model  # noqa: F401
+        import peft_plnd  # noqa: F401
         import plnd.detection.run  # noqa: F401
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from lm_eval_plnd.experiments.results import BITS, BYTES
 from plnd.demo_data import expand
@@ -124,13 +126,24 @@ def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:
     return values
 
 
-def read_values(path: Path) -> Values:
-    """What `evaluate` found, from a file.
+def read_values(path: Path, tasks: Iterable[str]) -> Values:
+    """What `evaluate` found on these tasks, from a file.
 
     Raises:
-        PLNDError: if it is damaged.
+        PLNDError: if it is damaged: it is of other tasks, or has not one number for each document.
     """
     try:
-        return strict_json.read(path, finite=False)
-    except PLNDError:
+        found = TypeAdapter(Values).validate_python(strict_json.read(path, finite=False), strict=True)
+        if found.keys() != set(tasks) or not all(map(_whole, found.values())):
+            raise ValueError
+    except (PLNDError, ValueError):
         raise PLNDError(f"{path}: damaged; delete it, and this setting is evaluated again") from None
+    return found
+
+
+def _whole(metrics: Mapping[str, list[float]]) -> bool:
+    """Whether every metric has as many documents, at least one, and bits per byte have their bytes."""
+    if any(name.partition(",")[0] == BITS for name in metrics) and BYTES not in metrics:
+        return False
+    lengths = {len(values) for values in metrics.values()}
+    return len(lengths) == 1 and 0 not in lengths and min(metrics.get(BYTES, [1])) > 0

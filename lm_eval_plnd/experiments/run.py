@@ -197,6 +197,11 @@ def rows(setting: Setting, settings: Settings, neurons: NeuronSet | None, values
     return found
 
 
+def names_of(tasks: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """All tasks of some items, each of which has one in every language."""
+    return {task for named in tasks.values() for task in named.values()}
+
+
 def load_tasks(settings: Settings) -> dict[str, Task]:
     """Every task that an experiment evaluates by name, its rows read; of the others only that they exist.
 
@@ -288,7 +293,8 @@ def experiment(settings: Settings, output: str | Path) -> Path:
 
     @cache
     def table_of(path: Path) -> list[list[Any]]:
-        return rows(planned[paths[path]], settings, off[paths[path]], read_values(path))
+        setting = planned[paths[path]]
+        return rows(setting, settings, off[paths[path]], read_values(path, names_of(setting.tasks(settings))))
 
     def write_results() -> None:
         with claimed(output / RESULTS, output):
@@ -345,7 +351,8 @@ def enhance(settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Ca
 
     def write_table() -> None:
         with claimed(folder / ENHANCED, folder):
-            done = [(paths[path], read_values(path)) for path in paths if path.exists()]
+            there = [(path, tuning) for path, tuning in paths.items() if path.exists()]
+            done = [(tuning, read_values(path, names_of(tuning.tasks(settings)))) for path, tuning in there]
             table = [row for tuning, values in done for row in tuned_rows(tuning, settings, folder, values)]
             write_csv(folder / ENHANCED, TUNED_COLUMNS, table)
 

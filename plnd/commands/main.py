@@ -60,7 +60,8 @@ COMMANDS_GROUP = "plnd.commands"
 
 INPUTS = (
     *("parts", "scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
-    *("means", "steer", "direction", "model", "corpus", "corpora", "parallel", "include_path", "family"),
+    *("means", "steer", "direction", "model", "corpus", "corpora", "parallel", "include_path", "family", "text"),
+    *("folder", "evaluation"),
 )
 OUTPUTS = ("output", "csv", "json", "html", "plot")
 """Arguments, of whatever subcommand, that name what is read and what is written."""

@@ -133,7 +133,11 @@ def ablation(
             bar.update()
         bar.update(bar.total - bar.n)
     if kept is not None:
-        values |= {name: read_values(kept / SAMPLES / f"{name}.json") for name in off if name not in values}
+        values |= {name: read_values(kept / SAMPLES / f"{name}.json", tasks) for name in off if name not in values}
+        for name in off:
+            if _documents(values[name]) != _documents(values[ORIGINAL]):
+                path = kept / SAMPLES / f"{name}.json"
+                raise PLNDError(f"{path}: of other documents than {ORIGINAL}.json; choose another folder with --output")
     better = {name: task.higher_is_better() or {} for name, task in tasks.items()}
     model = lm.pretrained if isinstance(lm.pretrained, str) else neurons.model.name
     about = (model, neurons.metadata.language, len(neurons), neurons.total, neurons.digest, draws)
@@ -161,6 +165,12 @@ def effects(values: Mapping[str, Values], better: Mapping[str, Mapping[str, bool
                 drawn, beyond = (estimate([(1.0, one, lengths)]) for one in (other - before, own - other))
             sign = better.get(task, {}).get(metric.partition(",")[0], True)
             yield Effect(task, metric, sign, len(before), float(before.mean()), change, drawn, beyond)
+
+
+def _documents(values: Values) -> dict[tuple[str, str], Any]:
+    """What two settings of the same documents have alike: metrics, numbers of documents, and their bytes."""
+    pairs = {(task, metric): found for task, metrics in values.items() for metric, found in metrics.items()}
+    return {key: found if key[1] == BYTES else len(found) for key, found in pairs.items()}
 
 
 def _numbers(values: Values, task: str, metric: str) -> np.ndarray:

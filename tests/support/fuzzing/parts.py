@@ -40,7 +40,7 @@ def loads(campaign: Campaign) -> None:
             for case in wanted:
                 found = one_load(case, campaign.seed, campaign.kinds, campaign.shop, folder, campaign.keep)
                 found["memory"] = str((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-                sys.__stdout__.write(f"\x1e{json.dumps(found)}\n")
+                sys.__stdout__.write(f"\n\x1e{json.dumps(found)}\n")
                 sys.__stdout__.flush()
             return 0
 

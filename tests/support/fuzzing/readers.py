@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -26,6 +27,19 @@ class Hang(BaseException):
     """A file took more CPU time than it may."""
 
 
+ARTIFACTS = {
+    "scores": "Scores",
+    "neurons": "NeuronSet",
+    "roles": "Roles",
+    "means": "Means",
+    "directions": "Direction",
+}
+"""Kinds of files that `plnd.load` reads, and what they become."""
+OTHERS = (
+    *("parts", "checkpoints", "corpora", "settings", "rows", "adapters", "ablations", "evaluations", "runs", "arena"),
+    *("profiles", "folders", "old", "results"),
+)
+"""The other kinds; all of them in `Workshop.kinds`."""
 ORIGINALS: dict[Path, Any] = {}
 """What is in whole artifacts."""
 
@@ -66,6 +80,7 @@ def read_artifact(path: Path, original: Path, w: Path, chance: random.Random) ->
     before = ORIGINALS[original]
     commands = [["show", path], ["show", path, "--json"]]
     commands += [["verify", path, "--model", w / "model"]] if (w / "model").exists() else []
+    commands += [["push", path, "user/repo"], ["steered", path, "--output", path.with_name("o.pt")]]
     commands += [["select", path, "--top-k", "2", "--output", path.with_name("o")]]
     commands += [
         ["combine", path, "--minus", path, "--output", path.with_name("o")],
@@ -146,7 +161,8 @@ def accepted(read: Callable[[], Any]) -> str:
 def by_command(*arguments: object) -> str:
     """The same of a command."""
     status, said = said_by([str(word) for word in arguments])
-    lines = [line for line in said.splitlines() if not line.startswith("warning: ")]
+    said = "".join(part for part in said.splitlines(keepends=True) if "%|" not in part)  # bars
+    lines = [line for line in said.splitlines() if line and not line.startswith("warning: ")]
     if status not in (0, 2) or status == 2 and len(lines) != 1:
         raise AssertionError(f"status {status}: {said}")
     return "refused" if status else "accepted"
@@ -162,6 +178,14 @@ def read_other(kind: str, path: Path, original: Path, w: Path, chance: random.Ra
         from lm_eval_plnd.experiments.settings import load_settings
 
         return accepted(lambda: load_settings(path))
+    if kind == "rows":
+        return read_row(path, w, chance)
+    if kind == "adapters":
+        return read_adapter(path, original, w)
+    if kind == "evaluations":
+        return by_command("push", w / "hand.neurons", "user/repo", "--evaluation", path)
+    if kind in ("ablations", "runs"):
+        return read_unfinished(path, original, w, "ablate" if kind == "ablations" else "experiment")
     if kind == "profiles":  # which nobody reads back
         return by_command("show", path)
     if kind == "old":
@@ -184,6 +208,60 @@ def read_other(kind: str, path: Path, original: Path, w: Path, chance: random.Ra
     if chance.random() < 0.5:
         return by_command("verify", mask, "--model", folder)
     return by_command("export", "--mask", mask, "--model", folder, "--output", path.with_name("o"))
+
+
+def read_row(path: Path, w: Path, chance: random.Random) -> str:
+    """A mutated row; now and then of a model that it may be of, to whose twin it is held."""
+    from plnd.models import accepted as rows
+    from plnd.probing.rows import accept_family, read_row
+
+    config = w / "biogpt" / "config.json"
+    if not config.exists() or chance.random() < 0.9:
+        return accepted(lambda: read_row(path))
+    try:
+        return accepted(lambda: accept_family(path, config.parent))
+    finally:
+        rows.forget()
+
+
+def read_adapter(path: Path, original: Path, w: Path) -> str:
+    """A mutated file of an adapter: what plnd refuses of it is one line; what PEFT refuses before, PEFT's."""
+    from peft import PeftModel
+
+    import peft_plnd
+    import plnd
+    from lm_eval_plnd.deactivations import read_deactivation
+    from plnd.models.loading import load_model
+
+    folder = replaced(original.parent, path, original)
+    accepted(lambda: read_deactivation({}, str(folder)).base_model())
+    peft_plnd.register()
+    model = load_model(str(w / "model"), device="cpu")
+    try:
+        PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:
+        last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if any(last.is_relative_to(Path(package.__file__).parent) for package in (plnd, peft_plnd)):
+            check_line(error)
+        return "refused"
+    return "accepted"
+
+
+def read_unfinished(path: Path, original: Path, w: Path, name: str) -> str:
+    """A mutated file of a folder that a command continues."""
+    whole = w / "made" / name / ("run" if name == "experiment" else name)
+    folder = replaced(whole, path, original)
+    arguments = WRITERS[name].format(m=w / "model", w=w, n=w / "made/select/zh.neurons", out=path.parent).split()
+    return by_command(*arguments[:-1], folder)
+
+
+def replaced(whole: Path, path: Path, original: Path) -> Path:
+    """A copy of a folder, with a mutated file in the place of the original."""
+    folder = path.with_name("folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    os.replace(path, folder / original.relative_to(whole))
+    return folder
 
 
 def read_in_arena(path: Path, original: Path, w: Path) -> str:
@@ -215,7 +293,7 @@ def one_load(
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     problem = ""
     try:
-        readers = dict.fromkeys(("scores", "neurons", "roles"), read_artifact)
+        readers = dict.fromkeys(ARTIFACTS, read_artifact)
         readers |= {"parts": read_part, "checkpoints": read_checkpoint}
         read = readers.get(kind, lambda *rest: read_other(kind, *rest))
         what = "equal" if data == original.read_bytes() else read(path, original, shop.folder, chance)
@@ -224,8 +302,6 @@ def one_load(
     except MemoryError:
         what = "limit"
     except BaseException as error:
-        import traceback
-
         what, problem = "traceback", "".join(traceback.format_exception(error)[-6:])
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

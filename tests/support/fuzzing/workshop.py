@@ -63,12 +63,22 @@ class Workshop:
             raise SystemExit(done.text)
         settings = SCRIPTS / "settings" / "demo.yaml"
         shutil.copy(settings, w / "demo.yaml")
+        self.make_rows()
         self.kinds = {
             "scores": [w / "zh.scores", w / "old.scores"],
             "neurons": [w / "hand.neurons"],
             "corpora": sorted(w.glob("corpus.*")),
             "settings": [w / "demo.yaml"],
+            "rows": [w / "row.json", w / "paths.json"],
         }
+
+    def make_rows(self) -> None:
+        """Two rows of the families table, as files that --family names."""
+        from plnd.models.families import FAMILIES, like_llama
+        from plnd.probing.rows import write_row
+
+        write_row(like_llama("biogpt"), self.folder / "row.json")
+        write_row(FAMILIES["qwen3_next"], self.folder / "paths.json")
 
     def make_runs(self, everything: bool) -> None:
         """A model, scores and neurons of it, and what every other writing command makes."""
@@ -106,11 +116,18 @@ class Workshop:
         """The files of every kind among what was made."""
         w = self.folder
         run = w / "made" / "experiment" / "run"
-        samples = sorted((run / "samples").iterdir())
+        samples, ablated = sorted((run / "samples").iterdir()), w / "made" / "ablate" / "ablate"
+        reference, adapter = w / "made" / "reference" / "reference", w / "adapter"
         self.kinds |= {
             "scores": [*self.kinds["scores"], w / "made/detect/zh.scores"],
             "neurons": [*self.kinds["neurons"], w / "made/select/zh.neurons"],
             "roles": [w / "made/roles/x.roles"],
+            "means": [reference / "means.safetensors"],
+            "directions": [reference / "zh.direction.safetensors"],
+            "adapters": [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"],
+            "ablations": [ablated / "asked.json", *sorted((ablated / "samples").iterdir())],
+            "evaluations": [ablated / "ablation.md"],
+            "runs": sorted(path for path in run.rglob("*") if path.is_file() and path.suffix != ".lock"),
             "parts": [w / "made/shard/1.part"],
             "checkpoints": [w / "x.checkpoint"],
             "arena": [w / "made/arena/arena/settings.json", *sorted((w / "made/arena/arena/results").iterdir())],
@@ -124,7 +141,7 @@ class Workshop:
 def make_model(w: Path) -> int:
     """A random Llama of two blocks with the demo's tokenizer, and the settings of an experiment on it."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, BioGptConfig, LlamaConfig, LlamaForCausalLM
 
     from plnd.demo_data import demo_corpus, demo_model
 
@@ -134,6 +151,8 @@ def make_model(w: Path) -> int:
     tokens = dict(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0)
     config = LlamaConfig(**shape, **tokens, num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=512)
     LlamaForCausalLM(config).save_pretrained(w / "model")
+    sizes = dict(vocab_size=97, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
+    BioGptConfig(**sizes).save_pretrained(w / "biogpt")
     tokenizer.save_pretrained(w / "model")
     for language in ("en", "zh"):
         lines = (demo_corpus("detect") / "corpora" / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()[:16]
@@ -146,7 +165,19 @@ def make_model(w: Path) -> int:
     (w / "parallel.jsonl").write_text("\n".join(rows), encoding="utf-8")
     (w / "run.yaml").write_text(SETTINGS.format(w=w))
     make_checkpoint(w / "x.checkpoint")
+    make_adapter(w / "model", w / "adapter")
     return 0
+
+
+def make_adapter(model: Path, folder: Path) -> None:
+    """An adapter of a fiftieth of the model's neurons, at random values."""
+    from peft import get_peft_model
+
+    from peft_plnd import NeuronSelectConfig
+    from plnd.models.loading import load_model
+
+    config = NeuronSelectConfig(fraction=0.02, init_weights=False, bias="none", task_type="CAUSAL_LM")
+    get_peft_model(load_model(str(model), device="cpu"), config).save_pretrained(str(folder))
 
 
 def make_checkpoint(path: Path) -> None:
@@ -206,12 +237,28 @@ WRITERS = {
     "neuron": "neuron {n} --corpus zh={w}/zh.jsonl en={w}/en.jsonl --json {out}/n.json --html {out}/n.html",
     "arena": "arena --model {m} --corpora {w} --languages en,zh {few} --output {out}/arena",
     "experiment": "experiment {w}/run.yaml --output {out}/run",
+    "reference": "reference --model {m} --corpus zh={w}/zh.jsonl en={w}/en.jsonl --max-documents 4 --max-length 64"
+    " --output {out}/reference",
+    "steered": "steered {w}/made/reference/reference/zh.direction.safetensors --output {out}/zh.pt",
+    "layers": "layers {n} --csv {out}/layers.csv",
+    "probe": "probe {w}/model --output {out}/row.json",
+    "ablate": "ablate {n} --model {m} --text zh={w}/zh.jsonl --draws 1 --limit 2 --model_args max_length=64"
+    " --output {out}/ablate",
     "report": "report {w}/made/experiment/run --output {out}/report.html",
     "card": "card {w}/results_2025.json --output {out}/README.md",
 }
 """Command lines that write, into a folder `out` of their own."""
 FEW = "--documents 3 --held-out 3 --samples 1 --max-length 32 --detectors plnd-rank,lape --ablations zero"
-LIGHT = {"detect", "shard", "merge", "select", "combine", "overlap", "export", "overwrite", "convert"}
+ONLY_PRINT = {
+    "show": "prints",
+    "verify": "prints",
+    "families": "prints",
+    "tasks": "prints",
+    "push": "a commit of the hub, which takes all of it or nothing",
+    "demo": "minutes of the commands that are here",
+}
+"""Commands that are not killed, and why."""
+LIGHT = {"detect", "shard", "merge", "select", "combine", "overlap", "layers", "export", "overwrite", "convert"}
 """Commands that need no others than themselves."""
-MADE_FIRST = ("detect", "select", "shard", "roles", "neuron", "experiment", "arena")
+MADE_FIRST = ("detect", "select", "shard", "roles", "neuron", "reference", "ablate", "experiment", "arena")
 """Whose files others read, in this order; the first three by light commands."""

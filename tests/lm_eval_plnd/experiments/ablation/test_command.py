@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handmade import neurons_metadata
-from lm_eval_plnd.experiments.ablation.command import Ablate, find_tasks
+from lm_eval_plnd.experiments.ablation.command import Ablate, digest, find_tasks
 from lm_eval_plnd.experiments.evaluation import evaluate, load_lm
 from plnd.commands.main import make_parser
 from plnd.deactivation import deactivated
@@ -63,6 +63,16 @@ def test_bad_input_is_a_line(words, message, mask):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_text_is_known_by_what_is_in_it(tmp_path):
+    """So that a run does not go on with another text of its name: the digest is of the documents that are scored."""
+    path = tmp_path / "a.jsonl"
+    digests = set()
+    for texts in (["a", "b", "c"], ["x", "b", "c"], ["a", "b", "d"]):  # of three, the last is scored
+        path.write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
+        digests.add(digest(find_tasks([], {"a": str(path)})["a"]))
+    assert len(digests) == 2
+
+
 @pytest.mark.slow
 def test_it_is_three_evaluations_and_a_subtraction(mask, tmp_path, capsys):
     """Against lm-eval's scores, one by one; a folder that is done is only read; another question is refused there."""
@@ -88,5 +98,10 @@ def test_it_is_three_evaluations_and_a_subtraction(mask, tmp_path, capsys):
     (tmp_path / "out" / "samples" / "random0.json").unlink()
     run(*words, "--draws", 1, "--output", tmp_path / "out")  # goes on
     assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == found
+    samples = tmp_path / "out" / "samples" / "neurons.json"
+    values = json.loads(samples.read_text())
+    samples.write_text(json.dumps(values | {"en": {name: found[:1] for name, found in values["en"].items()}}))
+    with pytest.raises(PLNDError, match=r"neurons.json: of other documents than original.json; choose another folder"):
+        run(*words, "--draws", 1, "--output", tmp_path / "out")
     with pytest.raises(PLNDError, match=r"holds another ablation, whose limit is 2 and not 1; choose another folder"):
         run(*words, "--limit", 1, "--output", tmp_path / "out")

@@ -1,0 +1,45 @@
+"""Values by document that were kept: what `evaluate` wrote is read, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lm_eval_plnd.experiments.evaluation import read_values
+from plnd.errors import PLNDError
+
+WHOLE = {
+    "text": {"bits_per_byte": [1.25, 2.5], "bytes": [10.0, 5.0]},
+    "facts": {"acc,strict": [1.0, 0.0], "f1": [0.5, float("nan")]},
+}
+
+
+def test_what_was_kept_is_read(tmp_path):
+    """Also a number that is none, which a metric may give."""
+    (tmp_path / "a.json").write_text(json.dumps(WHOLE))
+    assert repr(read_values(tmp_path / "a.json", ["facts", "text"])) == repr(WHOLE)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        [],
+        {"text": WHOLE["text"]},
+        WHOLE | {"more": {"acc": [1.0]}},
+        WHOLE | {"facts": {}},
+        WHOLE | {"facts": {"acc": []}},
+        WHOLE | {"facts": {"acc": [1.0, 0.0], "f1": [0.5]}},
+        WHOLE | {"facts": {"acc": [1.0, "0"]}},
+        WHOLE | {"facts": {"acc": 1.0}},
+        WHOLE | {"facts": [1.0]},
+        WHOLE | {"text": {"bits_per_byte": [1.0, 2.0]}},
+        WHOLE | {"text": {"bits_per_byte,none": [1.0, 2.0]}},
+        WHOLE | {"text": {"bits_per_byte": [1.0, 2.0], "bytes": [3.0, 0.0]}},
+    ],
+)
+def test_what_is_not_a_number_for_each_document_of_each_task_is_damaged(tmp_path, damaged):
+    """Tasks that are missing or others, metrics of other lengths or none, other values, bytes that cannot be."""
+    (tmp_path / "a.json").write_text(json.dumps(damaged))
+    with pytest.raises(PLNDError, match=r"a\.json: damaged; delete it, and this setting is evaluated again"):
+        read_values(tmp_path / "a.json", ["facts", "text"])
