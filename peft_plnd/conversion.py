@@ -25,9 +25,9 @@ _PREFIX = "base_model.model."
 def to_lora(model: nn.Module, adapter_name: str = "default") -> tuple[LoraConfig, dict[str, Tensor]]:
     """A LoRA adapter that changes the weights by exactly as much, entry for entry.
 
-    The change of a layer with rows R and columns C is B·A with |R| + |C| ranks: A stacks the rows' deltas over one-hot
-    rows that pick the columns, B puts one-hot columns beside the columns' deltas. The scale is 1 in every layer, so
-    loaders that do not read rank patterns agree. Trained biases become `lora_bias`.
+    The change of a layer with rows R and columns C is B·A with `|R| + |C|` ranks: A stacks the rows' deltas over
+    one-hot rows that pick the columns, B puts one-hot columns beside the columns' deltas. The scale is 1 in every
+    layer, so loaders that do not read rank patterns agree. Trained biases become `lora_bias`.
 
     Args:
         model: a PEFT model, or a transformers model with adapters, that has the adapter.

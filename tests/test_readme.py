@@ -241,7 +241,7 @@ def named(node: ast.expr, known: dict):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "tasks/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+    "page", ["README.md", "tasks/README.md", *(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))]
 )
 def test_files_that_are_named_exist(page):
     """Paths of the repository set as code, and the targets of links."""

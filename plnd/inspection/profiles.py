@@ -42,9 +42,9 @@ class LanguageProfile:
         language: of the documents.
         importance: its mean importance in the language's scores; None where there are no scores of it.
         mean: mean of its value over tokens.
-        mean_size: mean of |value| over tokens.
+        mean_size: mean of `|value|` over tokens.
         large: share of tokens with a large value (`NeuronProfile.large`).
-        firings: the tokens of largest |value|, at most one a document as far as there are enough documents.
+        firings: the tokens of largest `|value|`, at most one a document as far as there are enough documents.
     """
 
     language: str
@@ -95,7 +95,7 @@ class NeuronProfile:
         importance: in the set that it is from; None if it was named, and not in a set.
         also: further neurons of the set, `"{block}.{projection}.{index}"`, that are the same feed-forward neuron.
         value: what its value is, in words.
-        large: the |value| from which it counts as large: about half (0.4 to 0.5) of the largest in any language.
+        large: the `|value|` from which it counts as large: about half (0.4 to 0.5) of the largest in any language.
         languages: what it does in each.
         writing: what it writes.
     """

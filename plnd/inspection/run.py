@@ -62,7 +62,7 @@ def inspect_neurons(
             as one), or names, `"{block}.{projection}.{index}"`.
         corpora: language to documents, texts or token ids; read once, in order, streamed.
         scores: language to its scores: what a neuron's importance for each language is read from, by default the mean
-            |value| on the documents.
+            `|value|` on the documents.
         config: how much to read and to keep.
         progress: show a progress bar.
 

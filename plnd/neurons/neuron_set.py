@@ -97,7 +97,7 @@ class NeuronSet:
 
     @property
     def model(self) -> ModelDescription:
-        """The base model's description: name, revision, model_type, blocks, widths."""
+        """The base model's description, with name, revision, model_type, blocks, widths."""
         return self.metadata.model
 
     @property

@@ -15,7 +15,7 @@ STRUCTURES = ("all", "attention", "feed_forward")
 
 
 def overlap(sets: Mapping[str, NeuronSet], structure: str = "all") -> np.ndarray:
-    """overlap(x, y) = |N_x ∩ N_y| / |N_y| of every pair (eq. 11 of arXiv:2402.18815).
+    """`overlap(x, y) = |N_x ∩ N_y| / |N_y|` of every pair (eq. 11 of arXiv:2402.18815).
 
     Args:
         sets: neurons by name, all of one model.

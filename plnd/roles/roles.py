@@ -82,7 +82,7 @@ class Roles:
 
     @property
     def model(self) -> ModelDescription:
-        """The model's description: name, revision, model_type, blocks, widths."""
+        """The model's description, with name, revision, model_type, blocks, widths."""
         return self.metadata.model
 
     @property
