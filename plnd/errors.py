@@ -2,7 +2,13 @@
 
 
 class PLNDError(Exception):
-    """Bad input; the command line prints it as one line and exits with status 2."""
+    """Bad input; the command line prints it as one line and exits with its status.
+
+    Attributes:
+        status: of the command line, 2.
+    """
+
+    status = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # a quoted name or another library's words may have several
@@ -10,6 +16,12 @@ class PLNDError(Exception):
 
 class ArtifactError(PLNDError):
     """A file that is not a valid scores or neurons artifact."""
+
+
+class NotFoundError(PLNDError):
+    """A search that found nothing that does what was asked; the command line exits with status 3."""
+
+    status = 3
 
 
 class ModelMismatchError(PLNDError):

@@ -21,6 +21,7 @@ from plnd.commands.shared import (
     save_neurons,
     say,
 )
+from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
     from plnd.neurons.neuron_set import NeuronSet
@@ -167,6 +168,12 @@ class Verify(Command):
         print(f"{args.file}: whole, and fits {args.model}")
 
 
+_NEEDED = {
+    "mean": {"means": "a means artifact from `plnd reference`"},
+    "scale": {"factor": "such as 0.5"},
+    "steer": {"steer": "a direction artifact from `plnd reference`", "strength": None},
+}
+"""The flags of each kind, and what they name; None where there is a default."""
 _DONE = {"zero": "zeroed", "mean": "made constant", "scale": "scaled", "steer": "steered"}
 
 
@@ -203,6 +210,7 @@ class Export(Command):
         from plnd.references.direction import Direction
         from plnd.references.means import Means
 
+        _check_flags(args)
         neurons = NeuronSet.load(args.mask)
         means = None if args.means is None else Means.load(args.means)
         direction = None if args.steer is None else Direction.load(args.steer)
@@ -221,6 +229,21 @@ class Export(Command):
         if record["left_out"]:
             files = ", ".join(record["left_out"])
             print(f"warning: left out, as they still hold the neurons: {files}", file=sys.stderr)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuses an intervention without what it needs, or with what it has no use for.
+
+    Raises:
+        PLNDError: naming the flag.
+    """
+    for kind, flags in _NEEDED.items():
+        for flag, what in flags.items():
+            given = getattr(args, flag) is not None
+            if given and kind != args.intervene:
+                raise PLNDError(f"--{flag} goes with --intervene {kind}, found --intervene {args.intervene}")
+            if what and not given and kind == args.intervene:
+                raise PLNDError(f"--intervene {kind} needs --{flag}, {what}")
 
 
 class Convert(Command):

@@ -63,12 +63,14 @@ INPUTS = (
     *("means", "steer", "direction", "model", "corpus", "corpora", "parallel", "include_path", "family", "text"),
     *("folder", "evaluation"),
 )
-OUTPUTS = ("output", "csv", "json", "html", "plot")
+OUTPUTS = ("output", "export", "csv", "json", "html", "plot")
 """Arguments, of whatever subcommand, that name what is read and what is written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Runs the command line; returns the exit status: 0, 2 for bad input, 3 where a search found nothing, 130 when
+    interrupted.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     argv = sys.argv[1:] if argv is None else argv
     args = argparse.Namespace(command=argv[0] if argv else "", advice=lambda args: "")
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if line is None:
                 raise
             print_error(args.command, line)
-            return 2
+            return error.status if isinstance(error, PLNDError) else 2
 
 
 def _parsed(argv: Sequence[str], run: Session) -> argparse.Namespace:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,6 @@ def read_halves(
         )
     samples: list[dict[str, list[Document]]] = [{} for _ in range(config.samples)]
     last = {}
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     for language in chosen:
         both = set(chosen[language]) & set(held_out[language])
         if both:
@@ -92,16 +92,42 @@ def read_halves(
                 break
         for n, sample in enumerate(samples):
             sample[language] = _enough(first, config.documents * (n + 1), language, "detection")[n * config.documents :]
-        found = []
-        for number, text in reversed(list(enumerate(held_out[language]))):
-            ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=config.max_length - 1)
-            ids = [start, *ids["input_ids"]]
-            if len(ids) >= config.min_length:
-                found.append(_document(layout, tokenizer, number, ids, language))
-            if len(found) == config.held_out:
-                break
+        backwards = reversed(list(enumerate(held_out[language])))
+        scored = documents_to_score(layout, tokenizer, backwards, language, config.max_length, config.min_length)
+        found = list(islice(scored, config.held_out))
         last[language] = _enough(found, config.held_out, language, "evaluation")[::-1]
     return Documents(samples, last)
+
+
+def documents_to_score(
+    layout: Layout,
+    tokenizer: Any,
+    texts: Iterable[tuple[int, str]],
+    language: str,
+    max_length: int,
+    min_length: int,
+) -> Iterator[Document]:
+    """Texts as evaluation reads them, those that are long enough.
+
+    A text stands after the beginning-of-text token (the end-of-text token where there is none), so that all of its
+    tokens are predicted.
+
+    Args:
+        layout: of the model.
+        tokenizer: the model's.
+        texts: each with its number.
+        language: for errors.
+        max_length, min_length: tokens kept of each, and how many it must have, the beginning of the text among them.
+
+    Raises:
+        TokenError: if the model has no embedding for a token.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    for number, text in texts:
+        ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=max_length - 1)
+        ids = [start, *ids["input_ids"]]
+        if len(ids) >= min_length:
+            yield _document(layout, tokenizer, number, ids, language)
 
 
 def _document(layout: Layout, tokenizer: Any, number: int, ids: list[int], language: str) -> Document:

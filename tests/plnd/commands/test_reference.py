@@ -79,7 +79,11 @@ def test_the_commands_are_the_python_calls(here, small_model, capsys):
     assert main([*export, "mean", "--means", "out/means.safetensors", "--overwrite"]) == 0
     assert "half: made constant 1 of 480 neurons" in capsys.readouterr().out
     assert main([*export, "mean", "--overwrite"]) == 2
-    assert "kind=mean needs means, which `plnd reference` writes" in capsys.readouterr().err
+    assert "--intervene mean needs --means, a means artifact from `plnd reference`" in capsys.readouterr().err
+    assert main([*export, "scale", "--overwrite"]) == 2
+    assert "--intervene scale needs --factor, such as 0.5" in capsys.readouterr().err
+    assert main([*export, "mean", "--factor", "2", "--overwrite"]) == 2
+    assert "--factor goes with --intervene scale, found --intervene mean" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
