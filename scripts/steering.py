@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
         PLNDError: if something is missing, or the output folder holds another experiment.
     """
     wanted = list(read_wanted(args))
-    _open(args, wanted)
+    open_folder(args, wanted)
     blocks = None if args.blocks is None else named_blocks(args.blocks)
     lm = load_lm({"pretrained": args.model, "dtype": args.dtype, "device": args.device, "batch_size": args.batch_size})
     if args.chat_template and not lm.tokenizer.chat_template:
@@ -280,7 +280,7 @@ def _mean(values: np.ndarray, measure: str) -> tuple[float, float, float]:
     return float(values.mean()), *bootstrap_interval(values)
 
 
-def _open(args: argparse.Namespace, wanted: Sequence[Wanted]) -> None:
+def open_folder(args: argparse.Namespace, wanted: Sequence[Wanted]) -> None:
     """The output folder, new or of the same experiment.
 
     Raises:
