@@ -168,7 +168,7 @@ class Verify(Command):
         print(f"{args.file}: whole, and fits {args.model}")
 
 
-_NEEDED = {
+_NEEDED: dict[str, dict[str, str | None]] = {
     "mean": {"means": "a means artifact from `plnd reference`"},
     "scale": {"factor": "such as 0.5"},
     "steer": {"steer": "a direction artifact from `plnd reference`", "strength": None},
