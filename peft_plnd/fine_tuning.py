@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from peft_plnd.config import NeuronSelectConfig
 from plnd.errors import PLNDError
@@ -56,6 +56,7 @@ class Settings:
         learning_rate: the peak; by default the method's in `RATES`.
         lora_rank: of LoRA; its alpha is twice as much.
         save_steps: from one checkpoint to the next; 0 for none.
+        progress: show a bar, and the loss every ten steps.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Settings:
     dtype: str = "bfloat16"
     text_field: str = "text"
     save_steps: int = 50
+    progress: bool = True
     revision: str | None = None
     trust_remote_code: bool = False
     device: str | None = None
@@ -171,13 +173,17 @@ def train(
         save_strategy="steps" if settings.save_steps else "no",
         save_steps=settings.save_steps or 1,
         save_total_limit=1,
+        logging_strategy="steps" if settings.progress else "no",
         logging_steps=10,
+        disable_tqdm=not settings.progress,
         report_to=[],
         remove_unused_columns=False,
         use_cpu=settings.device == "cpu" or not torch.accelerator.is_available(),
         seed=settings.seed,
     )
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)  # type: ignore[arg-type]
+    if not settings.progress:
+        trainer.remove_callback(PrinterCallback)
     result = trainer.train(
         resume_from_checkpoint=resume and any(Path(arguments.output_dir or ".").glob("checkpoint-*"))
     )

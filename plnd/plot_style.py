@@ -47,6 +47,7 @@ WORDS = dict(
     specific="language-specific", without_english="without those of English",
     without_shared="without those all languages share", bits_per_byte="bits per byte", exact_match="exact match",
     acc="accuracy", f1="F1", rougeL="ROUGE-L", contains="contains the answer", plnd="PLND", lape="LAPE", lora="LoRA",
+    rslora="rank-stabilised LoRA", dora="DoRA", shira="SHiRA", magnitude="neurons of large norm",
     full="all parameters", neurons="language neurons", random="random neurons",
 )  # fmt: skip
 NO_LETTERS = ("Last Resort",)

@@ -385,6 +385,68 @@ def draw_scatter(
     return figure
 
 
+@dataclass(frozen=True)
+class FrontierPoint:
+    """Loss and gain of one method at one budget, with the two ends of their intervals, and a label beside the point."""
+
+    loss: float
+    gain: float
+    loss_ends: tuple[float, float]
+    gain_ends: tuple[float, float]
+    label: str = ""
+
+
+def plot_frontier(
+    panels: Mapping[str, Mapping[str, Sequence[FrontierPoint]]],
+    path: str | Path,
+    labels: tuple[str, str],
+    *,
+    columns: int = 2,
+) -> None:
+    """Writes `draw_frontier`."""
+    write(draw_frontier(panels, labels, columns=columns), path)
+
+
+def draw_frontier(
+    panels: Mapping[str, Mapping[str, Sequence[FrontierPoint]]], labels: tuple[str, str], *, columns: int = 2
+) -> Figure:
+    """What methods gain over what they lose, side by side in panels, with intervals: better is up and to the left.
+
+    Args:
+        panels: title to name to points, in order; those of one name are joined, and larger ones come later.
+        labels: of loss (across) and gain (upwards).
+        columns: of the page.
+    """
+    figure, axes = _grid(len(panels), columns, per_row=2 if columns == 2 else 1)
+    figure.set_size_inches(width_of(columns), axes.shape[0] * 3.0 + 0.6)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    shown: dict[str, Any] = {}
+    with style():
+        for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+            axis.axhline(0, color="0.8", linewidth=0.6, zorder=0)
+            axis.axvline(0, color="0.8", linewidth=0.6, zorder=0)
+            for name, points in curves.items():
+                kind = look(names.index(name))
+                places = [(point.loss, point.gain) for point in points]
+                (shown[name],) = axis.plot(*zip(*places, strict=True), **kind)
+                for size, point in enumerate(points):
+                    for low, high, draw, at in (
+                        (*point.gain_ends, axis.vlines, point.loss),
+                        (*point.loss_ends, axis.hlines, point.gain),
+                    ):
+                        draw(at, low, high, color=kind["color"], linewidth=0.5, alpha=0.6)
+                    axis.plot(point.loss, point.gain, color=kind["color"], marker=kind["marker"], markersize=3.5 + size)
+                    if point.label:
+                        place: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 5.5}
+                        axis.annotate(point.label, (point.loss, point.gain), color=kind["color"], **place)
+            axis.set_title(in_words(title))
+            axis.set_xlabel(labels[0])
+        for row in axes:
+            row[0].set_ylabel(labels[1])
+        _legend(figure, shown, columns)
+    return figure
+
+
 def _grid(panels: int, columns: int, per_row: int | None = None) -> tuple[Figure, Any]:
     """A figure of so many panels, in rows; the places behind the last one show no axes."""
     across = min(panels, per_row or (4 if columns == 2 and panels > 6 else 3 if columns == 2 else 1))

@@ -1,0 +1,214 @@
+"""Equal budgets: which ranks, and which neurons, of each method take a given number of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lm_eval_plnd.experiments.frontier.settings import FrontierSettings, Method
+from plnd.errors import PLNDError
+from plnd.io.metadata import NeuronsMetadata
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.random_draw import shuffled
+from plnd.neurons.selection import by_address
+
+if TYPE_CHECKING:
+    from plnd.models.layout import Layout
+    from plnd.neurons.scores import Scores
+
+GOLDEN = 0.6180339887498949
+
+
+def spread(names: Sequence[str]) -> list[str]:
+    """Names in an order in which every beginning is spread over all of them (multiples of the golden ratio mod 1)."""
+    return [names[n] for n in sorted(range(len(names)), key=lambda n: n * GOLDEN % 1)]
+
+
+def fit_ranks(
+    sizes: Mapping[str, int], budget: int, fixed: Mapping[str, int] | None = None, most: int | None = None
+) -> dict[str, int]:
+    """A rank for each module such that all together have as many parameters as the budget allows.
+
+    All modules get the same rank, and some of them, spread over the model, one more; a budget below rank 1 leaves the
+    others out.
+
+    Args:
+        sizes: parameters of one rank, by module.
+        budget: parameters at most.
+        fixed: parameters that a module has at any rank, by module.
+        most: the largest rank.
+
+    Returns:
+        Module to rank, those of rank 0 left out, in the order of `sizes`.
+    """
+    ranks = dict.fromkeys(sizes, 0)
+    order, left = spread(list(sizes)), budget
+    while most is None or max(ranks.values()) < most:
+        added = 0
+        for name in order:
+            cost = sizes[name] + (0 if ranks[name] else (fixed or {}).get(name, 0))
+            if cost <= left:
+                ranks[name], left, added = ranks[name] + 1, left - cost, added + 1
+        if added < len(order):
+            break
+    return {name: rank for name, rank in ranks.items() if rank}
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """The neurons that can be chosen, one after the other.
+
+    Attributes:
+        widths: address to number of neurons, in order.
+        costs: address to the parameters of one neuron's row or column.
+        model: the model's description.
+    """
+
+    widths: Mapping[str, int]
+    costs: Mapping[str, int]
+    model: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, layout: Layout, projections: Sequence[str]) -> Population:
+        """Those of some projections of a model, experts that are fused in one parameter left out.
+
+        Raises:
+            PLNDError: if there are none.
+        """
+        from peft_plnd.layer import linear_shape
+
+        widths, costs = {}, {}
+        for address, target in layout.targets.items():
+            shape = linear_shape(target.plain) if target.experts is None else None
+            if target.projection.name in projections and shape is not None:
+                widths[address] = target.width
+                costs[address] = shape[1] if target.projection.axis == "row" else shape[0]
+        if not widths:
+            raise PLNDError(f"projections: the model has no linear layer of {', '.join(projections)}")
+        return cls(widths, costs, layout.description())
+
+    def joined(self, vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Vectors by address as one, [neurons]."""
+        return np.concatenate([np.asarray(vectors[address]) for address in self.widths])
+
+    @property
+    def each(self) -> np.ndarray:
+        """The cost of every neuron, [neurons]."""
+        return np.repeat([self.costs[a] for a in self.widths], list(self.widths.values()))
+
+    def within(self, values: np.ndarray, budget: int, rule: Mapping[str, Any], language: str | None) -> NeuronSet:
+        """The neurons of the highest values that the budget pays for.
+
+        Args:
+            values: what orders them, -inf for a neuron that is not to be chosen, [neurons].
+            budget: parameters.
+            rule: for the metadata.
+            language: whose they are.
+
+        Raises:
+            PLNDError: if the budget is below one neuron, or there are fewer than it pays for.
+        """
+        order = np.argsort(-values, kind="stable")
+        order = order[values[order] > -np.inf]
+        paid = np.cumsum(self.each[order])
+        count, cheapest = int(np.searchsorted(paid, budget, side="right")), min(self.costs.values())
+        if budget < cheapest:
+            raise PLNDError(f"a budget of {budget:,} parameters is below one neuron's, {cheapest:,}: give a larger one")
+        if not count or (count == len(order) and budget - paid[-1] >= max(self.costs.values())):
+            raise PLNDError(
+                f"{rule['name']} finds {count:,} neurons for {language}, and the budget pays for about"
+                f" {budget // cheapest:,}: lower budgets or times, or choose from more projections"
+            )
+        kept = order[:count]
+        floor = values[kept].min()
+        importance = np.where(values > -np.inf, values - floor, 0).astype(np.float32)
+        indices, numbers = by_address(kept, importance, [[address] for address in self.widths], self.widths)
+        said = {"model": self.model, "language": language, "rule": dict(rule)}
+        return NeuronSet(indices, numbers, NeuronsMetadata.completed(said))
+
+
+def choose(
+    settings: FrontierSettings,
+    method: Method,
+    population: Population,
+    budget: int,
+    language: str,
+    seed: int,
+    scores: Callable[[str, str], Scores],
+    norms: Callable[[], Mapping[str, np.ndarray]],
+) -> NeuronSet:
+    """The neurons that one method trains.
+
+    Args:
+        settings: of the experiment.
+        method: of a kind of `ROWS`.
+        population: neurons to choose from.
+        budget: parameters.
+        language: that is trained.
+        seed: of what is drawn.
+        scores: from a language and a measure to its scores.
+        norms: address to the L2 norm of every neuron's row or column, [width].
+
+    Raises:
+        PLNDError: as of `Population.within`.
+    """
+    rule: dict[str, Any] = {"name": method.kind, "parameters": budget}
+    if method.kind == "random":
+        order = shuffled(sum(population.widths.values()), seed, "frontier")
+        return population.within(_in_order(order), budget, {**rule, "seed": seed}, None)
+    if method.kind == "magnitude":
+        relative = {address: found / np.median(found) for address, found in norms().items()}
+        return population.within(population.joined(relative), budget, rule, None)
+    own = scores(language, method.measure)
+    others = [scores(other, method.measure) for other in settings.others(language)]
+    rule |= {"measure": method.measure}
+    if method.kind == "rank":
+        values = _by_rank(population, own)
+    elif method.kind == "difference":
+        values = _difference(population, own, others, budget)
+    else:
+        values = _contrast(population, own, others, settings)
+    found = population.within(values, budget, rule, language)
+    return found.random_like(seed) if method.control else found
+
+
+def _in_order(order: np.ndarray) -> np.ndarray:
+    """A number for every neuron, the highest for the first one of an order, [neurons] float64."""
+    values = np.empty(len(order))
+    values[order] = np.arange(len(order), 0, -1)
+    return values
+
+
+def _entries(population: Population, scores: Scores) -> np.ndarray:
+    """Of every neuron the smallest share of its projection that contains it in every document, [neurons]."""
+    ranks = {a: (scores.worst_rank[a].astype(np.float64) + 1) / width for a, width in population.widths.items()}
+    return population.joined(ranks)
+
+
+def _by_rank(population: Population, own: Scores) -> np.ndarray:
+    """The best ranked in every document first; of equal ranks the more important."""
+    importance = population.joined(own.minimum).astype(np.float64)
+    return _in_order(np.lexsort((-importance, _entries(population, own))))
+
+
+def _difference(population: Population, own: Scores, others: Sequence[Scores], budget: int) -> np.ndarray:
+    """Those within a limit that leaves enough, minus every other language's within the same limit."""
+    from plnd.comparison.detectors import difference
+
+    entries = np.stack([_entries(population, scores) for scores in (own, *others)])
+    count = budget // min(population.costs.values())
+    return difference(entries, count, _by_rank(population, own))
+
+
+def _contrast(population: Population, own: Scores, others: Sequence[Scores], settings: FrontierSettings) -> np.ndarray:
+    """The excess of those that `plnd.contrast` keeps."""
+    from plnd.neurons.contrast import contrast
+
+    kept = contrast(own, others, share=1.0, times=settings.times, projections=settings.chosen_from)
+    parts = {address: np.full(width, -np.inf) for address, width in population.widths.items()}
+    for address, indices in kept.items():
+        parts[address][indices] = kept.importance[address]
+    return population.joined(parts)

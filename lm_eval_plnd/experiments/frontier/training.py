@@ -1,0 +1,306 @@
+"""One loaded model on which every run of the experiment is trained and evaluated, and which none of them changes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lm_eval_plnd.experiments.frontier.budgets import Population, choose, fit_ranks
+from lm_eval_plnd.experiments.frontier.schedule import Cell, Run
+from lm_eval_plnd.experiments.frontier.settings import ROWS, FrontierSettings, Method
+from lm_eval_plnd.experiments.frontier.texts import Texts, drawn, read_texts, write_jsonl
+from lm_eval_plnd.experiments.sharing import unwritten
+from plnd.demo_data import expand
+from plnd.errors import PLNDError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from plnd.comparison.documents import Document
+    from plnd.neurons.neuron_set import NeuronSet
+    from plnd.neurons.scores import Scores
+
+NEURONS, DOCUMENTS = "neurons", "documents"
+"""Folders of the experiment: scores and neurons, and what is trained on."""
+RSLORA_ALPHA = 16
+"""Of rank-stabilised LoRA, whose scale is alpha over the root of the rank; of LoRA alpha is twice the rank."""
+
+
+class Bench:
+    """The model, its texts, scores and tasks; one for each process."""
+
+    def __init__(self, settings: FrontierSettings, folder: Path) -> None:
+        from plnd.models.layout import Layout
+        from plnd.models.loading import load_model, load_tokenizer
+
+        self.settings, self.folder = settings, folder
+        given = settings.model
+        self.source = {"revision": given.get("revision"), "trust_remote_code": given.get("trust_remote_code", False)}
+        self.name = expand(given["pretrained"])
+        self.tokenizer = load_tokenizer(self.name, **self.source)
+        self.model = load_model(self.name, dtype=given["dtype"], device=given.get("device"), **self.source)
+        self.model.config.use_cache = False
+        self.model.requires_grad_(False)
+        self.layout = Layout(self.model)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.population = Population.of(self.layout, settings.chosen_from)
+        self.texts = cache(self._texts)
+        self.scores = cache(self._scores)
+
+    def _texts(self, language: str) -> Texts:
+        return read_texts(self.settings, language, self.tokenizer)
+
+    # neurons
+
+    def _scores(self, language: str, measure: str) -> Scores:
+        """A language's scores, detected by the first process that wants them."""
+        from plnd.detection.config import DetectConfig
+        from plnd.detection.run import detect
+        from plnd.neurons.scores import Scores
+
+        how = self.settings.detection
+        path = self.folder / NEURONS / f"{language}.{measure}.scores.safetensors"
+        for missing in unwritten([path], self.folder):
+            config = DetectConfig(
+                language=language,
+                qk=how.qk,  # type: ignore[arg-type]
+                method=measure,  # type: ignore[arg-type]
+                max_length=how.max_length,
+                min_length=min(self.settings.evaluation.min_length, how.max_length),
+                batch_size=how.batch_size,
+            )
+            texts = drawn(self.texts(language), how.documents, 0, language, "detection")
+            source = Path(self.settings.corpus_of(language)).name
+            detect(self.model, texts, config, tokenizer=self.tokenizer, source=source).save(missing)
+        return Scores.load(path)
+
+    @cached_property
+    def norms(self) -> Mapping[str, np.ndarray]:
+        """The L2 norm of every neuron's row or column, by address."""
+        found = {}
+        for address in self.population.widths:
+            target = self.layout.targets[address]
+            weight = target.weight().float()
+            found[address] = weight.norm(dim=1 if target.projection.axis == "row" else 0).cpu().numpy()
+        return found
+
+    def budget(self, run: Run) -> int:
+        """Parameters to train."""
+        return self.parameters if run.cell.budget is None else int(run.cell.budget * self.parameters)
+
+    def neurons(self, run: Run) -> NeuronSet:
+        """Those that a run trains; a rule's are left in the folder."""
+        cell, method = run.cell, self.settings.methods[run.cell.method]
+        found = choose(
+            self.settings,
+            method,
+            self.population,
+            self.budget(run),
+            cell.language,
+            run.seed,
+            self.scores,
+            lambda: self.norms,
+        )
+        if method.control is None and method.kind != "random":
+            for path in unwritten([self.folder / NEURONS / f"{cell.name}.safetensors"], self.folder):
+                found.save(path)
+        return found
+
+    # training
+
+    def prepare(self, run: Run) -> nn.Module:
+        """The model with what a run trains, and nothing else, requiring gradients."""
+        import torch
+        from peft import LoraConfig, ShiraConfig, get_peft_model
+
+        from peft_plnd import NeuronSelectConfig
+
+        kind = self.settings.methods[run.cell.method].kind
+        torch.manual_seed(run.seed)
+        if kind == "full":
+            return copy.deepcopy(self.model).float().requires_grad_(True)
+        if kind in ROWS:
+            config: Any = NeuronSelectConfig(mask=self.neurons(run), task_type="CAUSAL_LM")
+            return get_peft_model(self.model, config)
+        one, fixed = self._rank_sizes(kind == "dora")
+        if kind == "shira":  # which has one rank for all: modules that the budget does not pay for are left out
+            rank = -(-self.budget(run) // sum(one.values()))
+            chosen = fit_ranks({name: rank * size for name, size in one.items()}, self.budget(run), most=1)
+            _check_fit(chosen, run)
+            config = ShiraConfig(r=rank, target_modules=list(chosen), random_seed=run.seed)
+            return get_peft_model(self.model, config)
+        ranks = fit_ranks(one, self.budget(run), fixed)
+        _check_fit(ranks, run)
+        stable = kind == "rslora"
+        config = LoraConfig(
+            r=max(ranks.values()),
+            target_modules=list(ranks),
+            rank_pattern=ranks,
+            lora_alpha=RSLORA_ALPHA,
+            alpha_pattern={} if stable else {name: 2 * rank for name, rank in ranks.items()},
+            use_rslora=stable,
+            use_dora=kind == "dora",
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(self.model, config)
+
+    def _rank_sizes(self, magnitudes: bool) -> tuple[dict[str, int], dict[str, int]]:
+        """Parameters of rank 1 of LoRA by module, and those of DoRA's magnitudes."""
+        from peft_plnd.layer import linear_shape
+
+        names = {id(module): name for name, module in self.model.named_modules()}
+        one, fixed = {}, {}
+        for target in self.layout.targets.values():
+            shape = linear_shape(target.plain) if target.experts is None else None
+            if shape is not None:
+                one[names[id(target.module)]] = sum(shape)
+                fixed[names[id(target.module)]] = shape[0] if magnitudes else 0
+        return one, fixed
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """Trains and evaluates; what is kept of a run, without its name."""
+        from peft_plnd import fine_tuning
+
+        settings, began = self.settings, time.monotonic()
+        model = self.prepare(run)
+        try:
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            how = settings.training
+            path = self.folder / DOCUMENTS / f"{run.cell.language}.{run.documents}.r{run.seed}.jsonl"
+            for missing in unwritten([path], self.folder):
+                texts = self.texts(run.cell.language)
+                write_jsonl(drawn(texts, run.documents, run.seed, run.cell.language, "training"), missing)
+            full = settings.methods[run.cell.method].kind == "full"
+            options = fine_tuning.Settings(
+                model=self.name,
+                corpus=str(path),
+                output=str(self.folder / DOCUMENTS),
+                method="full" if full else "neurons",
+                documents=run.documents,
+                max_length=how.max_length,
+                batch_size=how.batch_size,
+                epochs=how.epochs,
+                learning_rate=run.rate,
+                seed=run.seed,
+                dtype=settings.model["dtype"],
+                save_steps=0,
+                progress=False,
+                device=settings.model.get("device"),
+            )
+            measured = fine_tuning.train(options, model, self.tokenizer, resume=False, save=False)
+            with suppress(OSError):  # Trainer makes the folder, though it is told to write none
+                (self.folder / DOCUMENTS / "checkpoints").rmdir()
+            seconds = time.monotonic() - began
+            if full:
+                model = model.to(self.model.dtype)
+            found = {
+                "parameters": trained,
+                "share": trained / self.parameters,
+                "steps": measured["steps"],
+                "tokens": measured["tokens"],
+                "loss": measured["loss"],
+                **self.evaluate(model, run.final, [run.cell.language]),
+                "training_seconds": round(seconds, 2),
+                "seconds": round(time.monotonic() - began, 2),
+            }
+        finally:
+            if model is not self.model and hasattr(model, "unload"):
+                model.unload()
+                self.model.requires_grad_(False)
+        return found
+
+    # evaluation
+
+    def evaluate(self, model: nn.Module, final: bool, chosen: Sequence[str]) -> dict[str, Any]:
+        """Nats of every document: of a final run those held out in all languages, and tasks; else those for choosing.
+
+        Args:
+            model: the model.
+            final: whether it is reported.
+            chosen: languages of the documents for choosing.
+        """
+        from plnd.comparison.evaluation import document_nats
+
+        def nats(documents: Sequence[Document]) -> list[float]:
+            return document_nats(model, documents, self.settings.evaluation.batch_size).tolist()
+
+        if not final:
+            return {"nats": {language: nats(self.texts(language).choice) for language in chosen}}
+        found: dict[str, Any] = {"nats": {x: nats(self.texts(x).held_out) for x in self.settings.languages}}
+        if self.settings.tasks:
+            found["tasks"] = self._tasks(model)
+        return found
+
+    @cached_property
+    def _loaded_tasks(self) -> dict[str, dict[str, Any]]:
+        """Item to language to lm-eval's task."""
+        from lm_eval.tasks import TaskManager
+
+        from lm_eval_plnd.experiments.evaluation import ask, read_tasks
+        from lm_eval_plnd.task_folder import tasks_folder
+
+        settings = self.settings
+        paths = [str(tasks_folder()), *([settings.include_path] if settings.include_path else [])]
+        found: dict[str, dict[str, Any]] = {}
+        for name, item in settings.tasks.items():
+            manager = TaskManager(include_path=paths, metadata=expand({**settings.metadata, **item.metadata}))
+            for language in item.languages or settings.languages:
+                (task,) = read_tasks(manager, item.task_of(language), f"tasks.{name}").values()
+                ask(task, item.num_fewshot, item.gen_kwargs, f"tasks.{name}.gen_kwargs: {item.task_of(language)}")
+                found.setdefault(name, {})[language] = task
+        return found
+
+    def _tasks(self, model: nn.Module) -> dict[str, dict[str, list[float]]]:
+        """Item to language to one value per document of the item's metric."""
+        from lm_eval_plnd.experiments.evaluation import evaluate, load_lm
+
+        given = {"batch_size": self.settings.evaluation.batch_size, "tokenizer": self.tokenizer}
+        lm = load_lm({**given, "pretrained": model})
+        found: dict[str, dict[str, list[float]]] = {}
+        for name, by_language in self._loaded_tasks.items():
+            item = self.settings.tasks[name]
+            named = {item.task_of(language): task for language, task in by_language.items()}
+            model.config.use_cache = True  # type: ignore[union-attr]
+            values = evaluate(lm, named, limit=item.limit, apply_chat_template=item.apply_chat_template)
+            model.config.use_cache = False  # type: ignore[union-attr]
+            found[name] = {}
+            for language in by_language:
+                metrics = values[item.task_of(language)]
+                metric = item.metric or next(iter(metrics))
+                if metric not in metrics:
+                    raise PLNDError(f"tasks.{name}.metric: no {metric}, expected one of {', '.join(metrics)}")
+                found[name][language] = metrics[metric]
+        return found
+
+    def pace(self) -> dict[str, float]:
+        """Seconds of one document: `training`, by `random` neurons in two batches, and `evaluation`."""
+        settings = self.settings
+        language, batch = settings.trained[0], settings.training.batch_size
+        smallest = max(min(settings.budgets), 2 * max(self.population.costs.values()) / self.parameters)
+        method = {"pace": Method(kind="random")}
+        self.settings = settings.model_copy(update={"methods": method, "tasks": {}})
+        found = self.run(Run(Cell(language, "pace", smallest), 1e-4, 2 * batch, 0, False))
+        self.settings = settings
+        return {
+            "training": found["training_seconds"] / (2 * batch),
+            "evaluation": (found["seconds"] - found["training_seconds"]) / settings.evaluation.choice,
+        }
+
+
+def _check_fit(ranks: Mapping[str, int], run: Run) -> None:
+    """Refuses a budget below rank 1 in every module.
+
+    Raises:
+        PLNDError: naming it.
+    """
+    if not ranks:
+        raise PLNDError(
+            f"budgets: {run.cell.budget} is below rank 1 in any module for {run.cell.method}; leave one out"
+        )

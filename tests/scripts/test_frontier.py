@@ -1,0 +1,362 @@
+"""scripts/frontier.py: equal budgets, rates by successive halving, runs that go on, and what is made of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from handmade import MODEL, WIDTHS, make_scores
+from lm_eval_plnd.experiments.frontier.budgets import Population, choose, fit_ranks
+from lm_eval_plnd.experiments.frontier.run import frontier, how_of, read_runs
+from lm_eval_plnd.experiments.frontier.schedule import Cell, cells, due, rounds, sizes
+from lm_eval_plnd.experiments.frontier.settings import RATES, load_frontier_settings, parse_frontier_settings
+from pictures import drawn
+from plnd.demo_data import demo_corpus
+from plnd.errors import PLNDError
+from programs import run_script
+
+FIELDS = {
+    "model": {"pretrained": "absent", "dtype": "float32", "device": "cpu"},
+    "languages": ["en", "ru", "zh"],
+    "trained": ["zh"],
+    "corpus": str(demo_corpus("detect") / "corpora" / "{language}.jsonl"),
+    "methods": ["lora", "contrast"],
+    "budgets": [0.01],
+    "seeds": [0, 1],
+    "detection": {"documents": 4, "max_length": 32, "qk": "off"},
+    "training": {"documents": 8, "max_length": 16, "batch_size": 2},
+    "evaluation": {"choice": 2, "held_out": 3, "max_length": 32, "min_length": 8},
+}
+
+
+def settings(**changes):
+    """Small settings, with some changed."""
+    return parse_frontier_settings({**FIELDS, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        ({"methods": ["lore"]}, "methods.lore.kind: unknown 'lore', expected one of lora"),
+        ({"methods": {"a": {"kind": "lora", "control": "random"}}}, "methods.a: measure and control are for the kinds"),
+        (
+            {"methods": {"a": {"kind": "lora", "rates": [0.1, 0.1]}}},
+            "methods.a.rates: found [0.1, 0.1], expected numbers",
+        ),
+        ({"methods": {"../a": {"kind": "lora"}}}, "methods.../a: expected letters, digits, - and _"),
+        ({"methods": {}}, "methods: found {}, expected one or more, each once"),
+        ({"reference": "full"}, "reference: found full, expected one of lora, contrast"),
+        ({"trained": ["de"]}, "trained: de is not among languages, which has en, ru, zh"),
+        ({"trained": []}, "trained: found [], expected one or more"),
+        ({"languages": ["zh"]}, "expected two or more"),
+        ({"budgets": [1.5]}, "budgets: found 1.5, expected shares of the parameters, above 0 and below 1"),
+        ({"corpus": "zh.jsonl"}, "corpus: 'zh.jsonl' is one for all languages, expected {language} in it"),
+        ({"corpus": {"zh": "a", "en": "b"}}, "corpus.ru: missing"),
+        ({"projections": "paper"}, "name down_proj for a feed-forward neuron"),
+        ({"projections": ["q_proj"]}, "projections: none that is scored with detection.qk off"),
+        ({"seeds": [-1]}, "seeds: found -1, expected 0 or more"),
+        ({"factor": 1}, "factor: found 1, expected 2 or more"),
+        ({"training": {"documents": 0}}, "training.documents: found 0, expected 1 or more"),
+        (
+            {"model": {"pretrained": "a", "dtype": "float16"}},
+            "model.dtype: found float16, expected bfloat16 or float32",
+        ),
+        ({"model": {"pretrained": "a", "dtype": "float32", "peft": "b"}}, "model.peft: unknown, expected some of"),
+        ({"further": 1}, "further: extra inputs are not permitted"),
+    ],
+)
+def test_settings_are_checked(changes, line):
+    """What makes no sense is one line that names the field."""
+    with pytest.raises(PLNDError) as error:
+        settings(**changes)
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted(Path("scripts/settings/frontier").glob("*.yaml")), ids=lambda path: path.stem)
+def test_settings_that_come_along_are_valid(path):
+    """Each file of `scripts/settings/frontier` is read, and what is written of it is read as the same."""
+    found = load_frontier_settings(path)
+    assert parse_frontier_settings(yaml.safe_load(found.text())) == found and list(cells(found))
+
+
+def test_successive_halving():
+    """Four rates on a quarter of the documents, the better two on half of them, the best on all with every seed."""
+    chosen = settings(methods={"lora": {"rates": [0.1, 0.2, 0.3, 0.4]}})
+    assert rounds(chosen, 4) == [(4, 2), (2, 4)] and rounds(chosen, 1) == [] and rounds(chosen, 3) == [(3, 2), (2, 4)]
+    cell, gains = Cell("zh", "lora", 0.01), {}
+    assert cells(chosen) == [cell]
+    first = due(chosen, cell, gains)
+    assert [(run.rate, run.documents, run.seed, run.final) for run in first] == [
+        (x, 2, 2, False) for x in (0.1, 0.2, 0.3, 0.4)
+    ]
+    gains |= dict(zip((run.name for run in first[:3]), (0.5, 0.7, math.nan), strict=True))
+    assert due(chosen, cell, gains) == first[3:]
+    gains[first[3].name] = 0.7
+    second = due(chosen, cell, gains)
+    assert [(run.rate, run.documents) for run in second] == [(0.2, 4), (0.4, 4)]
+    gains |= dict(zip((run.name for run in second), (-0.1, 0.0), strict=True))
+    final = due(chosen, cell, gains)
+    assert [(run.rate, run.documents, run.seed, run.final) for run in final] == [(0.4, 8, 0, True), (0.4, 8, 1, True)]
+    assert due(chosen, cell, gains | {final[0].name: math.nan}) == final[1:]
+    assert due(chosen, cell, gains | {run.name: math.nan for run in final}) == []
+    assert sorted(sizes(chosen)) == sorted((run.final, run.documents) for run in (*first, *second, *final))
+
+
+@pytest.mark.parametrize("budget", [5, 90, 119, 120, 121, 600, 12_345])
+def test_ranks_fill_the_budget(budget):
+    """All parameters of a fit are within the budget, the next rank would not be, and ranks differ by one at most."""
+    one = {f"m{n}": size for n, size in enumerate((10, 30, 20, 60))}
+    ranks = fit_ranks(one, budget)
+    spent = sum(one[name] * rank for name, rank in ranks.items())
+    every = [ranks.get(name, 0) for name in one]
+    assert spent <= budget and max(every) - min(every) <= 1
+    assert all(spent + size > budget for name, size in one.items() if every[list(one).index(name)] == min(every))
+    fixed = fit_ranks(one, budget, dict.fromkeys(one, 7))
+    assert sum(one[name] * rank + 7 for name, rank in fixed.items()) <= budget
+    assert max(fit_ranks(one, budget, most=1).values(), default=0) <= 1
+
+
+def population() -> Population:
+    """Queries and feed-forward neurons of the model made by hand; a query costs 5 parameters, a column 6."""
+    widths = {f"{block}.{name}": WIDTHS[name] for block in range(2) for name in ("q_proj", "down_proj")}
+    return Population(widths, {a: 5 if a.endswith("q_proj") else 6 for a in widths}, MODEL)
+
+
+def chosen_neurons(method: dict, budget: int, seed: int = 0, times: float = 1.0):
+    """What one method chooses for Chinese, of random importances; those of the three languages."""
+    generator = np.random.default_rng(0)
+    everything = {
+        language: make_scores(
+            {address: generator.random((3, width)) + 0.1 for address, width in MODEL["widths"].items()},
+            language=language,
+            corpus={**make_scores({"0.q_proj": np.ones((3, 6))}).metadata.corpus, "sha256": str(n) * 64},
+        )
+        for n, language in enumerate(("en", "ru", "zh"))
+    }
+    chosen = settings(
+        methods={"m": method}, detection={"qk": "exact"}, times=times, projections=["q_proj", "down_proj"]
+    )
+    norms = {address: np.arange(1.0, width + 1) for address, width in population().widths.items()}
+    found = choose(
+        chosen, chosen.methods["m"], population(), budget, "zh", seed, lambda x, _: everything[x], lambda: norms
+    )
+    return found, everything
+
+
+def cost(neurons) -> int:
+    """Parameters of a set."""
+    return sum(len(indices) * population().costs[address] for address, indices in neurons.items())
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "random", "rank", "difference", "contrast"])
+def test_neurons_fill_the_budget(kind):
+    """Each rule takes neurons for as many parameters as the budget has, less one neuron's, and says for how many."""
+    found, _ = chosen_neurons({"kind": kind}, 37)
+    assert 37 - 6 < cost(found) <= 37 and found.metadata.rule.parameters == 37
+
+
+def test_rules_take_what_they_say():
+    """Rank: the best ranked. Difference: within one share in Chinese, in no other one. Magnitude: largest norms."""
+    ranked, scores = chosen_neurons({"kind": "rank"}, 37)
+    entry = {
+        x: {
+            (a, n): (rank + 1) / width
+            for a, width in population().widths.items()
+            for n, rank in enumerate(of.worst_rank[a])
+        }
+        for x, of in scores.items()
+    }
+    taken = {(a, int(n)) for a, indices in ranked.items() for n in indices}
+    assert max(entry["zh"][x] for x in taken) <= min(v for x, v in entry["zh"].items() if x not in taken)
+    apart, _ = chosen_neurons({"kind": "difference"}, 13)
+    own = {(a, int(n)) for a, indices in apart.items() for n in indices}
+    limit = max(entry["zh"][x] for x in own)
+    assert all(entry[other][x] > limit for other in ("en", "ru") for x in own)
+    large, _ = chosen_neurons({"kind": "magnitude"}, 22)
+    assert {a: indices.tolist() for a, indices in large.items()} == {a: [w - 1] for a, w in population().widths.items()}
+
+
+def test_random_choices_follow_the_seed():
+    """The same seed the same neurons, another one others; a control has as many of each place as the rule."""
+    sets = [chosen_neurons({"kind": "random"}, 60, seed)[0] for seed in (1, 1, 2)]
+    assert sets[0] == sets[1] != sets[2]
+    rule = chosen_neurons({"kind": "contrast"}, 37)[0]
+    control = chosen_neurons({"kind": "contrast", "control": "random"}, 37, 5)[0]
+    assert {a: len(v) for a, v in control.items()} == {a: len(v) for a, v in rule.items()} and control != rule
+
+
+@pytest.mark.parametrize(
+    "method, budget, line",
+    [
+        ({"kind": "random"}, 4, "a budget of 4 parameters is below one neuron's, 5: give a larger one"),
+        ({"kind": "random"}, 10_000, "random finds 28 neurons for None, and the budget pays for about 2,000"),
+    ],
+)
+def test_budgets_that_do_not_fit(method, budget, line):
+    """A budget below one neuron, and one for more neurons than a rule finds, are refused."""
+    with pytest.raises(PLNDError, match=line):
+        chosen_neurons(method, budget)
+
+
+def finished(folder: Path, **changes):
+    """A folder of an experiment of LoRA and contrast whose runs are done, with numbers made by hand."""
+    chosen = settings(methods={name: {"rates": [0.1]} for name in ("lora", "contrast")}, **changes)
+    before = {x: {"nats": [8.0, 4.0, 6.0], "sizes": [4, 2, 6]} for x in chosen.languages}
+    (folder / "base.json").write_text(json.dumps({"choice": before, "held_out": before, "tasks": {}}))
+    lines = []
+    for cell in cells(chosen):
+        for run in due(chosen, cell, {}):
+            own = {"lora": 0.5, "contrast": 1.0}[cell.method] + run.seed
+            nats = {x: [n - own if x == "zh" else n + 0.25 for n in before[x]["nats"]] for x in before}
+            what = {"run": run.name, "final": True, "language": "zh", "method": cell.method, "budget": cell.budget}
+            how = {"how": how_of(chosen, cell.method), "rate": run.rate, "documents": 8, "seed": run.seed}
+            lines.append({**what, **how, "parameters": 7, "share": 0.01, "nats": nats})
+    (folder / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return chosen
+
+
+def test_report(tmp_path):
+    """Gain and forgetting are changes of nats over ln 2 and bytes, means over seeds; the picture has them as points.
+
+    No model is needed any more.
+    """
+    chosen = finished(tmp_path)
+    with drawn() as figures:
+        assert frontier(chosen, tmp_path) == tmp_path / "frontier.csv"
+    with (tmp_path / "frontier.csv").open(newline="") as stream:
+        rows = {row["method"]: row for row in csv.DictReader(stream)}
+    for method, by_seed in (("lora", (0.5, 1.5)), ("contrast", (1.0, 2.0))):
+        per_bit = 3 / math.log(2) / 12  # three documents, twelve bytes
+        row = rows[method]
+        assert float(row["gain"]) == pytest.approx(np.mean(by_seed) * per_bit)
+        assert float(row["gain_seed_deviation"]) == pytest.approx(np.std(by_seed, ddof=1) * per_bit)
+        assert float(row["forgetting"]) == pytest.approx(0.25 * per_bit)
+        assert float(row["gain_low"]) <= float(row["gain"]) <= float(row["gain_high"])
+    assert rows["lora"]["gain_p"] == "" and float(rows["contrast"]["gain_p"]) == 0.25  # of 2 ** 3 signs two
+    assert float(rows["contrast"]["forgetting_p"]) == 1
+    assert "Chinese" in (tmp_path / "frontier.md").read_text()
+    (axis,) = [axis for axis in figures[0].axes if axis.axison]
+    marked = [line for line in axis.get_lines() if line.get_marker() != "None"]
+    points = {(float(x), float(y)) for line in marked for x, y in line.get_xydata()}
+    assert points == {(float(row["forgetting"]), float(row["gain"])) for row in rows.values()}
+    assert axis.get_title() == "Chinese"
+    with (tmp_path / "changes.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 2 * 3 * 2
+
+
+def test_a_line_without_an_end_is_not_counted(tmp_path):
+    """What a killed process left of a line is no run; a damaged line inside is refused."""
+    finished(tmp_path)
+    whole = read_runs(tmp_path)
+    with (tmp_path / "runs.jsonl").open("a") as stream:
+        stream.write('{"run": "zh.')
+    assert read_runs(tmp_path) == whole and len(whole) == 4
+    with (tmp_path / "runs.jsonl").open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(PLNDError, match=r"runs\.jsonl: line 5 is damaged; delete it, and the run is repeated"):
+        read_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ("training.documents=9", "holds another experiment, whose training is"),
+        ("methods.contrast.measure=relevance", "holds runs of contrast as another method"),
+    ],
+)
+def test_another_experiment_in_the_folder(tmp_path, capsys, change, line):
+    """Other settings in the same folder are one line and status 2; further methods are not refused for that."""
+    chosen = finished(tmp_path)
+    (tmp_path / "settings.yaml").write_text(chosen.text())
+    with pytest.raises(SystemExit) as end:
+        run_script("frontier", tmp_path / "settings.yaml", "--output", tmp_path, "--set", change)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and line in error and error.count("\n") == 1
+
+
+def without_times(folder: Path) -> dict[str, dict]:
+    """The runs of a folder, but for how long they took."""
+    return {
+        name: {key: value for key, value in run.items() if not key.endswith("seconds")}
+        for name, run in read_runs(folder).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def small(small_model):
+    """Settings of a whole experiment on the small model: two rates, then two seeds, of three methods."""
+    model = {"pretrained": small_model, "dtype": "float32", "device": "cpu"}
+    methods = {name: {"rates": [0.001, 0.01]} for name in ("lora", "random", "contrast")}
+    return settings(model=model, methods=methods, training={"documents": 4, "max_length": 16, "batch_size": 2})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small, tmp_path_factory):
+    """The folder of the experiment, done in one go."""
+    folder = tmp_path_factory.mktemp("frontier")
+    frontier(small, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_every_budget_is_spent(uninterrupted):
+    """All methods train as many parameters, up to one neuron's or one rank's of one module."""
+    runs = without_times(uninterrupted)
+    assert len(runs) == 3 * (2 + 2) and all(0.0095 < run["share"] <= 0.01 for run in runs.values())
+    assert sum(run["final"] for run in runs.values()) == 6
+    assert all(set(run["nats"]) == ({"en", "ru", "zh"} if run["final"] else {"zh"}) for run in runs.values())
+
+
+@pytest.mark.slow
+def test_killed_and_continued(small, uninterrupted, tmp_path):
+    """Two processes on one folder, of which one is killed, and a third that goes on: the same runs and table."""
+
+    def child() -> int:
+        number = os.fork()
+        if not number:
+            frontier(small, tmp_path)
+            os._exit(0)
+        return number
+
+    killed, other = child(), child()
+    while not (tmp_path / "runs.jsonl").exists():
+        time.sleep(0.01)
+    os.kill(killed, signal.SIGKILL)
+    statuses = [os.waitpid(number, 0)[1] for number in (killed, other)]
+    assert [os.waitstatus_to_exitcode(status) for status in statuses] == [-signal.SIGKILL, 0]
+    frontier(small, tmp_path)
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 12
+    assert without_times(tmp_path) == without_times(uninterrupted)
+    assert (tmp_path / "frontier.csv").read_bytes() == (uninterrupted / "frontier.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_every_method_leaves_the_model_as_it_was(small, tmp_path):
+    """Each kind trains parameters within the budget, changes the loss, and leaves no bit of the base model changed."""
+    from lm_eval_plnd.experiments.frontier.schedule import Run
+    from lm_eval_plnd.experiments.frontier.training import Bench
+
+    methods = {name: {"rates": [0.01]} for name in RATES}
+    fields = {"methods": {name: {"kind": name, **of} for name, of in methods.items()}}
+    chosen = parse_frontier_settings({**yaml.safe_load(small.text()), **fields})
+    for part in ("neurons", "documents", ".locks"):
+        (tmp_path / part).mkdir()
+    bench = Bench(chosen, tmp_path)
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    plain = bench.evaluate(bench.model, False, ["zh"])["nats"]["zh"]
+    for cell in cells(chosen):
+        found = bench.run(Run(cell, 0.01, 2, 0, False))
+        after = bench.model.state_dict()
+        assert after.keys() == before.keys() and all(bool((after[name] == before[name]).all()) for name in before)
+        assert found["share"] == 1 if cell.budget is None else 0.009 < found["share"] <= 0.01, cell
+        assert found["nats"]["zh"] != plain, cell
+        assert bench.evaluate(bench.model, False, ["zh"])["nats"]["zh"] == plain, cell
