@@ -211,8 +211,9 @@ class Bench:
                 "seconds": round(time.monotonic() - began, 2),
             }
         finally:
-            if model is not self.model and hasattr(model, "unload"):
-                model.unload()
+            unload: Any = getattr(model, "unload", None)  # of an adapter; a model that is trained in full is a copy
+            if unload is not None:
+                unload()
                 self.model.requires_grad_(False)
         return found
 
