@@ -84,6 +84,8 @@ class ModelDescription(Record):
         model_type: as in its configuration.
         blocks: how many it has.
         widths: number of neurons by address.
+        units: by address, how many experts or heads its neurons lie in, one after the other and equally many in each;
+            not of projections that have none, nor in artifacts of before.
         row: of a model outside the families table, the row that was probed: its name, digest, and what of it was exact.
     """
 
@@ -93,6 +95,7 @@ class ModelDescription(Record):
     model_type: str
     blocks: Count
     widths: dict[str, Count]
+    units: dict[str, Count] = {}
     row: dict[str, Any] | None = None
 
     def __repr__(self) -> str:

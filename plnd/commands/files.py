@@ -124,6 +124,9 @@ def _print_neurons(neurons: NeuronSet) -> None:
         facts = {name: value for name, value in operand.items() if name != "operation"}
         say(f"          {operand.operation}: {_pairs(facts)}")
     say(f"neurons   {describe_neurons(neurons)}")
+    if (units := neurons.metadata.units) is not None:
+        for block, members in units.members.items():
+            say(f"          {units.unit} {', '.join(map(str, members))} of block {block}")
     for projection, count in neurons.counts().items():
         say(f"          {projection:<10} {count:,}")
 

@@ -76,6 +76,19 @@ class Select(Command):
             "--fraction", type=float,
             help="the top-k rule with k the share of each width that gives this fraction of neurons",
         )  # fmt: skip
+        whole = parser.add_argument_group(
+            "whole units",
+            "Experts or attention heads, by the importance of all their neurons together: --top-k of each block,\n"
+            "--count of the whole model; with --against those whose part of their block's importance is at least\n"
+            "twice as large as in any other language (--count, --share, --times). docs/units.md",
+        )
+        whole.add_argument(
+            "--unit", choices=("expert", "head", "kv-head"),
+            help="kv-head: keys and values of a group of query heads",
+        )  # fmt: skip
+        whole.add_argument(
+            "--pool", choices=("sum", "max"), help="of the importances of a unit's neurons (default: sum)"
+        )
         add_restriction(parser.add_argument_group("choose only among some"))
 
     @staticmethod
@@ -83,6 +96,11 @@ class Select(Command):
         """Selects by the rule that was given."""
         from plnd.neurons.scores import Scores
 
+        if args.unit is not None:
+            save_neurons(_units(args), args.output)
+            return
+        if args.pool is not None:
+            raise PLNDError("--pool is of whole units: say which with --unit")
         compared = _compared(args)
         own = [Scores.load(file) for file in args.scores]
         others = [Scores.load(file) for file in args.against or ()]
@@ -107,6 +125,26 @@ class Select(Command):
             save_neurons(neurons, args.output, why_empty)
             if args.epsilon_for is not None:
                 say(f"epsilon {rule['value']!r} keeps {_counted(neurons)}")
+
+
+def _units(args: argparse.Namespace) -> NeuronSet:
+    """What --unit chooses.
+
+    Raises:
+        PLNDError: if another rule is given, or what `plnd.select_units` refuses.
+    """
+    from plnd.neurons.scores import Scores
+    from plnd.neurons.unit_selection import select_units
+
+    for name in ("error_rate", "top_rate", "epsilon", "epsilon_for", "fraction"):
+        if getattr(args, name) is not None:
+            raise PLNDError(
+                f"--{name.replace('_', '-')} is a rule of neurons: --unit takes --top-k or --count, or --against with"
+                " --count, --share and --times"
+            )
+    own, others = ([Scores.load(file) for file in files or ()] for files in (args.scores, args.against))
+    rule = {name: getattr(args, name) for name in ("top_k", "count", "share", "times")}
+    return select_units(own, others, unit=args.unit, pool=args.pool or "sum", **rule, **restriction(args))
 
 
 def _counted(neurons: NeuronSet) -> str:

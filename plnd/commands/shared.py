@@ -28,7 +28,7 @@ from plnd.inspection.text import visible
 from plnd.models.free_memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from plnd.io.metadata import CorpusDescription
+    from plnd.io.metadata import CorpusDescription, UnitsDescription
     from plnd.neurons.neuron_set import NeuronSet
 
 Config = TypeVar("Config")
@@ -305,8 +305,15 @@ def save_neurons(neurons: NeuronSet, output: str, why_empty: str = "") -> None:
 
 
 def describe_neurons(neurons: NeuronSet) -> str:
-    """How many of a model's neurons are in a set."""
-    return f"{len(neurons):,} of {neurons.total:,} neurons ({len(neurons) / neurons.total:.3%})"
+    """How many of a model's neurons are in a set, and of how many whole units it is made."""
+    units = neurons.metadata.units
+    made_of = "" if units is None else f", {counted_units(units)}"
+    return f"{len(neurons):,} of {neurons.total:,} neurons ({len(neurons) / neurons.total:.3%}){made_of}"
+
+
+def counted_units(units: UnitsDescription) -> str:
+    """How many of which units: «3 whole experts»."""
+    return f"{units.number:,} whole {units.unit}{'' if units.number == 1 else 's'}"
 
 
 def describe_corpus(corpus: CorpusDescription) -> str:

@@ -125,7 +125,7 @@ class _Run:
         model = self.layout.model
         settings = {
             "plnd": __version__,
-            "model": {k: v for k, v in self.layout.description().items() if k != "widths"},
+            "model": {k: v for k, v in self.layout.description().items() if k not in ("widths", "units")},
             "dtype": str(model.dtype).removeprefix("torch."),
             "neurons": self.main.count,
             **{name: value for name, value in asdict(self.config).items() if name not in (*FREE, "share", "count")},

@@ -320,6 +320,9 @@ def _check_model(path: str | Path, model: ModelDescription) -> None:
             raise bad(path, f"metadata names {name!r:.60}, which a model of {model.blocks} blocks does not have")
         if not 0 < width <= MAX_WIDTH:
             raise bad(path, f"metadata gives {name} {width} neurons, expected 1 to {MAX_WIDTH}")
+    for name, count in model.units.items():
+        if not count or name not in model.widths or model.widths[name] % count:
+            raise bad(path, f"metadata gives {name!r:.60} {count} units, of {model.widths.get(name, 'no')} neurons")
 
 
 _NUMBER = "(0|[1-9][0-9]{0,7})"

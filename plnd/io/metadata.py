@@ -161,6 +161,25 @@ class PartMetadata(ScoresMetadata):
     sites: list[SiteDescription]
 
 
+class UnitsDescription(Record):
+    """Of which units a set of neurons is made, with all their neurons and no other.
+
+    Attributes:
+        unit: the kind, one of `plnd.neurons.units.UNITS`.
+        projections: of which the neurons are.
+        members: block to the numbers of the experts, or heads, ascending.
+    """
+
+    unit: str
+    projections: list[str]
+    members: dict[str, list[Count]]
+
+    @property
+    def number(self) -> int:
+        """How many they are."""
+        return sum(map(len, self.members.values()))
+
+
 class NeuronsMetadata(ScoresMetadata):
     """What a neurons artifact says: the same as the scores that the set was selected from, and how that was done.
 
@@ -169,6 +188,7 @@ class NeuronsMetadata(ScoresMetadata):
         scores_sha256: of the scores artifact; empty if there was none.
         operands: what was done to the set since.
         control: how neurons were drawn at random in place of the set's.
+        units: the experts, or heads, that were chosen, as long as the set is made of whole ones.
     """
 
     form = NEURONS
@@ -180,6 +200,7 @@ class NeuronsMetadata(ScoresMetadata):
     scores_sha256: str
     operands: list[Operand] = []
     control: Rule | None = None
+    units: UnitsDescription | None = None
 
     @classmethod
     def selected(cls, scores: ScoresMetadata, rule: Mapping[str, Any], scores_sha256: str) -> Self:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from plnd.addresses import PROJECTIONS, block_of, block_order
+from plnd.addresses import ATTENTION_PROJECTIONS, PROJECTIONS, block_of, block_order
 from plnd.errors import FamilyError, PLNDError, TokenError
 from plnd.model_description import is_hub_name
 from plnd.models.accepted import accepted, listed
@@ -490,8 +490,23 @@ class Layout:
         """Number of neurons of every projection by address."""
         return {name: target.width for name, target in self.targets.items()}
 
+    @cached_property
+    def units(self) -> dict[str, int]:
+        """By address, the number of experts or heads in which neurons lie, one after the other; only where there are."""
+        found = {}
+        for block in self.blocks:
+            for projection in block.stack.projections:
+                name = f"{block.name}.{projection.name}"
+                if projection.name in ATTENTION_PROJECTIONS:
+                    # of latent attention, whose queries and keys have heads of other widths, each head has its own
+                    values = "o_proj" if projection.name in ("q_proj", "o_proj") else "v_proj"
+                    found[name] = self.widths[f"{block.name}.{values}"] // int(block.at(block.stack.head_dim))
+                elif (experts := self.targets[name].experts) is not None:
+                    found[name] = experts
+        return found
+
     def description(self) -> dict:
-        """What an artifact says of its base model: name (and if it is the hub's), revision, family, blocks, widths."""
+        """What an artifact says of its base model: name (is it the hub's?), revision, family, blocks, widths, units."""
         config = self.model.config
         name = config._name_or_path or None
         return {
@@ -501,6 +516,7 @@ class Layout:
             "model_type": config.get_text_config().model_type,
             "blocks": len({block_of(block.name) for block in self.blocks}),
             "widths": dict(self.widths),
+            "units": dict(self.units),
             **({"row": self.family.record()} if self.family.exact is not None else {}),
         }
 

@@ -83,7 +83,7 @@ def contrast(
         share, error_rate = DEFAULT_SHARE, DEFAULT_ERROR_RATE
     check_numbers(count, share, error_rate, times)
     projections = listed(ONCE if projections is None else projections)
-    _check_comparable(own, others)
+    check_comparable(own, others)
     first = own[0]
     widths = {address: len(values) for address, values in first.minimum.items()}
     chosen = chosen_addresses(widths, first.metadata.model.blocks, projections, regions)
@@ -129,8 +129,8 @@ def contrast(
         "log_floor": first.metadata.method.log_floor,
         "projections": projections,
         "regions": regions.description() if regions else None,
-        "with": _named(own[1:]),
-        "against": _named(others),
+        "with": named(own[1:]),
+        "against": named(others),
     }
     metadata = NeuronsMetadata.selected(first.metadata, rule, first.digest)
     return NeuronSet(*by_address(ordered, excess.astype(np.float32), places, widths), metadata)
@@ -230,8 +230,13 @@ def check_numbers(
 # what can be compared
 
 
-def _check_comparable(own: list[Scores], others: list[Scores]) -> None:
-    """Refuses scores between which a difference of importance would not be one of languages."""
+def check_comparable(own: list[Scores], others: list[Scores]) -> None:
+    """Refuses scores between which a difference of importance would not be one of languages.
+
+    Raises:
+        PLNDError: if they were made by other methods or settings, or are of one language or one corpus.
+        ModelMismatchError: if they are of different models.
+    """
     for side, name in ((own, "own"), (others, "others")):
         if not side:
             raise PLNDError(f"{name}: no scores, expected those of at least one language")
@@ -351,5 +356,6 @@ def _why_none(
     )
 
 
-def _named(scores: Iterable[Scores]) -> list[dict[str, Any]]:
+def named(scores: Iterable[Scores]) -> list[dict[str, Any]]:
+    """What a rule says of the scores of other languages."""
     return [{"language": each.metadata.language, "sha256": each.digest} for each in scores]

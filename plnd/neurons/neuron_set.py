@@ -15,11 +15,12 @@ from plnd.addresses import PROJECTIONS, address_order, numbered, split_address
 from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
-from plnd.io.metadata import NeuronsMetadata
+from plnd.io.metadata import NeuronsMetadata, UnitsDescription
 from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses, listed
+from plnd.neurons.units import is_made_of, neurons_of, whole_units
 from plnd.numbers import is_whole
 
 _Arrays = Mapping[str, np.ndarray]
@@ -175,16 +176,27 @@ class NeuronSet:
     def random_like(self, seed: int) -> NeuronSet:
         """As many neurons of each block and projection, drawn at random from all neurons there: the scientific control.
 
-        The same seed draws the same neurons on every machine (`plnd.neurons.random_draw.draw`).
+        Of a set of whole experts or heads as many of these are drawn in each block, so that the neurons lie together as
+        the set's do. The same seed draws the same on every machine (`plnd.neurons.random_draw.draw`).
         """
         if not is_whole(seed):
             raise PLNDError(f"seed={seed!r}: expected a whole number")
-        seed = int(seed)
-        drawn = {
-            name: draw(self.widths[name], len(indices), seed, name).astype(np.int32) for name, indices in self.items()
-        }
-        control = {"name": "random", "seed": seed}
+        seed, units = int(seed), self.metadata.units
+        if units is None:
+            drawn = {
+                name: draw(self.widths[name], len(indices), seed, name).astype(np.int32)
+                for name, indices in self.items()
+            }
+        else:
+            drawn = {name: self._drawn_units(units, name, seed) for name in self.indices}
+        control = {"name": "random", "seed": seed} | ({} if units is None else {"unit": units.unit})
         return NeuronSet(drawn, _zeros(drawn), self.metadata)._with(control=control)
+
+    def _drawn_units(self, units: UnitsDescription, name: str, seed: int) -> np.ndarray:
+        """The neurons at one address of units drawn at random, the same ones at every address of a block."""
+        block = split_address(name)[0]
+        members = draw(self.model.units[name], len(units.members[block]), seed, units.unit, block)
+        return neurons_of(self.model, name, members)
 
     # relation to a model
 
@@ -236,6 +248,8 @@ class NeuronSet:
             if (np.diff(indices[name]) <= 0).any():
                 raise artifact.bad(path, f"the indices of {name} are not ascending")
             artifact.check_importance(path, f"{name}.importance", importance[name], len(indices[name]))
+        if (units := metadata.units) is not None and not is_made_of(units, indices, metadata.model):
+            raise artifact.bad(path, f"metadata says that it is made of whole units ({units.unit}), which it is not")
         return cls(indices, importance, metadata)
 
     def to_bytes(self) -> bytes:
@@ -280,9 +294,12 @@ class NeuronSet:
         return [*self.metadata.operands, *further]
 
     def _with(self, **metadata: Any) -> NeuronSet:
-        """Another set, so of the newest version."""
-        metadata["version"] = NeuronsMetadata.newest
-        return NeuronSet(self.indices, self.importance, self.metadata.replaced(**metadata))
+        """Another set, so of the newest version; of whole units only as long as it still is."""
+        said: dict[str, Any] = {**self.metadata, **metadata, "version": NeuronsMetadata.newest}
+        if (units := said.pop("units", None)) is not None:
+            found = whole_units(self.indices, self.model, units.unit, units.projections)
+            said |= {} if found is None else {"units": found}
+        return NeuronSet(self.indices, self.importance, NeuronsMetadata.of(said))
 
 
 def check_set(found: Any) -> None:

@@ -311,7 +311,7 @@ def test_other_activations_are_scored(activation):
 
 
 def test_widths_are_those_of_the_modules(family):
-    """Each projection is as wide as its part of the module's weight."""
+    """Each projection is as wide as its part of the module's weight, and has the configuration's heads."""
     model = tiny_model(family)
     layout = Layout(model)
     for name, target in layout.targets.items():
@@ -319,6 +319,12 @@ def test_widths_are_those_of_the_modules(family):
         assert target.width == (into if target.projection.axis == "column" else out), name
     assert list(layout.widths) == [f"{b.name}.{p.name}" for b in layout.blocks for p in b.stack.projections]
     assert layout.description()["widths"] == layout.widths
+    config = model.config
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    expected = {"q_proj": heads, "o_proj": heads, "k_proj": groups, "v_proj": groups}
+    units = {a: expected.get(t.projection.name, t.experts) for a, t in layout.targets.items()}
+    assert layout.units == {name: count for name, count in units.items() if count is not None}
 
 
 def test_widths_do_not_come_from_the_config():
