@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from plnd.errors import FamilyError, PLNDError
+from plnd.models.experts import ZeroValues, change_values
 from plnd.models.layout import Layout, Target, locate, unwrap
 from plnd.models.parts import Parts
 from plnd.models.quantised import packing
@@ -427,14 +428,15 @@ class _Kept:
 
 
 def _zero_activations(targets: Sequence[tuple[Target, Tensor]]) -> Iterator[Any]:
-    """Hooks that zero what leaves a row or enters a column; none, if that is not possible for all."""
-    for target, _ in targets:
-        if target.experts is not None:
-            raise FamilyError(
-                f"{target.name}: the neurons of fused experts can be switched off in the weights only (mode=weights,"
-                " and weights that are dense and on a device)"
-            )
+    """Hooks that zero what leaves a row or enters a column, in place one by one; of fused experts, changes.
+
+    Raises:
+        FamilyError: if that is not possible for fused experts.
+    """
     for target, indices in targets:
+        if target.experts is not None:
+            yield change_values(target, ZeroValues(target, indices))
+            continue
         index = target.storage(indices)
         if target.projection.axis == "row":
             yield target.module.register_forward_hook(_ZeroOutput(index))

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from plnd.deactivation import MODES, Mode, deactivated, obstacle
 from plnd.errors import FamilyError, PLNDError
+from plnd.models.experts import ByExpert, Routed, change_values
 from plnd.models.layout import Layout, Target, locate, unwrap
 from plnd.models.running import changed, editing, replaces, replacing
 from plnd.neurons.neuron_set import NeuronSet, check_set
@@ -160,7 +161,7 @@ class Intervention:
                     assert self.factor is not None
                     stack.enter_context(_scaled_weights(layout.model, target, own, self.factor))
                     continue
-                change = _Change(self, target, target.storage(own), amount)
+                change = _Change(self, target, own, amount)
                 for handle in change.hooks():
                     stack.callback(handle.remove)
             yield model
@@ -198,8 +199,8 @@ def intervened(
 
     Raises:
         ModelMismatchError: if neurons, means or direction were made for a model of another family, depth or width.
-        FamilyError: if, with hooks, neurons lie in fused experts, where no module has their value, or a module serves
-            two blocks; in a pass, if a block runs without the module that has them.
+        FamilyError: if, with hooks, neurons lie in fused experts that are packed, or a module serves two blocks; in a
+            pass, if a block runs without the module that has them.
         PLNDError: if kind, mode or what the kind needs is missing or makes no sense; if another thread works on the
             model; in a pass, if an adapter was put around a module inside; on exit, if weights were written to inside.
     """
@@ -358,14 +359,9 @@ class _Scaled:
 
 
 def _check_alone(layout: Layout, targets: list[Target]) -> None:
-    """Refuses neurons whose value no module of their own has."""
+    """Refuses neurons of a module that serves two blocks."""
     modules = [id(module) for _, module in layout.model.named_modules(remove_duplicate=False)]
     for target in targets:
-        if target.experts is not None:
-            raise FamilyError(
-                f"{target.name}: no hook sees the values of fused experts' neurons: use kind=zero, or scale in the"
-                " weights, or neurons of other projections"
-            )
         if modules.count(id(target.module)) > 1:
             raise FamilyError(f"{target.name}: its module is shared with another block; it cannot be changed alone")
 
@@ -393,17 +389,24 @@ class _Change:
     Args:
         intervention: how.
         target: the projection.
-        index: where the neurons lie in the features of its module, int64 [neurons].
+        neurons: which, int64 [neurons].
         amounts: `Intervention.amounts` of the neurons.
     """
 
-    def __init__(self, intervention: Intervention, target: Target, index: Tensor, amounts: Tensor | None) -> None:
-        self.intervention, self.target, self.index, self.amounts, self.ran = intervention, target, index, amounts, False
+    def __init__(self, intervention: Intervention, target: Target, neurons: Tensor, amounts: Tensor | None) -> None:
+        self.intervention, self.target, self.amounts, self.ran = intervention, target, amounts, False
+        if target.experts is None:
+            self.index = target.storage(neurons)
+        else:
+            self.experts = ByExpert(target, neurons)
 
     def hooks(self) -> Iterator[Any]:
         """Puts them in place: one that changes, and two that hold the block to running it."""
         module = self.target.module
-        if self.target.projection.axis == "row":
+        if self.target.experts is not None:
+            yield change_values(self.target, self._of_expert)
+            yield module.register_forward_pre_hook(lambda module, args: self._runs())
+        elif self.target.projection.axis == "row":
             yield module.register_forward_hook(lambda module, args, output: self._changed(output))
         else:
             yield module.register_forward_pre_hook(lambda module, args: (self._changed(args[0]), *args[1:]))
@@ -411,10 +414,22 @@ class _Change:
         yield self.target.block.register_forward_hook(lambda block, args, output: self._after())
 
     def _changed(self, features: Tensor) -> Tensor:
-        self.ran = True
-        index = self.index.to(features.device)
-        values = self.intervention.changed(features.index_select(-1, index), self.amounts)
+        self._runs()
+        return self._replaced(features, self.index, self.amounts)
+
+    def _of_expert(self, routed: Routed, features: Tensor) -> Tensor:
+        if routed.expert not in self.experts.of:
+            return features
+        index, own = self.experts.of[routed.expert]
+        return self._replaced(features, index, None if self.amounts is None else self.amounts[own])
+
+    def _replaced(self, features: Tensor, index: Tensor, amounts: Tensor | None) -> Tensor:
+        index = index.to(features.device)
+        values = self.intervention.changed(features.index_select(-1, index), amounts)
         return features.index_copy(-1, index, values)
+
+    def _runs(self) -> None:
+        self.ran = True
 
     def _before(self) -> None:
         self.ran = False

@@ -1,26 +1,24 @@
 """Attention and fused experts that a watch looks into, registered with transformers' own interfaces.
 
-A module whose model runs with them (`observed_attention`, `observed_experts`) calls the watch that `put_watch` gave it.
+A module whose model runs with them (`observed_attention`, `observed_experts`) calls the watch that
+`plnd.models.experts.put_watch` gave it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.moe import ExpertsInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from plnd.errors import FamilyError
-from plnd.models.layout import Layout, Target
-from plnd.models.quantised import packing
+from plnd.models.experts import IMPLEMENTATION
+from plnd.models.layout import Layout
 
 
 class RoutedSums:
@@ -30,8 +28,9 @@ class RoutedSums:
         spans: (first, last + 1) token of every document of the batch.
         tokens: of the batch, padding included.
         shape: number of experts, and of each one's neurons.
-        term: what is summed: of the output of `gate_up_proj` [tokens, 2·width], the inner activations [tokens, width]
-            and the tokens' shares of this expert [tokens, 1].
+        term: what is summed: of the output of `gate_up_proj` [tokens, 2·width], the inner activations as they arrive
+            and as the columns of `down_proj` get them, if some are off, both [tokens, width], and the tokens' shares of
+            this expert [tokens, 1].
         emit: receives the sums, [documents, experts·width], at the end; an expert without tokens has zeros.
     """
 
@@ -40,7 +39,7 @@ class RoutedSums:
         spans: Sequence[tuple[int, int]],
         tokens: int,
         shape: tuple[int, int],
-        term: Callable[[Tensor, Tensor, Tensor], Tensor],
+        term: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
         emit: Callable[[Tensor], None],
     ) -> None:
         self.documents, self.shape, self.term, self.emit = len(spans), shape, term, emit
@@ -50,9 +49,9 @@ class RoutedSums:
         self.owner = owner.flatten()
         self.sums: dict[int, Tensor] = {}
 
-    def add(self, expert: int, routed: Tensor, fused: Tensor, inner: Tensor, share: Tensor) -> None:
+    def add(self, expert: int, routed: Tensor, fused: Tensor, arrived: Tensor, inner: Tensor, share: Tensor) -> None:
         """Takes in one expert's tokens `routed`, with their projections, activations and shares."""
-        value = self.term(fused, inner, share)
+        value = self.term(fused, arrived, inner, share)
         total = value.new_zeros(self.documents + 1, value.shape[-1])
         self.sums[expert] = total.index_add_(0, self.owner.to(value.device)[routed.to(value.device)], value)
 
@@ -64,24 +63,7 @@ class RoutedSums:
         self.emit(torch.cat([self.sums.get(expert, nothing) for expert in range(experts)], dim=1)[:-1])
 
 
-@dataclass
-class _Attribute:
-    """An attribute put on a module, with the `remove` of a hook handle."""
-
-    module: nn.Module
-    name: str
-
-    def remove(self) -> None:
-        delattr(self.module, self.name)
-
-
 _NAME = "plnd_observed"
-
-
-def put_watch(module: nn.Module, watch: Callable) -> _Attribute:
-    """Tells the functions below whom to call for `module`."""
-    module._plnd_watch = watch  # type: ignore[assignment]
-    return _Attribute(module, "_plnd_watch")
 
 
 def _observed_attention(
@@ -122,41 +104,8 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
     return query.new_full((query.shape[-2], key.shape[-2]), -torch.inf).triu(1)
 
 
-def _observed_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """Fused experts, one after the other, after the block's watch has seen each one's inner activations.
-
-    Args:
-        hidden: [tokens, hidden].
-        index, weights: the experts of each token and their shares, [tokens, experts per token]. Of experts that are
-            spread over processes, those that this one does not have share the first number behind its own.
-    """
-    watch = module._plnd_watch(len(hidden)) if hasattr(module, "_plnd_watch") else None  # type: ignore[operator]
-    output = torch.zeros_like(hidden)
-    for expert in index[index < len(module.gate_up_proj)].unique().tolist():  # type: ignore[arg-type]
-        token, place = (index == expert).nonzero(as_tuple=True)
-        share = weights[token, place, None]
-        fused = _expert(module, "gate_up_proj", expert, hidden[token])
-        inner = module._apply_gate(fused)  # type: ignore[operator]
-        if watch is not None:
-            watch.add(expert, token, fused, inner, share)
-        output.index_add_(0, token, (_expert(module, "down_proj", expert, inner) * share).to(output.dtype))
-    if watch is not None:
-        watch.done()
-    return output
-
-
-def _expert(module: nn.Module, name: str, expert: int, x: Tensor) -> Tensor:
-    """One expert's product, and its bias where it has one."""
-    weight = getattr(module, name)[expert]
-    bias = getattr(module, f"{name}_bias", None)
-    return linear(
-        x, weight.mT if getattr(module, "is_transposed", False) else weight, None if bias is None else bias[expert]
-    )
-
-
 AttentionInterface.register(_NAME, _observed_attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
-ExpertsInterface.register(_NAME, _observed_experts)
 
 
 @contextmanager
@@ -181,16 +130,6 @@ def observed_attention(layout: Layout) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def check_dense(experts: Target) -> None:
-    """Refuses fused experts that are packed: the pass here multiplies by slices of what is stored.
-
-    Raises:
-        FamilyError: saying how.
-    """
-    if reason := packing(experts.plain, experts.projection.parameter):
-        raise FamilyError(f"{experts.name}: {reason}, expected dense experts: load the model unquantised")
-
-
 @contextmanager
 def observed_experts(layout: Layout) -> Iterator[None]:
     """The model's mixtures run with the observed experts; their own implementation is put back on exit.
@@ -202,7 +141,7 @@ def observed_experts(layout: Layout) -> Iterator[None]:
     before = [config._experts_implementation for config in configs]
     try:
         for config in configs:
-            config._experts_implementation = _NAME
+            config._experts_implementation = IMPLEMENTATION
         yield
     finally:
         for config, name in zip(configs, before, strict=True):

@@ -15,10 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from plnd.detection.interfaces import RoutedSums, check_dense, observed_attention, observed_experts, put_watch
+from plnd.detection.interfaces import RoutedSums, observed_attention, observed_experts
 from plnd.detection.meeting import Meeting
 from plnd.importance.attention import ROWS, visible_keys
 from plnd.importance.memory import release_memory
+from plnd.models.experts import check_dense, put_watch
 from plnd.models.families import Rotation
 from plnd.models.gating import Gating
 from plnd.models.layout import Block, Layout, Target
@@ -293,7 +294,7 @@ class ObservedBlock:
     def sum_over_experts(
         self,
         sites: Sequence[str],
-        term: Callable[[Tensor, Tensor, Tensor], Tensor],
+        term: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
         finish: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> Handle:
         """Emits sums over the tokens that are routed to each of the fused experts; once for each block.
@@ -301,8 +302,8 @@ class ObservedBlock:
         Args:
             sites: what is emitted at the end of each pass.
             term: what is summed over each document's tokens, [tokens, sites·width]: of the output of `gate_up_proj`
-                [tokens, 2·width], the inner activations [tokens, width] and the tokens' shares of this expert
-                [tokens, 1].
+                [tokens, 2·width], the inner activations as they arrive and as the columns of `down_proj` get them, both
+                [tokens, width], and the tokens' shares of this expert [tokens, 1].
             finish: from the sums of a site to what is emitted, both [documents, experts·width].
 
         Raises:

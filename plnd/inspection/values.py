@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from plnd.addresses import split_address
-from plnd.detection.interfaces import check_dense, observed_experts, put_watch
+from plnd.detection.interfaces import observed_experts
 from plnd.errors import PLNDError
 from plnd.models.batches import padded
+from plnd.models.experts import check_dense, put_watch
 from plnd.models.layout import Layout, Target
 from plnd.models.running import hooked
 
@@ -136,7 +137,7 @@ class _Routed:
         self.expert, self.index, self.emit = expert, index, emit
         self.values = torch.zeros(tokens, len(expert))
 
-    def add(self, expert: int, routed: Tensor, fused: Tensor, inner: Tensor, share: Tensor) -> None:
+    def add(self, expert: int, routed: Tensor, fused: Tensor, arrived: Tensor, inner: Tensor, share: Tensor) -> None:
         """Takes in one expert's tokens `routed` and what enters its columns, `inner` [tokens, width]."""
         ours = (self.expert == expert).nonzero().flatten()
         if len(ours):

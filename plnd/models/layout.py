@@ -492,7 +492,7 @@ class Layout:
 
     @cached_property
     def units(self) -> dict[str, int]:
-        """By address, the number of experts or heads in which neurons lie, one after the other; only where there are."""
+        """By address, the number of experts or heads in which neurons lie, one after the other; if there are any."""
         found = {}
         for block in self.blocks:
             for projection in block.stack.projections:

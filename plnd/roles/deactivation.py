@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.interventions import Intervention
+from plnd.models.experts import Routed, change_values
 from plnd.models.layout import Layout
 from plnd.models.running import replacing
 from plnd.neurons.random_draw import draw
-from plnd.roles.activations import feed_forward_widths
 from plnd.roles.roles import ROLES, Roles
 
 RANDOM = "random"
@@ -77,24 +77,25 @@ def deactivated_rows(
     """In row i of every batch the neurons `neurons[i]` are deactivated: everywhere, in every step of a generation.
 
     What goes into `down_proj` is set to zero there. In a gated feed-forward too that is what an activation of zero
-    gives. Where a batch has several times as many rows (beam search), consecutive ones belong to one example. What
-    `torch.compile` made runs as if it were not compiled in here.
+    gives. Of a mixture of experts that is each expert's, at the row's tokens that are routed to it. Where a batch has
+    several times as many rows (beam search), consecutive ones belong to one example. What `torch.compile` made runs as
+    if it were not compiled in here.
 
     Args:
         model: as for `plnd.deactivated`, or its layout.
-        neurons: for each row, by block, bool [width]; blocks that are left out keep all their neurons.
+        neurons: for each row, by block, bool [width of its `down_proj`]; blocks that are left out keep all of them.
         intervention: what becomes of what goes in, instead of zero (`plnd.interventions`).
 
     Raises:
         ModelMismatchError: if a block or its width is not the model's, or means or direction are another's.
-        FamilyError: if the model's feed-forward is not one that has roles.
+        FamilyError: if its experts are packed.
         PLNDError: if a batch has another number of rows, values of the intervention are missing, or another thread
             works on the model.
     """
     layout = model if isinstance(model, Layout) else Layout(model)
     intervention = intervention or Intervention()
     intervention.check_model(layout.description())
-    widths = feed_forward_widths(layout)
+    widths = {block.name: layout.widths[f"{block.name}.down_proj"] for block in layout.blocks if block.stack.activation}
     for row in neurons:
         for name, chosen in row.items():
             if chosen.dtype != bool or chosen.shape != (widths.get(name),):
@@ -107,9 +108,13 @@ def deactivated_rows(
             mask = torch.from_numpy(np.stack([row.get(name, nothing[name]) for row in neurons]))
             if bool(mask.any()):
                 amounts = intervention.amounts(f"{name}.down_proj", width)
-                module = layout.targets[f"{name}.down_proj"].module
-                hook = _change_rows(mask, intervention, amounts)
-                stack.callback(module.register_forward_pre_hook(hook).remove)
+                target = layout.targets[f"{name}.down_proj"]
+                if target.experts is None:
+                    hook = _change_rows(mask, intervention, amounts)
+                    stack.callback(target.module.register_forward_pre_hook(hook).remove)
+                else:
+                    change = _change_rows_of_experts(mask, target.experts, intervention, amounts)
+                    stack.callback(change_values(target, change).remove)
         yield
 
 
@@ -128,3 +133,22 @@ def _change_rows(mask: Tensor, intervention: Intervention, amounts: Tensor | Non
         return (changed.reshape(values.shape), *args[1:])
 
     return hook
+
+
+def _change_rows_of_experts(
+    mask: Tensor, experts: int, intervention: Intervention, amounts: Tensor | None
+) -> Callable[[Routed, Tensor], Tensor]:
+    """The same of the inputs of fused experts' columns; the neurons, [rows, experts·width], are of all experts."""
+    by_expert = mask.unflatten(1, (experts, -1))
+
+    def change(routed: Routed, values: Tensor) -> Tensor:
+        rows = len(by_expert)
+        if routed.count % rows:
+            raise PLNDError(f"a batch of {routed.count} tokens, but neurons were chosen for {rows} rows")
+        chosen = by_expert[:, routed.expert].to(values.device)[
+            routed.tokens.to(values.device) // (routed.count // rows)
+        ]
+        own = None if amounts is None else amounts.unflatten(0, (experts, -1))[routed.expert]
+        return torch.where(chosen, intervention.changed(values, own), values)
+
+    return change

@@ -54,10 +54,6 @@ def test_equals_zeroing_by_hand(variant, mode):
     """The deactivated model is the model whose rows, biases and columns were zeroed in a copy."""
     model, by_hand = tiny_model(variant), tiny_model(variant)
     neurons = some_neurons(model)
-    if mode == "activations" and any(target.experts for target in Layout(model).targets.values()):
-        with pytest.raises(FamilyError, match="fused experts can be switched off in the weights only"):
-            deactivate(model, neurons, mode=mode)
-        return
     with torch.no_grad():
         for name, rows in neurons.items():
             target, index = Layout(by_hand).targets[name], torch.as_tensor(rows).long()
@@ -91,8 +87,7 @@ def test_equals_zeroing_by_hand(variant, mode):
 def test_restores_bit_for_bit_also_after_an_exception_and_nested(family, mode):
     """Every parameter is what it was, whatever happens inside, for nested and repeated use."""
     model = tiny_model(family, dtype=torch.bfloat16)
-    if mode == "activations" and any(target.experts for target in Layout(model).targets.values()):
-        pytest.skip("fused experts are switched off in the weights only")
+    attributes = [(module, {**vars(module)}) for module in model.modules()]
     state, first, second = snapshot(model), some_neurons(model, 1), some_neurons(model, 2)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), deactivated(model, first, mode=mode):
@@ -101,6 +96,7 @@ def test_restores_bit_for_bit_also_after_an_exception_and_nested(family, mode):
             raise ZeroDivisionError
         assert same(model, state)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(vars(module) == before for module, before in attributes)
 
 
 def test_only_the_named_neurons_change(family):

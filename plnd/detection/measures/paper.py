@@ -140,9 +140,9 @@ class FeedForward:
             self.block.emit("row", [column_importance(h - left, f, self.readout) for h, f in documents])
         self.residual.add(output, self.readout)
 
-    def _of_expert(self, fused: Tensor, inner: Tensor, share: Tensor) -> Tensor:
+    def _of_expert(self, fused: Tensor, arrived: Tensor, inner: Tensor, share: Tensor) -> Tensor:
         """Neuron k of an expert adds share·inner[k]·W_down[:, k] to a token that is routed to it."""
-        self.proof.add(fused, inner)
+        self.proof.add(fused, arrived)
         left = self.gating.without_up(self.block.target("gate_proj").select(fused), inner)
         changes = inner if left is None else torch.cat((inner, inner - left), dim=-1)
         return (changes * share).to(self.readout.column_norm.dtype).square()
