@@ -26,6 +26,8 @@ _HOMES = {
     "steered": "interventions",
     "reference": "references.run",
     "ReferenceConfig": "references.config",
+    "Routing": "references.routing",
+    "routing": "references.routing_run",
     "Means": "references.means",
     "Direction": "references.direction",
     "deactivate": "deactivation",
@@ -90,6 +92,8 @@ if TYPE_CHECKING:
     from plnd.references.config import ReferenceConfig as ReferenceConfig
     from plnd.references.direction import Direction as Direction
     from plnd.references.means import Means as Means
+    from plnd.references.routing import Routing as Routing
+    from plnd.references.routing_run import routing as routing
     from plnd.references.run import reference as reference
     from plnd.roles.deactivation import deactivated_rows as deactivated_rows
     from plnd.roles.parallel import Parallel as Parallel

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from plnd.io.artifact import opened
-from plnd.io.metadata import DIRECTION, MEANS, NEURONS, ROLES, SCORES
+from plnd.io.metadata import DIRECTION, MEANS, NEURONS, ROLES, ROUTING, SCORES
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
 from plnd.references.direction import Direction
 from plnd.references.means import Means
+from plnd.references.routing import Routing
 from plnd.roles.roles import Roles
 
-Artifact = Scores | NeuronSet | Roles | Means | Direction
+Artifact = Scores | NeuronSet | Roles | Means | Direction | Routing
 
 _KINDS: dict[str, type[Artifact]] = {
     SCORES: Scores,
@@ -20,6 +21,7 @@ _KINDS: dict[str, type[Artifact]] = {
     ROLES: Roles,
     MEANS: Means,
     DIRECTION: Direction,
+    ROUTING: Routing,
 }
 
 
@@ -30,8 +32,8 @@ def load(path: str | Path) -> Artifact:
         path: a file, or one of the hub's, `hf://user/repo/zh.safetensors@revision`.
 
     Returns:
-        `Scores` of `plnd detect`, a `NeuronSet` of `plnd select`, `combine` or `convert`, `Roles` of `plnd roles`, or
-        `Means` or a `Direction` of `plnd reference`.
+        `Scores` of `plnd detect`, a `NeuronSet` of `plnd select`, `combine` or `convert`, `Roles` of `plnd roles`,
+        `Means` or a `Direction` of `plnd reference`, or `Routing` of `plnd routing`.
 
     Raises:
         ArtifactError: one line that says what is wrong with the file, and what to do; also of a part of scores, which

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from plnd.neurons.scores import Scores
     from plnd.references.direction import Direction
     from plnd.references.means import Means
+    from plnd.references.routing import Routing
     from plnd.roles.roles import Roles
 
 
@@ -40,7 +41,7 @@ class Show(Command):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the file and the form."""
-        parser.add_argument("file", help="scores, neurons, roles, means or direction artifact")
+        parser.add_argument("file", help="scores, neurons, roles, means, direction or routing artifact")
         parser.add_argument("--json", action="store_true", help="all metadata and counts as JSON")
 
     @staticmethod
@@ -50,6 +51,7 @@ class Show(Command):
         from plnd.neurons.neuron_set import NeuronSet
         from plnd.references.direction import Direction
         from plnd.references.means import Means
+        from plnd.references.routing import Routing
         from plnd.roles.roles import Roles
 
         artifact = load(args.file)
@@ -65,7 +67,7 @@ class Show(Command):
         if isinstance(artifact, Roles):
             _print_roles(artifact)
             return
-        if isinstance(artifact, Means | Direction):
+        if isinstance(artifact, Means | Direction | Routing):
             _print_reference(artifact)
             return
         scored = artifact.metadata
@@ -96,11 +98,17 @@ def _print_roles(roles: Roles) -> None:
         say(f"          {role.replace('_', '-'):<15} {share:.2f}% of {roles.total:,} neurons")
 
 
-def _print_reference(found: Means | Direction) -> None:
+def _print_reference(found: Means | Direction | Routing) -> None:
+    from plnd.commands.routing import table
     from plnd.references.direction import Direction
+    from plnd.references.routing import Routing
 
     for language, corpus in found.metadata.corpora.items():
         say(f"corpus    {language}, {corpus.source}: {describe_corpus(corpus)}")
+    if isinstance(found, Routing):
+        for line in table(found):
+            say(line)
+        return
     neurons = f"{sum(map(len, found.neurons.values())):,} neurons"
     if not isinstance(found, Direction):
         say(f"means     of the values of {neurons}")
@@ -154,7 +162,7 @@ class Verify(Command):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the file and the model."""
-        parser.add_argument("file", help="scores, neurons, roles, means or direction artifact")
+        parser.add_argument("file", help="scores, neurons, roles, means, direction or routing artifact")
         add_model(parser, "folder or hub name")
 
     @staticmethod

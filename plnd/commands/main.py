@@ -20,6 +20,7 @@ from plnd.commands.neuron import Neuron
 from plnd.commands.probe import Probe, accept_row
 from plnd.commands.push import Push
 from plnd.commands.reference import Reference, Steered
+from plnd.commands.routing import Route
 from plnd.commands.sets import Combine, Layers, Overlap, Select
 from plnd.commands.shared import Command, error_line, print_error, print_warning
 from plnd.commands.streams import Session, session
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "lens": Lens,
     "neuron": Neuron,
     "arena": Arena,
+    "routing": Route,
     "reference": Reference,
     "steered": Steered,
     "export": Export,
@@ -49,7 +51,7 @@ COMMANDS: dict[str, Command] = {
 }
 GROUPS = {
     "find the neurons of a language": "detect merge select combine",
-    "look at them": "show overlap layers neuron lens roles",
+    "look at them": "show overlap layers neuron lens roles routing",
     "see what they do": "ablate arena experiment report card demo tasks",
     "change a model": "export reference steered suppress",
     "files and models": "verify convert push families probe",

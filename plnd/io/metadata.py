@@ -13,7 +13,7 @@ from plnd.model_description import Count, ModelDescription, Record
 from plnd.version import __version__
 
 SCORES, PART, NEURONS, ROLES = "plnd.scores", "plnd.part", "plnd.neurons", "plnd.roles"
-MEANS, DIRECTION = "plnd.means", "plnd.direction"
+MEANS, DIRECTION, ROUTING = "plnd.means", "plnd.direction", "plnd.routing"
 
 
 class CorpusDescription(Record):
@@ -307,3 +307,16 @@ class DirectionMetadata(MeansMetadata):
     against: list[str]
     hidden: Count
     modules: dict[str, str]
+
+
+class RoutingMetadata(MeansMetadata):
+    """What a routing artifact says.
+
+    Attributes:
+        chosen: of each block with experts, to how many of them every token goes.
+    """
+
+    form = ROUTING
+    made_by = "routing (from `plnd routing`)"
+
+    chosen: dict[str, Count]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from plnd.detection.documents import SavedTokenizer, TokenizedCorpus, batched
-from plnd.detection.shards import Shard
-from plnd.errors import CorpusError, PLNDError
-from plnd.io.corpus import Sections
+from plnd.errors import PLNDError
 from plnd.io.metadata import DIRECTION, MEANS, DirectionMetadata, MeansMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Layout, Target
@@ -23,11 +19,8 @@ from plnd.models.running import measured
 from plnd.references.config import ReferenceConfig
 from plnd.references.direction import Direction
 from plnd.references.means import Means
-from plnd.secrets import without_secrets
+from plnd.references.reading import Corpora, read_corpora
 from plnd.version import __version__
-
-WINDOW = 16
-"""Batches whose documents are sorted by length together."""
 
 
 @dataclass
@@ -114,7 +107,7 @@ class Reference:
 @torch.no_grad()
 def reference(
     model: nn.Module,
-    corpora: Mapping[str, Iterable[str | Sequence[int]] | Sections],
+    corpora: Corpora,
     config: ReferenceConfig | None = None,
     *,
     tokenizer: Any = None,
@@ -141,44 +134,21 @@ def reference(
         CorpusError: if no document of a language is long enough.
         PLNDError: if there is no language, a sum is not finite, or another thread works on the model.
     """
-    if not corpora:
-        raise PLNDError("no corpora, expected one of each language")
     config, layout = config or ReferenceConfig(), Layout.of_all(model)
-    tokenizer, found = tokenizer or SavedTokenizer(layout), {}
+    found: dict[str, Sums] = {}
     with measured(layout.model, [block.module for block in layout.blocks]), _Adder(layout).attached() as adder:
-        for language, documents in corpora.items():
-            adder.sums = found[language] = Sums()
-            read = TokenizedCorpus(documents, tokenizer, config.of(language), layout, Shard())
-            with tqdm(unit=" documents", desc=language, disable=not progress) as bar:
-                for _, _, window in read.windows(WINDOW * config.batch_size):
-                    for batch in batched(sorted(window, key=lambda d: -len(d.ids)), config.batch_size):
-                        adder.run([document.ids for document in batch])
-                        bar.update(len(batch))
-            source = (sources or {}).get(language)
-            _finish(adder.sums, read, language, source and without_secrets(source), config)
+
+        def run(language: str, documents: list[list[int]]) -> None:
+            adder.sums = found.setdefault(language, Sums())
+            adder.run(documents)
+
+        said = read_corpora(layout, corpora, config, run, tokenizer=tokenizer, sources=sources, progress=progress)
+    for language, sums in found.items():
+        wrong = next((name for name, values in sums.values.items() if not bool(torch.isfinite(values).all())), None)
+        if wrong is not None:
+            raise PLNDError(f"{language}: values of {wrong} are not finite: use --dtype bfloat16 or float32")
+        sums.corpus = said[language]
     return Reference(found, layout)
-
-
-def _finish(sums: Sums, read: TokenizedCorpus, language: str, source: str | None, config: ReferenceConfig) -> None:
-    """Writes down what was read, if it can be used."""
-    short = sum(section.short.count for section in read.sections.values())
-    if not sums.documents:
-        raise CorpusError(
-            f"{source or language}: no document of {config.min_length} tokens or more ({short} shorter ones)"
-        )
-    wrong = next((name for name, values in sums.values.items() if not bool(torch.isfinite(values).all())), None)
-    if wrong is not None:
-        raise PLNDError(f"{language}: values of {wrong} are not finite: use --dtype bfloat16 or float32")
-    reason = f"shorter than {config.min_length} tokens"
-    sums.corpus = {
-        "source": source,
-        "sha256": read.digest,
-        "documents": sums.documents,
-        "tokens": sums.tokens,
-        "max_length": config.max_length,
-        "skipped": {},
-        "skipped_counts": {reason: short} if short else {},
-    }
 
 
 class _Adder:

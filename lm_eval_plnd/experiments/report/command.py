@@ -277,6 +277,7 @@ def _artifacts(folder: Path) -> Section:
     from plnd.neurons.neuron_set import NeuronSet
     from plnd.references.direction import Direction
     from plnd.references.means import Means
+    from plnd.references.routing import Routing
     from plnd.roles.roles import Roles
 
     section, lines = Section("artifacts"), []
@@ -287,7 +288,7 @@ def _artifacts(folder: Path) -> Section:
         neurons = artifact if isinstance(artifact, NeuronSet) else None
         languages: Sequence[str | None]
         corpora: Sequence[CorpusDescription | ParallelCorpus]
-        if isinstance(artifact, Means | Direction):
+        if isinstance(artifact, Means | Direction | Routing):
             languages, corpora = list(artifact.metadata.corpora), list(artifact.metadata.corpora.values())
             digest = Cell("–")  # of several corpora
         else:
