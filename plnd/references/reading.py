@@ -18,13 +18,10 @@ from plnd.secrets import without_secrets
 WINDOW = 16
 """Batches whose documents are sorted by length together."""
 
-Corpora = Mapping[str, Iterable[str | Sequence[int]] | Sections]
-"""Language to texts, or token ids as the model takes them."""
-
 
 def read_corpora(
     layout: Layout,
-    corpora: Corpora,
+    corpora: Mapping[str, Iterable[str | Sequence[int]] | Sections],
     config: ReferenceConfig,
     run: Callable[[str, list[list[int]]], None],
     *,
@@ -36,7 +33,7 @@ def read_corpora(
 
     Args:
         layout: of the model.
-        corpora: read once, in order, streamed.
+        corpora: language to texts, or token ids as the model takes them; read once, in order, streamed.
         config: which documents.
         run: takes a language and the token ids of some of its documents.
         tokenizer: for texts; by default the one saved with the model.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
+from plnd.io.corpus import Sections
 from plnd.io.metadata import ROUTING, RoutingMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Block, Layout
 from plnd.models.running import measured
 from plnd.references.config import ReferenceConfig
-from plnd.references.reading import Corpora, read_corpora
+from plnd.references.reading import read_corpora
 from plnd.references.routing import Routing
 from plnd.version import __version__
 
@@ -24,7 +25,7 @@ from plnd.version import __version__
 @torch.no_grad()
 def routing(
     model: nn.Module,
-    corpora: Corpora,
+    corpora: Mapping[str, Iterable[str | Sequence[int]] | Sections],
     config: ReferenceConfig | None = None,
     *,
     tokenizer: Any = None,

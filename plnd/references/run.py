@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plnd.errors import PLNDError
+from plnd.io.corpus import Sections
 from plnd.io.metadata import DIRECTION, MEANS, DirectionMetadata, MeansMetadata
 from plnd.models.batches import padded
 from plnd.models.layout import Layout, Target
@@ -19,7 +20,7 @@ from plnd.models.running import measured
 from plnd.references.config import ReferenceConfig
 from plnd.references.direction import Direction
 from plnd.references.means import Means
-from plnd.references.reading import Corpora, read_corpora
+from plnd.references.reading import read_corpora
 from plnd.version import __version__
 
 
@@ -107,7 +108,7 @@ class Reference:
 @torch.no_grad()
 def reference(
     model: nn.Module,
-    corpora: Corpora,
+    corpora: Mapping[str, Iterable[str | Sequence[int]] | Sections],
     config: ReferenceConfig | None = None,
     *,
     tokenizer: Any = None,
