@@ -17,6 +17,7 @@ MIRROR_NOTHING = {
     "tests/test_boundaries.py": "imports of all packages",
     "tests/test_gpu.py": "what needs an accelerator to be tried",
     "tests/test_habits.py": "the tests themselves",
+    "tests/test_pages.py": "docs/: commands and Python of all pages",
     "tests/test_python_page.py": "docs/python.md: all of its Python",
     "tests/test_readme.py": "README.md",
     "tests/test_site.py": "docs/: the site that Sphinx makes of it",

@@ -7,10 +7,6 @@ in one folder, on the model and the corpora inside the package.
 
 from __future__ import annotations
 
-import ast
-import builtins
-import functools
-import importlib
 import inspect
 import re
 import shutil
@@ -22,10 +18,8 @@ import pytest
 import torch
 
 import plnd
-from plnd.commands.main import main
 from plnd.demo_data import demo_corpus, demo_model
-from programs import parsed, script
-from readme import blocks, commands, spans
+from readme import accepted, blocks, commands, helped, problems, spans, undefined
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/guide.md", "docs/importance.md")
@@ -122,27 +116,6 @@ def test_every_command_is_run_or_left_out_for_a_reason(typed):
     assert heads == NOT_RUN.keys() | {(program, first) for program, firsts in RUN.items() for first in firsts.split()}
 
 
-def lm_eval() -> None:
-    """lm-eval's command line."""
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()
-
-
-def accepted(command: list[str]) -> None:
-    """Parses a command with its program's own parser; what stands for more of the same (`…`) is left out."""
-    program, *arguments = [word for word in command if word != "…"]
-    if program == "plnd":
-        parsed(main, arguments)
-    elif program == "lm_eval":
-        found = parsed(lm_eval, arguments)
-        assert found.model == "plnd" and found.model_args
-    elif program == "python":
-        parsed(script(Path(arguments[0]).stem).main, arguments[1:])
-    else:
-        raise AssertionError(f"no parser for {program}")
-
-
 def test_every_command_parses(typed):
     """The programs know each subcommand, option and choice, and nothing that they require is missing."""
     for command in typed:
@@ -160,13 +133,6 @@ def test_what_is_mentioned_exists():
     for _, command, *arguments in mentioned:
         for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
             assert option in helped(command), f"plnd {command} {option}"
-
-
-@functools.cache
-def helped(command: str) -> list[str]:
-    """The words of a subcommand's --help."""
-    done = subprocess.run([sys.executable, "-m", "plnd", command, "--help"], capture_output=True, text=True, check=True)
-    return re.findall(r"--[\w-]+", done.stdout)
 
 
 def test_model_arguments_are_those_of_the_model():
@@ -190,54 +156,6 @@ def test_python_names_what_there_is(number):
 def test_python_defines_what_it_uses():
     """Read from the top, each name is imported or assigned in its block or in one before it."""
     assert undefined(blocks(README, "python")) == []
-
-
-def undefined(codes: list[str]) -> list[str]:
-    """Names that pieces of code, one after the other, use without having them."""
-    known, found = set(dir(builtins)), []
-    for tree in map(ast.parse, codes):
-        nodes = list(ast.walk(tree))
-        known |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        known |= {
-            alias.asname or alias.name.partition(".")[0] for n in nodes if hasattr(n, "names") for alias in n.names
-        }
-        found += [n.id for n in nodes if isinstance(n, ast.Name) and n.id not in known]
-    return found
-
-
-def problems(code: str) -> list[str]:
-    """What a piece of code asks of our packages, and of PEFT, that they do not have."""
-    tree, known, found = ast.parse(code), {}, []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            known |= {alias.asname or alias.name: importlib.import_module(alias.name) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                if hasattr(module, alias.name):
-                    known[alias.asname or alias.name] = getattr(module, alias.name)
-                else:
-                    found.append(f"{node.module}.{alias.name}")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known:
-            if not hasattr(known[node.value.id], node.attr):
-                found.append(f"{node.value.id}.{node.attr}")
-        if isinstance(node, ast.Call) and (called := named(node.func, known)) is not None:
-            keywords = {keyword.arg: None for keyword in node.keywords if keyword.arg}
-            try:
-                inspect.signature(called).bind_partial(*node.args, **keywords)
-            except TypeError as error:
-                found.append(f"{ast.unparse(node.func)}: {error}")
-    return found
-
-
-def named(node: ast.expr, known: dict):
-    """What a name or an attribute of a module stands for, if it is known."""
-    if isinstance(node, ast.Name):
-        return known.get(node.id)
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known:
-        return getattr(known[node.value.id], node.attr, None)
-    return None
 
 
 @pytest.mark.parametrize(
