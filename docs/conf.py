@@ -42,7 +42,7 @@ highlight_language = "none"  # of fences that name no language
 smartquotes = False  # two hyphens are an option
 
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # the notebook is shown as it is; tests/test_notebook.py executes it
+nb_execution_mode = "off"  # the notebook is shown as it is; tests/test_tutorial.py executes it
 nb_merge_streams = True
 
 default_role = "literal"  # docstrings set code in single backticks, as Markdown does
@@ -51,5 +51,5 @@ autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False  # what is returned is told in words, shapes among them
 
-repository = os.environ.get("GITHUB_REPOSITORY")  # owner/name, where GitHub builds the site
+repository = os.environ.get("GITHUB_REPOSITORY")  # owner/name, where GitHub builds the site (_extensions/pages.py)
 html_theme_options = {"source_repository": f"https://github.com/{repository}/"} if repository else {}

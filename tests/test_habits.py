@@ -20,6 +20,7 @@ MIRROR_NOTHING = {
     "tests/test_pages.py": "docs/: commands and Python of all pages",
     "tests/test_python_page.py": "docs/python.md: all of its Python",
     "tests/test_readme.py": "README.md",
+    "tests/test_tutorial.py": "docs/tutorial.ipynb",
     "tests/test_site.py": "docs/: the site that Sphinx makes of it",
     "tests/lm_eval_plnd/test_leaderboard.py": "lm-eval's own tasks and tables, with neurons off",
     "tests/lm_eval_plnd/scoring/test_tricky_answers.py": "the readers of answers together, on what models write",

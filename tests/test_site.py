@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -56,11 +57,13 @@ def test_the_site_is_made(tmp_path):
             pytest.skip(f'{module} is not installed (pip install ".[docs]")')
     built = tmp_path / "site"
     program = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-d", str(tmp_path / "cache"), str(DOCS), str(built)]
-    done = subprocess.run(program, capture_output=True, text=True)
+    where = os.environ | {"GITHUB_REPOSITORY": "owner/name"}
+    done = subprocess.run(program, capture_output=True, text=True, env=where)
     assert done.returncode == 0, done.stderr
     html = {path.relative_to(built).as_posix(): path.read_text(encoding="utf-8") for path in built.rglob("*.html")}
     assert html.keys() >= {f"{page}.html" for page in pages()}
     assert all(f"<h3>plnd {name}" in html["reference/commands.html"] for name in find_commands())
+    assert "https://colab.research.google.com/github/owner/name/blob/main/docs/tutorial.ipynb" in html["tutorial.html"]
     fetched = re.compile(
         r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//[^"]+"|<link[^>]+rel="stylesheet"[^>]+href="(?:https?:)?//'
     )
