@@ -1,6 +1,6 @@
 """Every table and figure of the PLND paper (arXiv:2402.18815), each one command.
 
-    plnd experiment scripts/settings/demo.yaml --output demo-experiment
+    plnd experiment demo --output demo-experiment
     python scripts/plnd_paper.py table2 demo-experiment --output table2
 
 prints the table and writes `table2.csv`, `table2.md` and `table2.tex` and, where there is something to draw,

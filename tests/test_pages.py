@@ -36,8 +36,10 @@ RUN_BY = {
     "docs/larger.md": "tests/scripts/test_slurm.py",
     "docs/lens.md": "tests/plnd/commands/test_main.py",
     "docs/neurons.md": "tests/plnd/commands/test_neuron.py",
+    "docs/peft_plnd.md": "tests/scripts/test_frontier.py",
     "docs/report.md": "tests/lm_eval_plnd/test_leaderboard.py",
     "docs/sharing-matters.md": "tests/scripts/test_sharing_matters.py",
+    "docs/suppression.md": "tests/lm_eval_plnd/experiments/suppression/test_command.py",
     "tasks/README.md": "tests/tasks/test_round_trips.py",
 }
 """Pages with commands to the tests that run the like of them on small models; here they are parsed."""

@@ -14,13 +14,16 @@ class Experiment(Command):
     """The subcommand (entry point `plnd.commands: experiment`)."""
 
     help = "run the PLND paper's tables on one loaded model, from a settings file; continues and shares a run"
-    example = "plnd experiment scripts/settings/demo.yaml --output demo-experiment"
+    example = "plnd experiment demo --output demo-experiment"
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the subcommand's options."""
         add = parser.add_argument
-        add("settings", help="YAML file (docs/experiments.md)")
+        add(
+            "settings",
+            help="YAML file (docs/experiments.md), or the name of one that comes with plnd: demo, mistral-7b, …",
+        )
         add("--output", help="folder for neurons, samples and results.csv")
         add("--limit", type=int, help="at most so many documents of each task")
         add(

@@ -21,6 +21,8 @@ from plnd.neurons.regions import Regions
 from plnd.neurons.selection import GROUPS, listed
 from plnd.secrets import secret_in
 
+FOLDER = Path(__file__).parent / "settings_files"
+"""Those that come with plnd; `plnd experiment demo` is `plnd experiment FOLDER/demo.yaml`."""
 TABLES = {
     "table1": "generation",
     "table2": "understanding",
@@ -317,18 +319,32 @@ class Settings(Fields):
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
 
+def settings_file(name: str | Path) -> Path:
+    """The file of this name, else the one that comes with plnd: `demo`.
+
+    Raises:
+        PLNDError: if a plain word is neither, with the words that are.
+    """
+    path, own = Path(name), sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if path.exists() or path.suffix == ".yaml" or path.name != str(name):
+        return path
+    if str(name) not in own:
+        raise PLNDError(f"no such file, nor among the settings that come with plnd: {', '.join(own)}")
+    return FOLDER / f"{name}.yaml"
+
+
 def load_settings(path: str | Path, changes: Mapping[str, Any] | None = None) -> Settings:
     """Reads a settings file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of one that comes with plnd (`settings_file`).
         changes: values to put in first, by their dotted names: `{"model.pretrained": "folder"}`.
 
     Raises:
         PLNDError: one line with the file, the field, what was found and what is expected.
     """
     try:
-        return parse_settings(read_fields(path, changes))
+        return parse_settings(read_fields(settings_file(path), changes))
     except PLNDError as error:
         raise PLNDError(f"{path}: {error}") from None
 

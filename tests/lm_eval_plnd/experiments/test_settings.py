@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lm_eval_plnd.experiments.settings import expand, load_settings, parse_settings
+from lm_eval_plnd.experiments.settings import FOLDER, expand, load_settings, parse_settings
 from plnd.demo_data import demo_model
 from plnd.errors import PLNDError
 
-FOLDER = Path(__file__).resolve().parents[3] / "scripts" / "settings"
 GOOD = """
 model: {pretrained: m}
 languages: [en, zh]
@@ -227,8 +226,20 @@ def test_a_change_where_no_field_is(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_files_that_come_with_plnd(path):
-    """Every settings file in scripts/settings is good."""
+    """Every settings file in the package is good, and is found by its name from anywhere."""
     assert load_settings(path).experiments
+    assert load_settings(path.stem) == load_settings(path)
+
+
+def test_a_file_comes_before_what_comes_with_plnd(tmp_path, monkeypatch):
+    """A reader's own `demo` is theirs; a word that is neither is told what there is."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PLNDError, match="demi: no such file, nor among the settings that come with plnd: .*demo, "):
+        load_settings("demi")
+    with pytest.raises(PLNDError, match=r"demo\.yaml: cannot be read \(No such file"):
+        load_settings("demo.yaml")
+    Path("demo").write_text(GOOD.replace("zh", "sw"))
+    assert "sw" in load_settings("demo").languages
 
 
 @pytest.mark.parametrize(

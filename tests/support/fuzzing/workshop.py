@@ -11,8 +11,7 @@ from pathlib import Path
 
 from fuzzing.processes import command, forked
 from handmade import importance_matrix, make_neurons, make_scores
-
-SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
+from lm_eval_plnd.experiments.settings import FOLDER
 
 
 @dataclass
@@ -61,7 +60,7 @@ class Workshop:
         done = forked(lambda: make_columns(w, texts))
         if done.status:
             raise SystemExit(done.text)
-        settings = SCRIPTS / "settings" / "demo.yaml"
+        settings = FOLDER / "demo.yaml"
         shutil.copy(settings, w / "demo.yaml")
         self.make_rows()
         self.kinds = {
