@@ -67,11 +67,19 @@ def test_submitted(tmp_path):
     ]
 
 
-def test_queued_again_when_time_is_nearly_up(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("detect.sbatch zh.scores --model m", "detect --model m --shard 2/2 --output zh.scores.2-of-2.part --resume"),
+        ("experiment.sbatch demo folder --limit 3", "experiment demo --output folder --limit 3"),
+    ],
+)
+def test_queued_again_when_time_is_nearly_up(tmp_path, arguments, expected):
     """At Slurm's warning the task ends what it runs, asks to be queued again, and does not count as failed."""
     program(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/asked')
     program(tmp_path, "slow", f'echo "$@" > {tmp_path}/started; exec sleep 60')
-    command = ["bash", SLURM / "detect.sbatch", "zh.scores", "--model", "m"]
+    name, *options = arguments.split()
+    command = ["bash", SLURM / name, *options]
     running = subprocess.Popen(
         command, env=environment(tmp_path, PLND="slow", **task(2)), cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
@@ -81,8 +89,7 @@ def test_queued_again_when_time_is_nearly_up(tmp_path):
     said, _ = running.communicate(timeout=50)
     assert running.returncode == 0 and "queued again" in said
     assert (tmp_path / "asked").read_text() == "requeue 77_2\n"
-    expected = "detect --model m --shard 2/2 --output zh.scores.2-of-2.part --resume\n"
-    assert (tmp_path / "started").read_text() == expected
+    assert (tmp_path / "started").read_text() == f"{expected}\n"
 
 
 def test_a_task_that_fails(tmp_path):

@@ -81,6 +81,9 @@ def accepted(command: list[str]) -> None:
     elif program == "scripts/slurm/submit.sh":
         shards, output, *detect = arguments
         accepted(["plnd", "detect", *detect, "--output", output, "--shard", f"1/{shards}"])
+    elif program == "sbatch" and "scripts/slurm/experiment.sbatch" in arguments:
+        settings, folder, *more = arguments[arguments.index("scripts/slurm/experiment.sbatch") + 1 :]
+        accepted(["plnd", "experiment", settings, "--output", folder, *more])
     else:
         raise AssertionError(f"no parser for {program}")
 
