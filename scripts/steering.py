@@ -301,9 +301,12 @@ def open_folder(args: argparse.Namespace, wanted: Sequence[Wanted]) -> None:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    found = tuple(float(part) for part in text.split(","))
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = (math.nan,)
     if not all(map(math.isfinite, found)):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers joined by commas, such as 1.5,2")
     return found
 
 

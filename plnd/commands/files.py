@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from plnd.commands.shared import (
     Command,
+    add_intervention,
     add_model,
     describe_corpus,
     describe_neurons,
+    intervention,
     json_text,
     model_source,
     save_neurons,
     say,
 )
-from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
     from plnd.neurons.neuron_set import NeuronSet
@@ -179,12 +180,6 @@ class Verify(Command):
         print(f"{args.file}: whole, and fits {args.model}")
 
 
-_NEEDED: dict[str, dict[str, str | None]] = {
-    "mean": {"means": "a means artifact from `plnd reference`"},
-    "scale": {"factor": "such as 0.5"},
-    "steer": {"steer": "a direction artifact from `plnd reference`", "strength": None},
-}
-"""The flags of each kind, and what they name; None where there is a default."""
 _DONE = {"zero": "zeroed", "mean": "made constant", "scale": "scaled", "steer": "steered"}
 
 
@@ -201,36 +196,21 @@ class Export(Command):
         add_model(parser, "folder or hub name (default: the model that the mask was made for)", required=False)
         parser.add_argument("--output", required=True, help="folder to write, new or empty")
         parser.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
-        parser.add_argument(
-            "--intervene", choices=("zero", "mean", "scale", "steer"), default="zero",
-            help="what becomes of the neurons' values (default: zero); mean and steer go into biases, where there are"
-            " some",
-        )  # fmt: skip
-        parser.add_argument("--factor", type=float, help="of scale, such as 0.5")
-        parser.add_argument("--means", help="of mean, a means artifact from plnd reference")
-        parser.add_argument("--steer", help="of steer, a direction artifact from plnd reference")
-        parser.add_argument("--strength", type=float, help="of steer, how many times the direction (default: 1)")
+        add_intervention(parser, "; mean and steer go into biases, where there are some")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Writes the checkpoint and says what was zeroed in it."""
         from plnd.exchange.export import export
-        from plnd.interventions import Intervention
         from plnd.model_description import base_model
         from plnd.neurons.neuron_set import NeuronSet
-        from plnd.references.direction import Direction
-        from plnd.references.means import Means
 
-        _check_flags(args)
-        neurons = NeuronSet.load(args.mask)
-        means = None if args.means is None else Means.load(args.means)
-        direction = None if args.steer is None else Direction.load(args.steer)
-        intervention = Intervention(args.intervene, args.factor, means, direction, args.strength)
+        done, neurons = intervention(args), NeuronSet.load(args.mask)
         model, source = args.model, model_source(args)
         if model is None:
             model, revision = base_model(neurons.model, args.mask, "give --model")
             source["revision"] = args.revision or revision
-        options = {"overwrite": args.overwrite, "progress": True, "intervention": intervention}
+        options = {"overwrite": args.overwrite, "progress": True, "intervention": done}
         record = export(model, neurons, args.output, **source, **options)
         mask, tensors = record["mask"], record["tensors"]
         print(
@@ -240,21 +220,6 @@ class Export(Command):
         if record["left_out"]:
             files = ", ".join(record["left_out"])
             print(f"warning: left out, as they still hold the neurons: {files}", file=sys.stderr)
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    """Refuses an intervention without what it needs, or with what it has no use for.
-
-    Raises:
-        PLNDError: naming the flag.
-    """
-    for kind, flags in _NEEDED.items():
-        for flag, what in flags.items():
-            given = getattr(args, flag) is not None
-            if given and kind != args.intervene:
-                raise PLNDError(f"--{flag} goes with --intervene {kind}, found --intervene {args.intervene}")
-            if what and not given and kind == args.intervene:
-                raise PLNDError(f"--intervene {kind} needs --{flag}, {what}")
 
 
 class Convert(Command):

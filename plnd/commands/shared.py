@@ -28,6 +28,7 @@ from plnd.inspection.text import visible
 from plnd.models.free_memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from plnd.interventions import Intervention
     from plnd.io.metadata import CorpusDescription, UnitsDescription
     from plnd.neurons.neuron_set import NeuronSet
 
@@ -284,6 +285,48 @@ def restriction(args: argparse.Namespace) -> dict[str, Any]:
         raise PLNDError("--under and --gen say how large the regions are: name some with --regions")
     projections = None if args.projections is None else [p.strip() for p in args.projections.split(",")]
     return {"projections": projections, "regions": regions}
+
+
+_NEEDED: dict[str, dict[str, str | None]] = {
+    "mean": {"means": "a means artifact from `plnd reference`"},
+    "scale": {"factor": "such as 0.5"},
+    "steer": {"steer": "a direction artifact from `plnd reference`", "strength": None},
+}
+"""The flags of each kind of intervention, and what they name; None where there is a default."""
+
+
+def add_intervention(parser: argparse._ActionsContainer, more: str) -> None:
+    """Adds --intervene and the flags of its kinds; `more` is said behind the default."""
+    parser.add_argument(
+        "--intervene", choices=("zero", *_NEEDED), default="zero",
+        help=f"what becomes of the neurons' values (default: zero){more}",
+    )  # fmt: skip
+    parser.add_argument("--factor", type=float, help="of scale, such as 0.5")
+    parser.add_argument("--means", help="of mean, a means artifact from plnd reference")
+    parser.add_argument("--steer", help="of steer, a direction artifact from plnd reference")
+    parser.add_argument("--strength", type=float, help="of steer, how many times the direction (default: 1)")
+
+
+def intervention(args: argparse.Namespace) -> Intervention:
+    """The flags of `add_intervention`.
+
+    Raises:
+        PLNDError: naming a flag that the kind needs, or has no use for.
+    """
+    from plnd.interventions import Intervention
+    from plnd.references.direction import Direction
+    from plnd.references.means import Means
+
+    for kind, flags in _NEEDED.items():
+        for flag, what in flags.items():
+            given = getattr(args, flag) is not None
+            if given and kind != args.intervene:
+                raise PLNDError(f"--{flag} goes with --intervene {kind}, found --intervene {args.intervene}")
+            if what and not given and kind == args.intervene:
+                raise PLNDError(f"--intervene {kind} needs --{flag}, {what}")
+    means = None if args.means is None else Means.load(args.means)
+    direction = None if args.steer is None else Direction.load(args.steer)
+    return Intervention(args.intervene, args.factor, means, direction, args.strength)
 
 
 def load_named(files: Sequence[str]) -> dict[str, NeuronSet]:

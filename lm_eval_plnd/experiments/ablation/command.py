@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plnd.commands.shared import Command, add_model, add_plot, add_restriction, restriction, say
+from plnd.commands.shared import (
+    Command,
+    add_intervention,
+    add_model,
+    add_plot,
+    add_restriction,
+    intervention,
+    restriction,
+    say,
+)
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
@@ -47,6 +56,7 @@ class Ablate(Command):
         add("--apply_chat_template", "--apply-chat-template", action="store_true", help="ask through the template")
         add("--output", "--output_path", "--output-path", help="folder for tables, picture and values by document")
         add_restriction(parser)
+        add_intervention(parser, "")
         add_plot(parser, "the changes")
         parser.set_defaults(advice=lambda args: "the same command continues" if args.output else "")
 
@@ -68,7 +78,7 @@ class Ablate(Command):
             from plnd.plot_style import check_plot
 
             check_plot(args.plot)
-        neurons, kept = NeuronSet.load(args.mask), restriction(args)
+        done, neurons, kept = intervention(args), NeuronSet.load(args.mask), restriction(args)
         neurons = neurons.restrict(**kept) if any(kept.values()) else neurons
         neurons.check_some("switch off")
         arguments = _model_arguments(args, neurons)
@@ -82,7 +92,7 @@ class Ablate(Command):
         limit = int(args.limit) if args.limit is not None and args.limit >= 1 else args.limit
         found = ablation(
             load_lm(arguments), neurons, tasks, draws=args.draws, limit=limit, folder=args.output, asked=asked,
-            apply_chat_template=args.apply_chat_template,
+            apply_chat_template=args.apply_chat_template, intervention=done,
         )  # fmt: skip
         say_lines(text(found))
         plots = [args.plot] if args.plot else []

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.models.huggingface import HFLM
 
+    from plnd.interventions import Intervention
     from plnd.neurons.neuron_set import NeuronSet
 
 ORIGINAL, OFF = "original", "neurons"
@@ -69,6 +70,7 @@ class Ablation:
         sha256: of the set.
         draws: random sets of as many neurons of each block and projection.
         effects: a line for each task and metric.
+        done: what was done to the neurons: off, or what else.
     """
 
     model: str | None
@@ -78,6 +80,7 @@ class Ablation:
     sha256: str
     draws: int
     effects: tuple[Effect, ...]
+    done: str = "off"
 
     def to_json(self) -> str:
         """All of it."""
@@ -94,6 +97,7 @@ def ablation(
     apply_chat_template: bool = False,
     folder: str | Path | None = None,
     asked: Mapping[str, Any] | None = None,
+    intervention: Intervention | None = None,
 ) -> Ablation:
     """Evaluates the tasks with nothing off, without the neurons, and without each of the random draws.
 
@@ -106,27 +110,35 @@ def ablation(
         apply_chat_template: as lm-eval's.
         folder: where the values of every document are kept, setting by setting; what is there is taken.
         asked: what else the values depend on; a folder that holds another one's is refused.
+        intervention: what is done to neurons, the random ones too, instead of switching them off.
 
     Raises:
         PLNDError: if the set is empty or of another model, or the folder holds another ablation.
     """
     from tqdm import tqdm
 
-    from plnd.deactivation import deactivated
+    from plnd.interventions import Intervention
 
+    intervention = intervention or Intervention()
     if draws < 0:
         raise PLNDError(f"draws={draws}: expected 0 or more")
     neurons.check_some("switch off")
     off = {ORIGINAL: None, OFF: neurons, **{f"random{seed}": neurons.random_like(seed) for seed in range(draws)}}
-    with deactivated(lm.model, neurons):  # refuses now what it cannot do
+    with intervention.applied(lm.model, neurons):  # refuses now what it cannot do
         pass
-    said = {"limit": limit, "apply_chat_template": apply_chat_template, "tasks": list(tasks), "mask": neurons.digest}
+    said: dict[str, Any] = {
+        "limit": limit,
+        "apply_chat_template": apply_chat_template,
+        "tasks": list(tasks),
+        "mask": neurons.digest,
+    }
+    said |= {"intervention": intervention.record()} if intervention.kind != "zero" else {}
     kept = None if folder is None else _opened(Path(folder), {**said, **(asked or {})})
     values: dict[str, Values] = {}
     with tqdm(total=len(off), desc="ablate", unit=" settings", file=sys.stderr) as bar:
         for name in _missing(off, kept):
             bar.set_postfix_str(name)
-            with deactivated(lm.model, chosen) if (chosen := off[name]) is not None else nullcontext():
+            with intervention.applied(lm.model, chosen) if (chosen := off[name]) is not None else nullcontext():
                 values[name] = evaluate(lm, tasks, limit=limit, apply_chat_template=apply_chat_template)
             if kept is not None:
                 _write(kept / SAMPLES / f"{name}.json", values[name])
@@ -141,7 +153,17 @@ def ablation(
     better = {name: task.higher_is_better() or {} for name, task in tasks.items()}
     model = lm.pretrained if isinstance(lm.pretrained, str) else neurons.model.name
     about = (model, neurons.metadata.language, len(neurons), neurons.total, neurons.digest, draws)
-    return Ablation(*about, tuple(effects(values, better)))
+    return Ablation(*about, tuple(effects(values, better)), _done(intervention))
+
+
+def _done(intervention: Intervention) -> str:
+    """What is done to neurons, behind their number."""
+    return {
+        "zero": "off",
+        "mean": "at their means",
+        "scale": f"times {intervention.factor or 0:g}",
+        "steer": f"steered, strength {intervention.strength or 0:g}",
+    }[intervention.kind]
 
 
 def effects(values: Mapping[str, Values], better: Mapping[str, Mapping[str, bool]]) -> Iterator[Effect]:

@@ -16,7 +16,6 @@ COLUMNS = (
     "task", "metric", "documents", "original",
     *(f"{name}{end}" for name in ("change", "random_change", "beyond_random") for end in ("", "_low", "_high", "_p")),
 )  # fmt: skip
-HEADER = ("task", "metric", "documents", "nothing off", "neurons off", "random", "p (more than random)")
 UNITS = {"bits_per_byte": "bits per byte"}
 
 
@@ -27,12 +26,13 @@ def shown(found: Ablation) -> Shown:
         p = "" if one.beyond is None or math.isnan(one.beyond.p) else f"{one.beyond.p:.2g}"
         about = (one.task, one.metric, f"{one.documents:,}", f"{one.original:.3f}")
         rows.append((*about, _change(one.own), _change(one.random), p))
-    return Shown(title(found), HEADER, rows, words=2)
+    header = ("task", "metric", "documents", "nothing done", f"neurons {found.done}", "random", "p (more than random)")
+    return Shown(title(found), header, rows, words=2)
 
 
 def title(found: Ablation) -> str:
     """How many neurons were off, and what the random ones are."""
-    share = f"{found.neurons:,} of {found.of:,} neurons off ({found.neurons / found.of:.3%})"
+    share = f"{found.neurons:,} of {found.of:,} neurons {found.done} ({found.neurons / found.of:.3%})"
     language = f", {found.language}" if found.language else ""
     random = f"; random: as many of each block and projection, mean of {found.draws} draws" if found.draws else ""
     return f"{share}{language}{random}; changes with 95 % intervals over documents"
@@ -54,7 +54,8 @@ def sentence(found: Ablation) -> str:
     """What the numbers say, of the task that suffers most in relation to its score."""
     first = _first_of_each(found)
     worst = max(first, key=lambda one: one.harm(one.own) / (abs(one.original) or math.inf))
-    without = f"Without {found.neurons:,} neurons ({found.neurons / found.of:.3%} of all)"
+    of_all = f"{found.neurons:,} neurons ({found.neurons / found.of:.3%} of all)"
+    without = f"Without {of_all}" if found.done == "off" else f"With {of_all} {found.done}"
     unit = UNITS.get(worst.metric, worst.metric)
     if not _is_sure(worst.own) or worst.harm(worst.own) <= 0:
         return f"{without}, no task gets worse beyond what {_documents(worst)} can tell."
@@ -91,7 +92,7 @@ def draw(found: Ablation, path: str | Path, *, columns: int = 2) -> None:
 
     first = _first_of_each(found)
     kinds: Mapping[str, list[Estimate | None]] = {
-        "neurons off": [one.own for one in first],
+        f"neurons {found.done}": [one.own for one in first],
         "random": [one.random for one in first],
     }
     scale = np.array([100 / abs(one.original) if one.original else np.nan for one in first])

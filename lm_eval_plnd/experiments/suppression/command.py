@@ -282,7 +282,10 @@ def _write(
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers joined by commas, such as 0,0.5") from None
 
 
 def _joined(numbers: Sequence[float]) -> str:

@@ -14,6 +14,7 @@ from plnd.commands.main import make_parser
 from plnd.deactivation import deactivated
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
+from plnd.interventions import intervened
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
 from plnd.neurons.neuron_set import NeuronSet
@@ -47,6 +48,8 @@ def run(*words: object) -> None:
         (["--text", "zh=a", "zh=b"], "zh is named twice"),
         (["--limit", "0"], "--limit 0: expected a whole number above 0, or a share below 1"),
         (["--limit", "2.5"], "--limit 2.5"),
+        (["--factor", "2"], "--factor goes with --intervene scale, found --intervene zero"),
+        (["--intervene", "mean"], "--intervene mean needs --means, a means artifact from `plnd reference`"),
         pytest.param(["--tasks", "no_such_task"], "--tasks: no lm-eval task no_such_task", marks=pytest.mark.slow),
         (["--metadata", "[1]", "--tasks", "a"], "--metadata [1]: expected an object"),
         (["--model_args", "batch_size=3", "--tasks", "a"], "batch_size=3 in --model_args: take --batch_size"),
@@ -103,5 +106,16 @@ def test_it_is_three_evaluations_and_a_subtraction(mask, tmp_path, capsys):
     samples.write_text(json.dumps(values | {"en": {name: found[:1] for name, found in values["en"].items()}}))
     with pytest.raises(PLNDError, match=r"neurons.json: of other documents than original.json; choose another folder"):
         run(*words, "--draws", 1, "--output", tmp_path / "out")
+    damped = tmp_path / "damped"
+    run(*words, "--draws", 0, "--output", damped, "--intervene", "scale", "--factor", 0.5)
+    with intervened(lm.model, neurons, kind="scale", factor=0.5):
+        values = evaluate(lm, tasks, limit=2)
+    for one in json.loads((damped / "ablation.json").read_text())["effects"]:
+        bits = values[one["task"]]
+        after = one["original"] + one["own"]["value"]
+        assert after == pytest.approx(weighted_mean(bits["bits_per_byte"], bits["bytes"])[0])
+    assert "With 40 neurons (0.174% of all) times 0.5" in capsys.readouterr().out
+    with pytest.raises(PLNDError, match=r"whose intervention is \{'kind': 'scale', 'factor': 0.5\} and not None"):
+        run(*words, "--draws", 0, "--output", damped)
     with pytest.raises(PLNDError, match=r"holds another ablation, whose limit is 2 and not 1; choose another folder"):
         run(*words, "--limit", 1, "--output", tmp_path / "out")
