@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plnd.roles": (*GROUND, "io", "models", "neurons", "interventions"),
     "plnd.exchange": (*GROUND, "io", "models", "neurons", "interventions", "any_artifact"),
     "plnd.deactivation": (*GROUND, "io", "models", "neurons"),
-    "plnd.references": (*GROUND, "io", "models", "detection"),
+    "plnd.references": (*GROUND, "io", "models", "neurons", "detection"),
     "plnd.detection": (*GROUND, "importance", "io", "models", "neurons", "deactivation"),
     "plnd.probing": (*GROUND, "importance", "io", "models", "deactivation", "detection"),
     "plnd.inspection": (*GROUND, "models", "neurons", "logit_lens", "detection"),

@@ -80,12 +80,17 @@ class Select(Command):
             "whole units",
             "Experts or attention heads, by the importance of all their neurons together: --top-k of each block,\n"
             "--count of the whole model; with --against those whose part of their block's importance is at least\n"
-            "twice as large as in any other language (--count, --share, --times). docs/units.md",
+            "twice as large as in any other language (--count, --share, --times). Of a routing artifact in the\n"
+            "place of scores (plnd routing), experts whose share of the tokens of --language is at least twice as\n"
+            "large as of any other (--count, --times). docs/units.md",
         )
         whole.add_argument(
             "--unit", choices=("expert", "head", "kv-head"),
             help="kv-head: keys and values of a group of query heads",
         )  # fmt: skip
+        whole.add_argument(
+            "--language", help="of a routing artifact, the language that the experts are to take most of"
+        )
         whole.add_argument(
             "--pool", choices=("sum", "max"), help="of the importances of a unit's neurons (default: sum)"
         )
@@ -99,8 +104,9 @@ class Select(Command):
         if args.unit is not None:
             save_neurons(_units(args), args.output)
             return
-        if args.pool is not None:
-            raise PLNDError("--pool is of whole units: say which with --unit")
+        for name in ("pool", "language"):
+            if getattr(args, name) is not None:
+                raise PLNDError(f"--{name} is of whole units: say which with --unit")
         compared = _compared(args)
         own = [Scores.load(file) for file in args.scores]
         others = [Scores.load(file) for file in args.against or ()]
@@ -142,9 +148,31 @@ def _units(args: argparse.Namespace) -> NeuronSet:
                 f"--{name.replace('_', '-')} is a rule of neurons: --unit takes --top-k or --count, or --against with"
                 " --count, --share and --times"
             )
+    if args.language is not None:
+        return _routed(args)
     own, others = ([Scores.load(file) for file in files or ()] for files in (args.scores, args.against))
     rule = {name: getattr(args, name) for name in ("top_k", "count", "share", "times")}
     return select_units(own, others, unit=args.unit, pool=args.pool or "sum", **rule, **restriction(args))
+
+
+def _routed(args: argparse.Namespace) -> NeuronSet:
+    """The experts to which a language's tokens go, of a routing artifact.
+
+    Raises:
+        PLNDError: if there is more than that to choose by, or what `plnd.Routing.select` refuses.
+    """
+    from plnd.neurons.contrast import TIMES
+    from plnd.references.routing import Routing
+
+    for name in ("against", "share", "top_k", "pool", "projections", "regions"):
+        if getattr(args, name) is not None:
+            raise PLNDError(
+                f"--{name.replace('_', '-')} is of scores: of routing, experts are chosen by --count and --times"
+            )
+    if args.unit != "expert" or len(args.scores) > 1:
+        raise PLNDError("--language is of one routing artifact, whose units are experts: --unit expert")
+    times = TIMES if args.times is None else args.times
+    return Routing.load(args.scores[0]).select(args.language, times=times, count=args.count)
 
 
 def _counted(neurons: NeuronSet) -> str:

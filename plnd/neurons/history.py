@@ -8,11 +8,13 @@ from typing import Any
 
 from plnd.io.metadata import NeuronsMetadata
 
+_NUMBERS = ("unit", "pool", "top_k", "count", "share", "error_rate", "top_rate", "fraction")
+
 
 def rule_in_words(metadata: NeuronsMetadata) -> str:
     """The rule of a neurons artifact and the set algebra after it, in words."""
     rule = metadata.rule
-    numbers = {name: rule.get(name) for name in ("count", "share", "error_rate", "top_rate", "fraction")}
+    numbers = {name: rule.get(name) for name in _NUMBERS}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     words = [_words([rule.name, rule.get("value"), *([numbers] if numbers else [])])]
     for name in ("with", "against"):

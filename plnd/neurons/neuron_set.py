@@ -71,6 +71,8 @@ class NeuronSet:
         control = said.control and f"{said.control.name}, seed {said.control.get('seed')}"
         facts: dict[str, Any] = {"language": said.language, "model": self.model}
         facts |= {"method": said.method.name, "rule": said.rule.name, "then": ", ".join(history), "control": control}
+        if said.units is not None:
+            facts["units"] = f"{said.units.number:,} whole ({said.units.unit})"
         where = {name: len(indices) for name, indices in self.indices.items()}
         title = f"NeuronSet: {len(self):,} of {self.total:,} neurons ({len(self) / self.total:.3%})"
         return notebook.card(title, facts, notebook.block_map(where, self.widths))

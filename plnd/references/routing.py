@@ -15,8 +15,11 @@ from plnd.addresses import block_order
 from plnd.errors import PLNDError
 from plnd.io import artifact
 from plnd.io.files import write_bytes
-from plnd.io.metadata import RoutingMetadata
+from plnd.io.metadata import NeuronsMetadata, RoutingMetadata
 from plnd.model_description import ModelDescription, check_model
+from plnd.neurons.contrast import TIMES, check_numbers
+from plnd.neurons.neuron_set import NeuronSet
+from plnd.neurons.units import UNITS, neurons_of, unit_sites, whole_units
 
 PARTS = {"tokens": ("I64", np.int64), "weight": ("F64", np.float64)}
 """Parts of the artifact, and their dtypes."""
@@ -123,11 +126,58 @@ class Routing:
                 found.append(Preference(block, expert, *map(float, numbers)))
         return sorted(found, key=lambda one: one.elsewhere - one.share)
 
+    def select(self, language: str, *, times: float = TIMES, count: int | None = None) -> NeuronSet:
+        """The experts that take much more of one language's tokens than of any other's, as a set of all their neurons.
+
+        Args:
+            language: which.
+            times: how many times as large a share, at least.
+            count: of those, the so many that `preferring` names first; by default all.
+        Returns:
+            Neurons whose importance is by how much their expert's share is above the largest of the others (float32);
+            `metadata.units` says which experts they are.
+
+        Raises:
+            PLNDError: if a number makes no sense, the language was not read, or no other was, or no expert is left.
+        """
+        check_numbers(count, None, None, times)
+        chosen = self.preferring(language, times=times)[:count]
+        if not chosen:
+            raise PLNDError(f"no expert takes {times:g} times as large a share of {language} as of any other language")
+        projections = list(UNITS["expert"])
+        indices: dict[str, np.ndarray] = {}
+        importance: dict[str, np.ndarray] = {}
+        for block, addresses in unit_sites(self.model, projections).items():
+            above = {one.expert: one.share - one.elsewhere for one in chosen if one.block == block}
+            for address in addresses:
+                indices[address] = neurons_of(self.model, address, sorted(above))
+                each = self.model.widths[address] // self.model.units[address]
+                importance[address] = np.repeat([above[expert] for expert in sorted(above)], each).astype(np.float32)
+        rule = {
+            "name": "routing",
+            "unit": "expert",
+            "times": float(times),
+            "count": count,
+            "kept": len(chosen),
+            "against": [{"language": name} for name in self.languages if name != language],
+        }
+        said = {
+            "model": self.model,
+            "language": language,
+            "corpus": self.metadata.corpora[language],
+            "method": {"name": "routing", "projections": projections},
+            "dtype": self.metadata.dtype,
+            "rule": rule,
+            "scores_sha256": self.digest,
+            "units": whole_units(indices, self.model, "expert", projections),
+        }
+        return NeuronSet(indices, importance, NeuronsMetadata.completed(said))
+
     def distances(self) -> dict[tuple[str, str], float]:
         """How differently two languages are routed: 0 alike, 1 to no expert in common; the mean over blocks.
 
-        In a block the total variation distance, half the sum over experts of |p - q|, with p and q the experts' parts
-        of what is routed there.
+        In a block that is the total variation distance: half the sum over experts of how far their parts of what is
+        routed there are apart.
         """
         parts = {x: {b: of / of.sum() for b, of in self.shares(x).items()} for x in self.languages}
         return {

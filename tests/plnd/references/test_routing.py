@@ -56,6 +56,25 @@ def test_which_experts_take_more_of_a_language():
         by_hand({"zh": TOKENS["zh"]}).preferring("zh")
 
 
+def test_experts_that_a_language_goes_to_as_neurons(tmp_path, monkeypatch, capsys):
+    """Expert 0 of block 0 is neurons 0 and 1 of eight; by command, too, and what is not of routing is refused."""
+    found = by_hand()
+    zh = found.select("zh")
+    assert {a: v.tolist() for a, v in zh.items()} == {"0.down_proj": [0, 1]}
+    assert zh.importance["0.down_proj"].tolist() == [0.5, 0.5]
+    assert zh.metadata.units.members == {"0": [0]} and zh.metadata.scores_sha256 == found.digest
+    assert found.select("zh", times=1, count=2).metadata.units.members == {"0": [0], "3": [2]}
+    monkeypatch.chdir(tmp_path)
+    found.save("routing.safetensors")
+    command = "select routing.safetensors --unit expert --language zh --times 1 --count 2 --output zh.safetensors"
+    assert main(command.split()) == 0
+    assert plnd.load("zh.safetensors") == found.select("zh", times=1, count=2)
+    assert "2 whole experts" in capsys.readouterr().out
+    for wrong in ("--times 3", "--language de", "--top-k 1", "--unit head", "--times 0.5", "--pool max"):
+        assert main([*command.split(), *wrong.split()]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_how_far_apart_languages_are():
     """In block 0 zh and en differ by (5 + 5 + 5 + 5) / 2 of 20, in block 3 by (1 + 1 + 3 + 3) / 2."""
     distances = by_hand().distances()
