@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
     from lm_eval_plnd.experiments.questions import Halves
+    from lm_eval_plnd.experiments.suppression.kept import Kept
     from lm_eval_plnd.experiments.suppression.run import Suppression
     from lm_eval_plnd.experiments.suppression.texts import Texts
     from plnd.neurons.scores import Scores
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 DEFAULTS = SuppressConfig()
 REPORTED = "report_questions"
 """The folder of the questions that the choice has not seen."""
+MEASURED = "measured"
+"""The folder of what was measured, from which the same command goes on."""
 
 
 class Suppress(Command):
@@ -76,7 +79,6 @@ class Suppress(Command):
             "target": "the largest rate that counts as stopped",
             "questions": "so many to choose by, of each kind; the others are reported",
             "seed": "of the draw of questions",
-            "times": "how many times as important for the language as for any other a neuron is",
             "draws": "random sets beside the one that is chosen",
             "tokens": "of an answer, at most",
         }.items():
@@ -90,6 +92,11 @@ class Suppress(Command):
         search.add_argument(
             "--shares", type=_numbers, default=DEFAULTS.shares, metavar="S,…",
             help=f"sizes, as shares of the neurons chosen from (default: {_joined(DEFAULTS.shares)})",
+        )  # fmt: skip
+        search.add_argument(
+            "--times", type=_numbers, default=DEFAULTS.times, metavar="T,…",
+            help="how many times as important for the language as for any other a neuron is; sets take those of the"
+            f" largest number first, and of the next ones where there are no more (default: {_joined(DEFAULTS.times)})",
         )  # fmt: skip
         search.add_argument(
             "--factors", type=_numbers, default=DEFAULTS.factors, metavar="F,…",
@@ -119,12 +126,14 @@ class Suppress(Command):
         texts.add_argument("--dtype", default="auto", help="auto (the checkpoint's), float32, bfloat16 or float16")
         texts.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if any)")
         add_plot(parser, "the trade-off")
+        parser.set_defaults(advice=lambda args: "the same command continues")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Detects where no scores are given, searches, prints and writes what came of it."""
         from lm_eval_plnd.experiments.evaluation import load_lm
         from lm_eval_plnd.experiments.questions import halves
+        from lm_eval_plnd.experiments.suppression.kept import Kept
         from lm_eval_plnd.experiments.suppression.run import candidates, check_found, suppress
         from lm_eval_plnd.experiments.suppression.summary import text
         from plnd.neurons.scores import Scores
@@ -152,11 +161,12 @@ class Suppress(Command):
             raise PLNDError(f"--chat-template: the tokenizer of {args.model} has none; leave it out")
         texts = _texts(lm, documents, scores, config)
         sources = {x: ", ".join(files) for x, files in corpora.items()}
-        scores = scores or _detected(lm, texts, sources, config)
+        before = Kept.of(lm, folder / MEASURED)
+        scores = scores or _detected(lm, texts, sources, config, before)
         projections = None if args.projections is None else [name.strip() for name in args.projections.split(",")]
         others = [found for language, found in scores.items() if language != args.language]
         tried = candidates(scores[args.language], others, config, projections)
-        found = suppress(lm, tried, asked, texts, args.language, kept, config, chat=chat)
+        found = suppress(lm, tried, asked, texts, args.language, kept, config, chat=chat, measured_before=before)
         for line in text(found).split("\n"):
             say(line)
         _write(found, folder, args, sources, asked)
@@ -232,19 +242,27 @@ def _texts(
 
 
 def _detected(
-    lm: HFLM, texts: Mapping[str, Texts], sources: Mapping[str, str], config: SuppressConfig
+    lm: HFLM, texts: Mapping[str, Texts], sources: Mapping[str, str], config: SuppressConfig, before: Kept
 ) -> dict[str, Scores]:
-    """Relevance in every language, as `plnd detect --method relevance` measures it."""
+    """Relevance in every language, as `plnd detect --method relevance` measures it; what is kept is read."""
     from lm_eval_plnd.experiments.suppression.run import TEXTS_AT_ONCE
     from plnd.detection.config import DetectConfig
     from plnd.detection.run import detect
+    from plnd.neurons.scores import Scores
 
     found = {}
     for language, read in texts.items():
         how = DetectConfig(language, method="relevance", max_length=config.max_length, batch_size=TEXTS_AT_ONCE)
+        about = [language, sources[language], read.detection, config.max_length, TEXTS_AT_ONCE]
+        path = before.path(f"{language}.scores", about)
+        if path is not None and path.exists():
+            found[language] = Scores.load(path)
+            continue
         found[language] = detect(
             lm.model, read.detection, how, tokenizer=lm.tokenizer, source=sources[language], progress=True
         )
+        if path is not None:
+            found[language].save(path)
     return found
 
 

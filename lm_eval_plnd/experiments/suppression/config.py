@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plnd.errors import PLNDError
-from plnd.neurons.contrast import TIMES, check_numbers
+from plnd.neurons.contrast import TIMES
 from plnd.numbers import is_real, is_whole
 
 Stop = Literal["both", "slips", "answers"]
@@ -30,7 +30,8 @@ class SuppressConfig:
             questions in it; or `both`, the larger of the two.
         shares: of the neurons chosen from, one nested set for each; what does not have the contrast is never in one.
         factors: what the neurons' values are multiplied by, from 0 (off) to below 1; every set is tried with each.
-        times: how many times as important for the language as for any other a neuron is (`plnd.contrast`).
+        times: how many times as important for the language as for any other a neuron is (`plnd.contrast`): sets take
+            those of the largest number first, and of the next ones where there are no more.
         questions: so many to choose by; the others are reported.
         seed: of the draw of questions.
         tokens: of an answer, at most.
@@ -44,9 +45,9 @@ class SuppressConfig:
 
     target: float = 0.02
     stop: Stop = "both"
-    shares: Sequence[float] = (0.0005, 0.002, 0.005, 0.02)
-    factors: Sequence[float] = (0.0, 0.5)
-    times: float = TIMES
+    shares: Sequence[float] = (0.0005, 0.002, 0.005, 0.01, 0.02)
+    factors: Sequence[float] = (0.0, 0.25)
+    times: Sequence[float] = (TIMES, 1.5, 1.2)
     questions: int = 24
     seed: int = 0
     tokens: int = 48
@@ -58,7 +59,7 @@ class SuppressConfig:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        check_numbers(times=self.times)
+        _check_list("times", self.times, "of at least 1", lambda times: times >= 1)
         if not (is_real(self.target) and 0 <= self.target < 1):
             raise PLNDError(f"target={self.target!r}: expected a rate from 0 to below 1, such as 0.02")
         if self.stop not in STOPS:

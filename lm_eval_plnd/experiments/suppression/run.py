@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from contextlib import suppress as suppress_error
 from dataclasses import dataclass, field
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lm_eval_plnd.experiments.evaluation import Values
 from lm_eval_plnd.experiments.questions import Halves, Rate, Row, answers, in_turn, slips, speaks
 from lm_eval_plnd.experiments.results import BITS, BYTES
 from lm_eval_plnd.experiments.suppression.config import SuppressConfig
+from lm_eval_plnd.experiments.suppression.kept import Kept
 from lm_eval_plnd.experiments.suppression.texts import Texts
 from lm_eval_plnd.scoring.confusion import confusion_scores, prose
 from lm_eval_plnd.scoring.relevance import relevance
@@ -161,7 +163,7 @@ class Suppression:
         return (
             f"nothing reaches {asked}: {best.neurons:,} neurons times {best.factor:g} come nearest, from"
             f" {self.original.rate(self.config.stop):.3f} to {best.rate(self.config.stop):.3f}; no mask is written:"
-            " allow a larger --target, larger --shares, or fewer --times"
+            " allow a larger --target, larger --shares, or smaller --times"
         )
 
 
@@ -173,20 +175,34 @@ def candidates(
     Args:
         own: scores of the language.
         others: of those that it is compared with.
-        config: which shares and factors, and how many times as important.
+        config: which shares, times and factors.
         projections: choose only from these, as `plnd.contrast` takes them.
 
     Raises:
-        PLNDError: if the scores cannot be compared, or no neuron has the contrast.
+        PLNDError: if the scores cannot be compared, or no neuron has the least contrast.
     """
-    largest = contrast(own, others, share=max(config.shares), times=config.times, projections=projections)
-    of = largest.metadata.rule["chosen_from"]
+    share, times = max(config.shares), sorted(config.times)
+    tiers = [contrast(own, others, share=share, times=times[0], projections=projections)]
+    of = tiers[0].metadata.rule["chosen_from"]
+    for more in times[1:]:
+        with suppress_error(PLNDError):  # no neuron matters so many times as much
+            tiers.insert(0, contrast(own, others, share=share, times=more, projections=projections))
+    largest = _first(tiers, sum(map(len, tiers)))
     sizes = {min(round(share * of), len(largest)) for share in config.shares} - {0}
     return [
-        Candidate(largest.top(size), factor)
+        Candidate(_first(tiers, size), factor)
         for size in sorted(sizes)
         for factor in sorted(config.factors, reverse=True)
     ]
+
+
+def _first(tiers: Sequence[NeuronSet], size: int) -> NeuronSet:
+    """So many neurons, if there are: those of the first tier, the most important ones first, then those of the next."""
+    found = tiers[0].top(size)
+    for tier in tiers[1:]:
+        if (missing := size - len(found)) > 0:
+            found = found | (tier - found).top(missing)
+    return found
 
 
 def material(
@@ -202,24 +218,56 @@ def material(
 
 
 def measure(
-    lm: HFLM, candidate: Candidate | None, on: Material, language: str, config: SuppressConfig, *, chat: bool
+    lm: HFLM,
+    candidate: Candidate | None,
+    on: Material,
+    language: str,
+    config: SuppressConfig,
+    *,
+    chat: bool,
+    kept: Kept | None = None,
 ) -> Measured:
-    """What the model says, and how well it predicts texts, with a candidate applied or as it is."""
-    kept = sorted({row["language"] for row in on.kept})
-    done = nullcontext() if candidate is None else candidate.intervention.applied(lm.model, candidate.neurons)
-    with done:
-        said = answers(lm, [*on.kept, *on.own], tokens=config.tokens, chat=chat)
-        nats = {x: document_nats(lm.model, documents, TEXTS_AT_ONCE) for x, documents in on.texts.items()}
-    of_kept, of_own = said[: len(on.kept)], said[len(on.kept) :]
-    verdicts = {
-        SLIPS: [slips(row, answer, language) for row, answer in zip(on.kept, of_kept, strict=True)],
-        ANSWERS: [speaks(row, answer, language, kept) for row, answer in zip(on.own, of_own, strict=True)],
-        FAITHFUL: [
-            confusion_scores(row, [answer]).get("lpr", 0.0) for row, answer in zip(on.kept, of_kept, strict=True)
-        ],
-        ABOUT: [_about(row, answer) for row, answer in zip(on.kept, of_kept, strict=True)],
+    """What the model says, and how well it predicts texts, with a candidate applied or as it is.
+
+    Args:
+        lm: lm-eval's model.
+        candidate: None is the model as it is.
+        on: questions and texts.
+        language: the unwanted one.
+        config: how many tokens an answer has.
+        chat: ask through the tokenizer's chat template.
+        kept: what was measured before.
+    """
+    asked = [*on.kept, *on.own]
+
+    def found() -> dict[str, Any]:
+        done = nullcontext() if candidate is None else candidate.intervention.applied(lm.model, candidate.neurons)
+        with done:
+            said = answers(lm, asked, tokens=config.tokens, chat=chat)
+            nats = {x: document_nats(lm.model, documents, TEXTS_AT_ONCE) for x, documents in on.texts.items()}
+        return {"answers": said, "nats": {x: values.tolist() for x, values in nats.items()}}
+
+    about = {
+        "neurons": None if candidate is None else [candidate.neurons.digest, candidate.factor],
+        "prompts": [row["prompt"] for row in asked],
+        "generation": [config.tokens, chat, config.batch_size],
+        "texts": {x: [document.ids for document in documents] for x, documents in on.texts.items()},
     }
-    return Measured((of_kept, of_own), {name: np.array(found, float) for name, found in verdicts.items()}, nats)
+    result = (kept or Kept()).get("answers", about, found)
+    of_kept, of_own = result["answers"][: len(on.kept)], result["answers"][len(on.kept) :]
+    others = sorted({row["language"] for row in on.kept})
+    both = list(zip(on.kept, of_kept, strict=True))
+    verdicts = {
+        SLIPS: [slips(row, answer, language) for row, answer in both],
+        ANSWERS: [speaks(row, answer, language, others) for row, answer in zip(on.own, of_own, strict=True)],
+        FAITHFUL: [confusion_scores(row, [answer]).get("lpr", 0.0) for row, answer in both],
+        ABOUT: [_about(row, answer) for row, answer in both],
+    }
+    return Measured(
+        (of_kept, of_own),
+        {name: np.array(values, float) for name, values in verdicts.items()},
+        {x: np.array(values) for x, values in result["nats"].items()},
+    )
 
 
 def _about(row: Row, answer: str) -> float:
@@ -237,6 +285,7 @@ def suppress(
     config: SuppressConfig | None = None,
     *,
     chat: bool = True,
+    measured_before: Kept | None = None,
 ) -> Suppression:
     """Measures every candidate on the validation half, chooses by `RULE`, and measures that one on the report half.
 
@@ -249,6 +298,7 @@ def suppress(
         kept: languages that are to stay.
         config: how.
         chat: ask through the tokenizer's chat template.
+        measured_before: where measurements are kept, so that a search that was killed goes on.
 
     Returns:
         The search; `chosen` is None where none reaches the target, or the model as it is does. There is no report then.
@@ -271,7 +321,7 @@ def suppress(
     with tqdm(total=len(found) + 3 + config.draws, desc="suppress", unit=" settings", file=sys.stderr) as bar:
 
         def measured(candidate: Candidate | None, on: Material) -> Measured:
-            result = measure(lm, candidate, on, language, config, chat=chat)
+            result = measure(lm, candidate, on, language, config, chat=chat, kept=measured_before)
             bar.update()
             return result
 

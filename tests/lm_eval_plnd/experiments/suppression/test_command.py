@@ -88,6 +88,8 @@ def test_it_is_questions_texts_and_a_choice(tmp_path, capsys):
     assert (out / "curve.csv").exists() and not (out / "zh.safetensors").exists() and not (out / "card.md").exists()
     assert run(*words, "--shares", "0.3", "--target", 0.9, "--export", tmp_path / "export") == 0
     neurons = NeuronSet.load(out / "zh.safetensors")
+    kept_files = {path.name: path.stat().st_mtime_ns for path in (out / "measured").iterdir()}
+    assert len(kept_files) == 3 + 1 + 2 + 3  # scores, the model as it is, two candidates, the report
     printed, card = capsys.readouterr().out, (out / "card.md").read_text()
     assert f"{len(neurons):,} neurons, switched off" in printed and neurons.digest in card
     half = halves(["zh", "en", "de"], 56, 3).report
@@ -110,4 +112,8 @@ def test_it_is_questions_texts_and_a_choice(tmp_path, capsys):
     records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert [record["answer"] for record in records if record["setting"] == "neurons"] == said
     assert {record["setting"] for record in records} == {"original", "neurons", "random0"}
+    report = (out / "report.csv").read_bytes()
+    assert run(*words, "--shares", "0.3", "--target", 0.8) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "measured").iterdir()} == kept_files
+    assert (out / "report.csv").read_bytes() == report
     assert len((out / "report_questions" / "de.jsonl").read_text().splitlines()) == 6

@@ -17,7 +17,7 @@ from plnd.errors import PLNDError
         ({"shares": ()}, "shares=[]: expected different numbers above 0 and at most 1"),
         ({"shares": (0.1, 0.1)}, "shares=[0.1, 0.1]: expected different numbers"),
         ({"factors": (0.0, 1.0)}, "factors=[0.0, 1.0]: expected different numbers from 0 to below 1"),
-        ({"times": 0.5}, "times=0.5: expected a number of at least 1"),
+        ({"times": (2, 0.5)}, "times=[2, 0.5]: expected different numbers of at least 1"),
         ({"questions": 0}, "questions=0: expected a whole number of at least 1"),
         ({"max_length": 8}, "max_length=8: expected a whole number of at least 32"),
         ({"draws": -1}, "draws=-1: expected a whole number of at least 0"),

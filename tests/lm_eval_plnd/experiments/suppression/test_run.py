@@ -59,7 +59,7 @@ def test_nothing_is_chosen_where_nothing_reaches_it():
     assert caught.value.status == 3
     assert str(caught.value) == (
         "nothing reaches a rate of 0.05 on 24 validation questions: 20 neurons times 0 come nearest, from 1.000 to"
-        " 0.100; no mask is written: allow a larger --target, larger --shares, or fewer --times"
+        " 0.100; no mask is written: allow a larger --target, larger --shares, or smaller --times"
     )
     silent = Suppression("zh", ("en",), "m", config, made(0, 1.0, 0, 0, 0.0), ())
     assert silent.why_none().startswith("nothing to suppress: the model as it is answers in zh at 0.000")
@@ -71,6 +71,7 @@ def test_candidates_are_nested_and_each_has_every_factor():
     plain = random.uniform(0.5, 1.5, (3, 100))
     own = plain.copy()
     own[:, :12] *= np.linspace(20, 4, 12)  # so many are more important here, in this order
+    own[:, 12:20] *= np.where(plain[:, 12:20].mean(0) > 1, 1.8, 1.0)  # and some a little more
     corpora = [
         {"source": f"{x}.jsonl", "sha256": x * 64, "documents": 3, "tokens": 9, "max_length": 8, "skipped": {}}
         for x in "ab"
@@ -78,7 +79,7 @@ def test_candidates_are_nested_and_each_has_every_factor():
     model = {"name": "m", "revision": None, "model_type": "llama", "blocks": 1, "widths": {"0.down_proj": 100}}
     zh = make_scores({"0.down_proj": own}, language="zh", corpus=corpora[0], model=model)
     en = make_scores({"0.down_proj": plain}, language="en", corpus=corpora[1], model=model)
-    found = candidates(zh, [en], SuppressConfig(shares=(0.5, 0.05, 0.01, 0.4), factors=(0.0, 0.5)))
+    found = candidates(zh, [en], SuppressConfig(shares=(0.5, 0.05, 0.01, 0.4), factors=(0.0, 0.5), times=(2.0,)))
     sizes = [len(one.neurons) for one in found]
     assert sizes[:4] == [1, 1, 5, 5] and len(sizes) == 6 and sizes[4] == sizes[5] <= 12
     assert [one.factor for one in found] == [0.5, 0.0] * 3
@@ -92,3 +93,8 @@ def test_candidates_are_nested_and_each_has_every_factor():
         and drawn.neurons.counts() == found[4].neurons.counts()
         and drawn.neurons != found[4].neurons
     )
+    mild = candidates(zh, [en], SuppressConfig(shares=(0.5, 0.05), factors=(0.0,), times=(1.1, 2.0)))
+    assert mild[0].neurons == found[2].neurons and len(found[4].neurons - mild[1].neurons) == 0
+    assert len(mild[1].neurons) > len(found[4].neurons)  # those 1.1 times as important come behind those that are twice
+    none = candidates(zh, [en], SuppressConfig(shares=(0.05,), factors=(0.0,), times=(2.0, 1000.0)))
+    assert none[0].neurons == found[2].neurons

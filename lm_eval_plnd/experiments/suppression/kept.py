@@ -1,0 +1,64 @@
+"""What a search measured, kept by all that it depends on: one that was killed, or has another target, goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_plnd.experiments.results import read_json
+from lm_eval_plnd.identity import answers_digest
+from plnd.errors import PLNDError
+from plnd.io.files import write_bytes
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder of measurements on one model.
+
+    Attributes:
+        folder: where they are; None keeps nothing.
+        model: digest of the model and its tokenizer, by content.
+    """
+
+    folder: Path | None = None
+    model: str = ""
+
+    @classmethod
+    def of(cls, lm: HFLM, folder: Path) -> Kept:
+        """Of a loaded model; of one whose content cannot be told (offloaded weights) nothing is kept."""
+        try:
+            digest = answers_digest(lm.model, lm.tokenizer, None, {})
+        except PLNDError:
+            return cls()
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, digest)
+
+    def path(self, name: str, about: Any) -> Path | None:
+        """The file of what depends on the model and on `about`, which JSON can say."""
+        if self.folder is None:
+            return None
+        key = hashlib.sha256(json.dumps([self.model, about], sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{name}-{key[:24]}"
+
+    def get(self, name: str, about: Any, measure: Callable[[], Any]) -> Any:
+        """A value that JSON can say: the one that is kept, else what `measure` finds, kept from now on.
+
+        Raises:
+            PLNDError: if the file is damaged, naming it.
+        """
+        path = self.path(name, about)
+        if path is None:
+            return measure()
+        path = path.with_suffix(".json")
+        if path.exists():
+            return read_json(path)
+        found = measure()
+        write_bytes((json.dumps(found, ensure_ascii=False) + "\n").encode(), path)
+        return found
