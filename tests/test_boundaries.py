@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plnd.detection": (*GROUND, "importance", "io", "models", "neurons", "deactivation"),
     "plnd.probing": (*GROUND, "importance", "io", "models", "deactivation", "detection"),
     "plnd.inspection": (*GROUND, "models", "neurons", "logit_lens", "detection"),
+    "plnd.explorer": (*GROUND, "io", "neurons", "inspection", "any_artifact"),
     "plnd.interventions": (*GROUND, "io", "models", "neurons", "deactivation", "references"),
     "plnd.comparison": (*GROUND, "io", "models", "neurons", "detection", "interventions", "plots"),
     "plnd.plot_style": (*GROUND, "io"),

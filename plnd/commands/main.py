@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from plnd.commands.arena import Arena
 from plnd.commands.detect import Detect, Merge
+from plnd.commands.explore import Explore
 from plnd.commands.files import Convert, Export, Families, Show, Verify
 from plnd.commands.lens import Lens
 from plnd.commands.neuron import Neuron
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "layers": Layers,
     "lens": Lens,
     "neuron": Neuron,
+    "explore": Explore,
     "arena": Arena,
     "routing": Route,
     "reference": Reference,
@@ -51,7 +53,7 @@ COMMANDS: dict[str, Command] = {
 }
 GROUPS = {
     "find the neurons of a language": "detect merge select combine",
-    "look at them": "show overlap layers neuron lens roles routing",
+    "look at them": "show overlap layers neuron explore lens roles routing",
     "see what they do": "ablate arena experiment report card demo tasks",
     "change a model": "export reference steered suppress",
     "files and models": "verify convert push families probe",

@@ -240,24 +240,34 @@ def check_comparable(own: list[Scores], others: list[Scores]) -> None:
     for side, name in ((own, "own"), (others, "others")):
         if not side:
             raise PLNDError(f"{name}: no scores, expected those of at least one language")
-    first = own[0]
     for scores in (*own, *others):
         if scores.metadata.version < LOGS_SINCE:
             raise PLNDError(
                 f"the scores of {_name(scores)} are of format version {scores.metadata.version}, without the logs that"
                 " contrast compares: detect again with this plnd"
             )
-    for scores in (*own, *others):
-        check_model(scores.metadata.model, first.metadata.model, f"the scores of {_name(scores)}")
-        _check_weights(scores, first)
-        for setting, value in _settings(scores).items():
+    check_settings([*own, *others])
+    _check_distinct(own, others)
+
+
+def check_settings(scores: Sequence[Scores]) -> None:
+    """Refuses scores whose numbers cannot stand beside each other: of other models, or made with other settings.
+
+    Raises:
+        PLNDError: naming the first difference.
+        ModelMismatchError: if the scores are of different models.
+    """
+    for one in scores[1:]:
+        first = scores[0]
+        check_model(one.metadata.model, first.metadata.model, f"the scores of {_name(one)}")
+        _check_weights(one, first)
+        for setting, value in _settings(one).items():
             expected = _settings(first)[setting]
             if value != expected:
                 raise PLNDError(
-                    f"{setting} is {expected} in the scores of {_name(first)} and {value} in those of {_name(scores)}:"
+                    f"{setting} is {expected} in the scores of {_name(first)} and {value} in those of {_name(one)}:"
                     " their importances cannot be compared; detect again with the same settings"
                 )
-    _check_distinct(own, others)
 
 
 def _check_weights(scores: Scores, first: Scores) -> None:
@@ -297,15 +307,24 @@ def _check_distinct(own: list[Scores], others: list[Scores]) -> None:
                 raise PLNDError(
                     f"{scores.metadata.language} is among the others too: compare a language with other languages"
                 )
+    check_corpora([*own, *others])
+
+
+def check_corpora(scores: Iterable[Scores]) -> None:
+    """Refuses one corpus in the place of two.
+
+    Raises:
+        PLNDError: naming the two languages.
+    """
     seen: dict[str, Scores] = {}
-    for scores in (*own, *others):
-        sha256 = scores.metadata.corpus.sha256
+    for one in scores:
+        sha256 = one.metadata.corpus.sha256
         if sha256 and sha256 in seen:
             raise PLNDError(
-                f"the scores of {_name(seen[sha256])} and {_name(scores)} are of one corpus, the same documents: give"
+                f"the scores of {_name(seen[sha256])} and {_name(one)} are of one corpus, the same documents: give"
                 " each language's scores once"
             )
-        seen[sha256] = scores
+        seen[sha256] = one
 
 
 def _check_measured(scores: Iterable[Scores], chosen: Iterable[str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
+from html_elements import Elements
 from plnd.inspection.page import neuron_page, strongest, title
 from plnd.inspection.profiles import (
     CorpusRead,
@@ -50,36 +50,6 @@ def inspection(text: str = "我们", language: str = "zh", **changes) -> Inspect
     corpora = {language: CorpusRead(10, 1234), "he": CorpusRead(3, 99)}
     given = {"model": text, "language": language, "sha256": "ab" * 32, "chosen_from": 40, "measure": "importance"}
     return Inspection(**{**given, "corpora": corpora, "neurons": (first, second), **changes})
-
-
-class Elements(HTMLParser):
-    """The tags and attributes of a page, and the text in each element."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[tuple[str, str]] = []
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        """Keeps a tag."""
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "input"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        """Every element that is opened is closed, in order."""
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        """Keeps what stands in an element."""
-        if data.strip():
-            self.text.append((self.open[-1] if self.open else "", data))
-
-    def of(self, tag: str) -> list[str]:
-        """The texts of all elements of a kind."""
-        return [text for name, text in self.text if name == tag]
 
 
 def test_every_neuron_has_its_card():
