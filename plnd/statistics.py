@@ -109,6 +109,11 @@ def paired_p_value(
     return float(test.pvalue)
 
 
+def smallest_p_value(documents: int, resamples: int = 9999) -> float:
+    """The smallest value that `paired_p_value` can have with so many documents: two of all signs."""
+    return max(2.0 / 2.0 ** min(documents, 1000), 2 / (resamples + 1)) if documents > 1 else 1.0
+
+
 def relative_lengths(lengths: Sequence[float] | np.ndarray) -> np.ndarray:
     """Lengths of documents over their mean, [documents] float64.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,30 @@ def markdown(table: Shown) -> str:
     """As a table of GitHub's Markdown."""
     escaped = [[cell.replace("|", r"\|").replace("\n", "<br>") for cell in row] for row in (table.header, *table.rows)]
     return _drawn(escaped, table.words, "pipe")
+
+
+def read_markdown(text: str) -> list[Shown]:
+    """The tables of a file that `write_tables` wrote; none, where it is another text."""
+    found = []
+    for block in re.split(r"\n(?=\*\*)", text):
+        title = re.match(r"\*\*(.+)\*\*\n\n", block)
+        lines = [line for line in block.splitlines() if line.startswith("|") and line.endswith("|")]
+        if title is None or len(lines) < 2 or not re.fullmatch(r"[|:-]+", lines[1]):
+            continue
+        header, *rows = (
+            [_plain(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in (lines[0], *lines[2:])
+        )
+        sides = lines[1].strip("|").split("|")
+        if any(len(row) != len(header) for row in (sides, *rows)):
+            continue
+        found.append(
+            Shown(title[1], header, rows, next((n for n, x in enumerate(sides) if x.endswith(":")), len(sides)))
+        )
+    return found
+
+
+def _plain(cell: str) -> str:
+    return cell.strip().replace(r"\|", "|").replace("<br>", "\n")
 
 
 def latex(table: Shown) -> str:

@@ -15,13 +15,13 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_eval_plnd.experiments import results
-from lm_eval_plnd.experiments.report.note import ENDING, command_of
+from lm_eval_plnd.experiments.report.note import ENDING, command_of, script_of
 from lm_eval_plnd.experiments.report.page import (
     Cell,
     Plot,
@@ -34,13 +34,19 @@ from lm_eval_plnd.experiments.report.page import (
     signed,
 )
 from lm_eval_plnd.experiments.report.scores import look_of, score_sections
+from lm_eval_plnd.experiments.report.sets import sets_section
+from lm_eval_plnd.experiments.report.words import figure_in_words, nothing_to_see, setting_in_words
 from lm_eval_plnd.experiments.results import Row
+from lm_eval_plnd.experiments.settings import load_settings
+from lm_eval_plnd.experiments.tables import read_markdown
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
 from plnd.io.files import read_bounded
+from plnd.neurons.neuron_set import NeuronSet
 from plnd.secrets import without_secrets
 
 if TYPE_CHECKING:
+    from plnd.any_artifact import Artifact
     from plnd.io.metadata import CorpusDescription, ParallelCorpus
 
 PLOTS = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -122,13 +128,15 @@ def _folder(path: str | Path) -> Path:
 
 def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section]:
     """What the folder has, in reading order."""
-    drawn = _figures(folder)
-    done = [_switched_off(rows), _artifacts(folder), _settings(folder)]
+    drawn, artifacts = _figures(folder), _read_artifacts(folder)
+    sets = {path: one for path, one in artifacts.items() if isinstance(one, NeuronSet)}
+    done = [sets_section(sets), _switched_off(rows), _artifacts(folder, artifacts), _settings(folder)]
     if not any(s.tables or s.plots or s.code for s in (*drawn, *done)):
         return []
+    settings = load_settings(folder / results.SETTINGS) if (folder / results.SETTINGS).is_file() else None
     done.append(_commands(folder, rows))
-    scores = score_sections(folder, rows, progress)  # the longest work after all that can be refused
-    return [s for s in (*drawn, *scores, *done) if s.tables or s.plots or s.code]
+    scores = score_sections(folder, rows, settings, progress)  # the longest work after all that can be refused
+    return [s for s in (*scores, *drawn, *done) if s.tables or s.plots or s.code]
 
 
 def _facts(folder: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -158,18 +166,22 @@ def _figures(folder: Path) -> list[Section]:
     for path in _files(folder):
         if path.suffix not in (*PLOTS, ".csv") or path == folder / results.RESULTS:
             continue
+        if path.suffix == ".png" and path.with_suffix(".svg").is_file():
+            continue  # the same picture, as sharp at every size
         name = path.relative_to(folder).with_suffix("").as_posix()
         item = re.match(r"(.*(?:figure|table)\d+)_", name)
         title = item[1] if item else name
-        section = sections.setdefault(title, Section(title))
+        section = sections.setdefault(title, Section(title, _words_of(path, item[1] if item else name, folder)))
         if path.suffix == ".csv":
-            section.tables += _csv_tables(path)
+            read, all_numbers = _read_tables(path), _csv_tables(path)
+            section.tables += [*read, *(replace(t, folded=bool(read)) for t in all_numbers)]
+            section.warnings = [*section.warnings, *nothing_to_see(*_csv(path))]
         else:
             data = base64.b64encode(_bytes(path)).decode()
             section.plots.append(Plot(path.name, f"data:{PLOTS[path.suffix]};base64,{data}"))
     for section in sections.values():
         section.tables = [
-            replace(table, folded=table.long or bool(section.plots and "table" not in section.name))
+            replace(table, folded=table.folded or table.long or bool(section.plots and "table" not in section.name))
             for table in section.tables
         ]
     return [sections[name] for name in sorted(sections, key=results.in_order)]
@@ -186,7 +198,27 @@ def _bytes(path: Path) -> bytes:
     return read_bounded(path, results.MAX_BYTES)
 
 
-def _csv_tables(path: Path) -> list[Table]:
+def _words_of(path: Path, item: str, folder: Path) -> str:
+    """What an item of a script shows, if a note beside it says which script that was."""
+    note = folder / f"{item}{ENDING}"
+    return figure_in_words(script_of(note), Path(item).name) if note.is_file() else ""
+
+
+def _read_tables(path: Path) -> list[Table]:
+    """The tables that a script prints of a CSV, from the Markdown beside it."""
+    beside = path.with_suffix(".md")
+    shown_tables = read_markdown(results.read_text(beside)) if beside.is_file() else []
+    tables = []
+    for one in shown_tables:
+        kinds = ["" if place < one.words else "number" for place in range(len(one.header))]
+        rows = [[Cell(text or "–", kind=kind) for text, kind in zip(row, kinds, strict=True)] for row in one.rows]
+        if rows:
+            tables.append(Table(one.title, one.header, rows))
+    return tables
+
+
+def _csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table."""
     try:
         lines = list(csv.reader(io.StringIO(results.read_text(path), newline=""), strict=True))
     except csv.Error as error:
@@ -197,12 +229,17 @@ def _csv_tables(path: Path) -> list[Table]:
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise PLNDError(f"{path}: row {number} has {len(row)} values, expected {len(header)}")
+    return header, rows
+
+
+def _csv_tables(path: Path) -> list[Table]:
+    header, rows = _csv(path)
     if not rows:
         return []
     if panels := _panels(header, rows):
         return panels
     columns = [_csv_column(column) for column in zip(*rows, strict=True)]
-    return [Table(path.name, header, [list(row) for row in zip(*columns, strict=True)])]
+    return [Table(f"all numbers, {path.name}", header, [list(row) for row in zip(*columns, strict=True)])]
 
 
 def _panels(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
@@ -257,34 +294,58 @@ def _float(text: str) -> float | None:
 
 def _switched_off(rows: Sequence[Row]) -> Section:
     """Every setting once: what was off in it."""
-    section = Section("what was switched off")
+    section = Section("switched off", "What was switched off")
     lines, looks = [], []
     for row in results.first_of_each(rows):
-        texts = (row.setting, row.neurons, row.language, row.region, row.control, row.seed, row.sample)
+        texts = (
+            row.setting,
+            setting_in_words(row),
+            row.neurons,
+            row.language,
+            row.region,
+            row.control,
+            row.seed,
+            row.sample,
+        )
         numbers = [Cell(f"{row.deactivated:,}", kind="number"), share_cell(row.share)]
         lines.append([*(Cell(text or "–") for text in texts), *numbers, digest_cell(row.mask_sha256)])
         looks.append(look_of(row))
     if lines:
-        header = ["setting", "neurons", "language", "region", "control", "seed", "sample", "off", "of all", "SHA-256"]
+        header = [
+            "setting",
+            "in words",
+            "neurons",
+            "language",
+            "region",
+            "control",
+            "seed",
+            "sample",
+            "off",
+            "of all",
+            "SHA-256",
+        ]
         section.tables.append(Table("settings, with the digest of the neurons", header, lines, looks))
     return section
 
 
-def _artifacts(folder: Path) -> Section:
-    """Every artifact in the folder: what it holds, of which corpus, and its digests."""
+def _read_artifacts(folder: Path) -> dict[Path, Artifact]:
+    """Every artifact in the folder, in order."""
     from plnd.any_artifact import load
+
+    found = [path for path in _files(folder) if path.suffix == ".safetensors"]
+    return {path: load(path) for path in found if not any((path.parent / name).is_file() for name in OF_A_MODEL)}
+
+
+def _artifacts(folder: Path, artifacts: Mapping[Path, Artifact]) -> Section:
+    """Of every artifact what it holds, of which corpus, and its digests."""
     from plnd.neurons.history import rule_in_words
-    from plnd.neurons.neuron_set import NeuronSet
     from plnd.references.direction import Direction
     from plnd.references.means import Means
     from plnd.references.routing import Routing
     from plnd.roles.roles import Roles
 
-    section, lines = Section("artifacts"), []
-    for path in _files(folder):
-        if path.suffix != ".safetensors" or any((path.parent / name).is_file() for name in OF_A_MODEL):
-            continue
-        artifact = load(path)
+    section, lines = Section("artifacts", "Scores, neurons and roles"), []
+    for path, artifact in artifacts.items():
         neurons = artifact if isinstance(artifact, NeuronSet) else None
         languages: Sequence[str | None]
         corpora: Sequence[CorpusDescription | ParallelCorpus]
@@ -309,13 +370,13 @@ def _artifacts(folder: Path) -> Section:
         )
     if lines:
         header = "file,kind,language,neurons,rule,documents,tokens,corpus SHA-256,file SHA-256".split(",")
-        section.tables.append(Table("scores, neurons and roles", header, lines))
+        section.tables.append(Table("what they hold, and of which corpus", header, lines))
     return section
 
 
 def _settings(folder: Path) -> Section:
     """The experiment's settings and the software that ran it."""
-    section = Section("settings and software")
+    section = Section("settings", "Settings and software")
     if (folder / results.SETTINGS).is_file():
         section.code.append((results.SETTINGS, without_secrets(results.read_text(folder / results.SETTINGS))))
     if (folder / results.ENVIRONMENT).is_file():
@@ -329,7 +390,7 @@ def _settings(folder: Path) -> Section:
 
 def _commands(folder: Path, rows: Sequence[Row]) -> Section:
     """What to type to get all of it again, from the folder above this one."""
-    section = Section("to repeat it")
+    section = Section("repeat", "To repeat it")
     name = shlex.quote(folder.resolve().name)
     lines = []
     if (folder / results.SETTINGS).is_file():
@@ -339,8 +400,6 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
     lines.append(f"plnd report {name}")
     section.code.append(("all of it", "\n".join(lines) + "\n"))
     if rows and (folder / results.SETTINGS).is_file():
-        from lm_eval_plnd.experiments.settings import load_settings
-
         settings = load_settings(folder / results.SETTINGS)
         commands = results.commands(settings, dict.fromkeys(row.item for row in rows))
         section.code.append(("an evaluation with lm-eval alone", "\n".join(commands.values()) + "\n"))

@@ -63,6 +63,16 @@ def command_of(note: Path, folder: Path) -> str:
         raise PLNDError(f"{note}: not a note of one of the scripts; run it again, or delete the file") from None
 
 
+def script_of(note: Path) -> str:
+    """The name of the script that left a note.
+
+    Raises:
+        PLNDError: if the file is something else.
+    """
+    words = command_of(note, note.parent).split()
+    return Path(words[1]).name if len(words) > 1 else ""
+
+
 def _seen_from_above(path: str, note: Path, folder: Path) -> str:
     inside = Path(os.path.normpath(note.parent.relative_to(folder) / path))
     if inside.parts[:1] == ("..",):

@@ -26,6 +26,7 @@ class Cell:
         kind: number, digest or empty for text.
         shade: -1 to 1, how strongly and in which of two colours it is tinted.
         strong: bold.
+        hint: more of it, on hovering.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Cell:
     kind: str = ""
     shade: float = 0.0
     strong: bool = False
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Table:
         rows: cells; the first of each is the row's heading.
         looks: of each row, a word for the style sheet: original, control or empty.
         folded: shown on demand, and on paper unless it is long.
+        findings: what it shows, in sentences.
+        warnings: what it cannot show, and why.
     """
 
     caption: str
@@ -52,6 +56,8 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     looks: Sequence[str] = ()
     folded: bool = False
+    findings: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def long(self) -> bool:
@@ -70,18 +76,36 @@ class Table:
 
 @dataclass
 class Section:
-    """A heading and what is below it."""
+    """A heading and what is below it.
+
+    Attributes:
+        name: what it is called in files.
+        words: the heading, where the name is none.
+        legend: words that are used below it, and what they mean.
+        findings, warnings: as of a table.
+    """
 
     name: str
+    words: str = ""
     tables: list[Table] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     code: list[tuple[str, str]] = field(default_factory=list)
+    legend: Sequence[tuple[str, str]] = ()
+    findings: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def title(self) -> str:
-        """Its name as a heading: `figure3` is Figure 3."""
-        spaced = re.sub(r"^(figure|table)(?=\d)", r"\1 ", self.name)
-        return spaced[:1].upper() + spaced[1:]
+        """Its name as a heading: `figure3` is Figure 3, and what it shows where that is known."""
+        spaced = re.sub(r"^(.*/)?(figure|table)(?=\d)", r"\1\2 ", self.name)
+        numbered = spaced != self.name
+        name = spaced[:1].upper() + spaced[1:]
+        return f"{name}: {self.words}" if numbered and self.words else self.words or name
+
+    @property
+    def short(self) -> str:
+        """Its heading in the list of sections."""
+        return self.title.partition(": ")[0]
 
     @property
     def anchor(self) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_plnd.experiments import results
 from lm_eval_plnd.experiments.report.page import (
@@ -20,10 +20,20 @@ from lm_eval_plnd.experiments.report.page import (
     shown,
     signed,
 )
+from lm_eval_plnd.experiments.report.words import (
+    findings,
+    regions_in_words,
+    score_in_words,
+    setting_in_words,
+    warnings,
+)
 from lm_eval_plnd.experiments.results import BITS, TEXT, Row
+from plnd.plot_style import in_words
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from lm_eval_plnd.experiments.settings import Settings
 
 SURE = 0.05
 """Differences of a smaller p-value are bold."""
@@ -35,12 +45,16 @@ class Certainty:
 
     Attributes:
         low, high: ends of its interval; nan where it has none.
-        p_value: that the difference from the original is chance; nan where they cannot be compared.
+        p_value: that the difference from the original is chance; nan where they cannot be compared, and where the
+            documents are too few for any to be below `SURE`.
+        change_low, change_high: ends of the interval of that difference.
     """
 
     low: float = math.nan
     high: float = math.nan
     p_value: float = math.nan
+    change_low: float = math.nan
+    change_high: float = math.nan
 
 
 Key = tuple[str, str, str]
@@ -67,6 +81,10 @@ class Scores:
         """Difference from the original; nan for the original itself, and where that was not evaluated."""
         old = self.by_key.get((self.plain or "", row.task, row.metric))
         return math.nan if old is None or row.original else row.value - old.value
+
+    def of(self, row: Row) -> Certainty:
+        """How sure a row is."""
+        return self.certainty[row.setting, row.task, row.metric]
 
     def bits(self, row: Row) -> Row | None:
         """The bits per byte of a row's setting in the language of its task."""
@@ -95,7 +113,7 @@ def _certainty(row: Row, samples: results.Samples, before: np.ndarray | None) ->
     Bits per byte are a mean weighted by the documents' bytes w: Σ w·v / Σ w, the plain mean of w·v / w̄. That is what
     the test compares; the interval is that of the ratio.
     """
-    from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value
+    from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value, smallest_p_value
 
     values, weights = _values(row, samples)
     if values is None:
@@ -103,7 +121,9 @@ def _certainty(row: Row, samples: results.Samples, before: np.ndarray | None) ->
     low, high = bootstrap_interval(as_ratio(weights * values, weights))
     if before is None or len(before) != len(values):
         return Certainty(low, high)
-    return Certainty(low, high, paired_p_value(weights * values, weights * before))
+    known = smallest_p_value(len(values)) < SURE
+    p_value = paired_p_value(weights * values, weights * before) if known else math.nan
+    return Certainty(low, high, p_value, *bootstrap_interval(as_ratio(weights * (values - before), weights)))
 
 
 def _values(row: Row, samples: results.Samples) -> tuple[np.ndarray | None, np.ndarray]:
@@ -126,14 +146,16 @@ def _values(row: Row, samples: results.Samples) -> tuple[np.ndarray | None, np.n
     return (values, weights) if fits else (None, weights)
 
 
-def score_sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section]:
+def score_sections(folder: Path, rows: Sequence[Row], settings: Settings | None, progress: bool) -> list[Section]:
     """A section per item: all settings against all languages, then each task with its statistics."""
     if not rows:
         return []
     scores = _scores(folder, rows, progress)
-    sections = []
+    sections: list[Section] = []
     for item in dict.fromkeys(row.item for row in rows):
-        section = Section(item)
+        here = [row for row in rows if row.item == item]
+        legend = () if any(section.legend for section in sections) else regions_in_words(here, settings)
+        section = Section(item, in_words(item).capitalize(), legend=legend)
         for metric in dict.fromkeys(row.metric for row in rows if row.item == item):
             chosen = [row for row in rows if (row.item, row.metric) == (item, metric)]
             section.tables.append(_overview(item, metric, chosen, scores))
@@ -148,33 +170,51 @@ def _overview(item: str, metric: str, rows: Sequence[Row], scores: Scores) -> Ta
     tasks = {row.task: row for row in rows}
     languages = [row.task_language for row in tasks.values()]
     short = all(languages) and len(set(languages)) == len(tasks)
-    header = ["setting", *(row.task_language if short else task for task, row in tasks.items())]
-    by_place = {(row.setting, row.task): row for row in rows}
-    settings = results.first_of_each(rows)
-    parts = [[[by_place.get((row.setting, task)) for task in tasks] for row in settings]]
+    header = ["switched off", *(in_words(row.task_language) if short else task for task, row in tasks.items())]
+    by_place: dict[tuple[Any, str], list[Row]] = {}
+    firsts: dict[Any, Row] = {}
+    for row in rows:
+        by_place.setdefault((_draws_of(row), row.task), []).append(row)
+        firsts.setdefault(_draws_of(row), row)
+    settings = list(firsts.values())
+    parts = [[[by_place.get((_draws_of(row), task), []) for task in tasks] for row in settings]]
     if item != TEXT and any(scores.bits(row) for row in rows):
-        header += [f"bits/byte, {language}" for language in dict.fromkeys(languages)]
-        beside = {row.task_language: task for task, row in reversed(tasks.items())}
-        chosen = [[by_place.get((row.setting, beside[x])) for x in dict.fromkeys(languages)] for row in settings]
-        parts.append([[None if row is None else scores.bits(row) for row in line] for line in chosen])
-    lines = [[Cell(row.setting)] for row in settings]
+        header += [f"bits per byte, {in_words(language)}" for language in dict.fromkeys(languages)]
+        beside = {row.task_language: place for place, row in reversed(list(enumerate(tasks.values())))}
+        places = [beside[language] for language in dict.fromkeys(languages)]
+        parts.append([[list(filter(None, map(scores.bits, line[place]))) for place in places] for line in parts[0]])
+    lines = [[_heading(row, draws=True)] for row in settings]
     for part in parts:
-        changes = [abs(scores.change(row)) for line in part for row in line if row is not None]
+        changes = [abs(_change(cell, scores)) for line in part for cell in line if cell]
         most = max(filter(math.isfinite, changes), default=0.0)
         for cells, line in zip(lines, part, strict=True):
-            cells += [_tinted(row, scores, most) for row in line]
+            cells += [_tinted(cell, scores, most) for cell in line]
     what = "score of the original, change of every other setting" if scores.plain else "scores"
-    return Table(f"{item}, {metric}: {what}", header, lines, [look_of(row) for row in settings])
+    caption = f"{score_in_words(item, metric)}; {what}"
+    looks = [look_of(row) for row in settings]
+    alike = not any(scores.change(row) for row in rows if not row.original)
+    return Table(caption, header, lines, looks, alike, findings(rows, scores), warnings(rows))
 
 
-def _tinted(row: Row | None, scores: Scores, most: float) -> Cell:
-    """A row's change, tinted by its size against the largest; its score where there is nothing to compare it with."""
-    if row is None:
+def _draws_of(row: Row) -> Any:
+    """What a setting has in common with those that differ from it by the draw of random neurons alone."""
+    return (row.neurons, row.language, row.region, row.sample, row.table) if row.control else row.setting
+
+
+def _change(rows: Sequence[Row], scores: Scores) -> float:
+    """The mean change of some draws."""
+    return math.fsum(map(scores.change, rows)) / len(rows)
+
+
+def _tinted(rows: Sequence[Row], scores: Scores, most: float) -> Cell:
+    """The change of a setting, or the mean of its draws, tinted by its size against the largest; its score where there
+    is nothing to compare it with."""
+    if not rows:
         return Cell("–", kind="number")
-    change = scores.change(row)
+    change = _change(rows, scores)
     if not math.isfinite(change):
-        return number_cell(row.value)
-    sure = scores.certainty[row.setting, row.task, row.metric].p_value < SURE
+        return number_cell(rows[0].value)
+    sure = len(rows) == 1 and scores.of(rows[0]).p_value < SURE
     return Cell(signed(change), repr(change), "number", change / most if most > 0 else 0.0, strong=sure)
 
 
@@ -184,13 +224,14 @@ def _task_table(rows: Sequence[Row], scores: Scores) -> Table:
     beside = rows[0].item != TEXT and any(scores.bits(row) for row in rows)
     lines = []
     for row in rows:
-        found = scores.certainty[row.setting, row.task, row.metric]
+        found = scores.of(row)
         line = [
-            Cell(row.setting),
+            _heading(row),
             number_cell(row.value, strong=True),
             change_cell(scores.change(row)),
+            _interval_cell(found.change_low, found.change_high, signed),
             Cell(_p_text(found.p_value), in_full(found.p_value), "number", strong=found.p_value < SURE),
-            Cell("–" if math.isnan(found.low) else f"{shown(found.low)} to {shown(found.high)}", kind="number"),
+            _interval_cell(found.low, found.high, shown),
             number_cell(row.stderr),
         ]
         if beside:
@@ -199,11 +240,20 @@ def _task_table(rows: Sequence[Row], scores: Scores) -> Table:
             line += [number_cell(value), change_cell(change)]
         neurons = [Cell(f"{row.deactivated:,}", kind="number"), share_cell(row.share)]
         lines.append([*line, *neurons, Cell(f"{row.documents:,}", kind="number")])
-    header = ["setting", metric, "change", "p", "95 % interval", "stderr"]
-    header += [f"bits/byte, {language}", "their change"] if beside else []
+    header = ["switched off", in_words(metric), "change", "its 95 % interval", "p", "95 % interval", "standard error"]
+    header += [f"bits per byte, {in_words(language)}", "their change"] if beside else []
     header += ["neurons off", "of all", "documents"]
-    caption = f"{task}{f' ({language})' if language else ''}, {metric}: every setting with its statistics"
+    where = f"{in_words(language)} ({task})" if language else task
+    caption = f"{where}, {in_words(metric)}: every setting with its statistics"
     return Table(caption, header, lines, [look_of(row) for row in rows], folded=True)
+
+
+def _heading(row: Row, *, draws: bool = False) -> Cell:
+    return Cell(setting_in_words(replace(row, seed="") if draws and row.control else row), hint=row.setting)
+
+
+def _interval_cell(low: float, high: float, form: Callable[[float], str]) -> Cell:
+    return Cell("–" if math.isnan(low) else f"{form(low)} to {form(high)}", kind="number")
 
 
 def look_of(row: Row) -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from handmade import MODEL, make_neurons
 from lm_eval_plnd.experiments.report.command import make_page
 from lm_eval_plnd.experiments.report.note import write_note
 from lm_eval_plnd.experiments.results import COLUMNS, read_results
+from lm_eval_plnd.experiments.tables import Shown, write_tables
 from plnd.commands.main import main
 from plnd.errors import PLNDError
 from plnd.io.files import write_csv
@@ -35,9 +39,11 @@ tasks:
   xnli: {task: "plnd_xnli_{language}", num_fewshot: 2, metadata: {data_dir: data}}
 experiments: {table1: text, table2: xnli}
 """
-BYTES = [10.0, 40.0, 20.0, 30.0]
-BITS = {"original": [1.0, 1.5, 2.0, 1.25], "zh.specific.under": [1.5, 2.5, 2.25, 1.75]}
-CORRECT = {"original": [1.0, 1.0, 0.0, 1.0], "zh.specific.under": [0.0, 1.0, 0.0, 0.0]}
+BYTES = 2 * [10.0, 40.0, 20.0, 30.0]
+BITS = {"original": 2 * [1.0, 1.5, 2.0, 1.25], "zh.specific.under": 2 * [1.5, 2.5, 2.25, 1.75]}
+CORRECT = {"original": 2 * [1.0, 1.0, 0.0, 1.0], "zh.specific.under": 2 * [0.0, 1.0, 0.0, 0.0]}
+UNDER = "Chinese, language-specific, understanding blocks"
+RANDOM = "Chinese, language-specific: as many random neurons, draw 7"
 
 
 class Page(HTMLParser):
@@ -87,7 +93,7 @@ def row(item: str, setting: str, language: str, metric: str, value: float, **mor
         "deactivated": 0 if original else 1492,
         "share": 0.0 if original else 0.00951,
         "sample": 0,
-        "documents": 4,
+        "documents": 8,
     }
     found |= {"task": f"plnd_{item}_{language}", "task_language": language, **more}
     return list(found.values())
@@ -119,6 +125,12 @@ def folder(tmp_path) -> Path:
     return folder
 
 
+def bare(folder: Path) -> Path:
+    """The same without values document by document, and so without statistics, which take most of the time."""
+    shutil.rmtree(folder / "samples")
+    return folder
+
+
 def test_every_number_is_in_the_page(folder):
     """Each value, error and share of results.csv stands in full in the page, and the counts and names in its tables."""
     page = Page(make_page(folder))
@@ -136,22 +148,19 @@ def test_statistics_stand_beside_the_score(folder):
     page = Page(make_page(folder))
     low, high = bootstrap_interval(CORRECT["zh.specific.under"])
     p_value = paired_p_value(CORRECT["zh.specific.under"], CORRECT["original"])
-    header = "setting,acc,change,p,95 % interval,stderr,bits/byte, zh,their change,neurons off,of all,documents"
+    header = "switched off,accuracy,change,its 95 % interval,p,95 % interval,standard error"
+    header += ",bits per byte, Chinese,their change,neurons off,of all,documents"
+    difference = np.subtract(CORRECT["zh.specific.under"], CORRECT["original"])
+    less, more = (f"{x:+.3f}".replace("-", "−") for x in bootstrap_interval(difference))
     place = next(n for n, cells in enumerate(page.rows) if ",".join(cells) == header)
     original, changed, nasty = page.rows[place + 1 : place + 4]
-    assert original[:4] == ["original", "0.750", "–", "–"] and original[5:] == [
-        "0.232",
-        "1.475",
-        "–",
-        "0",
-        "0.000 %",
-        "4",
-    ]
+    assert original[:5] == ["nothing switched off", "0.750", "–", "–", "–"]
+    assert original[6:] == ["0.232", "1.475", "–", "0", "0.000 %", "8"]
     assert changed == [
-        *("zh.specific.under", "0.250", "−0.500", f"{p_value:.3f}", f"{low:.3f} to {high:.3f}", "0.232"),
-        *("2.125", "+0.650", "1,492", "0.951 %", "4"),
+        *(UNDER, "0.250", "−0.500", f"{less} to {more}", f"{p_value:.3f}", f"{low:.3f} to {high:.3f}", "0.232"),
+        *("2.125", "+0.650", "1,492", "0.951 %", "8"),
     ]
-    assert nasty[:6] == [NASTY, "0.625", "−0.125", "–", "–", "–"]  # no document by document values
+    assert nasty[:7] == [RANDOM, "0.625", "−0.125", "–", "–", "–", "–"]  # no document by document values
 
 
 def test_bits_per_byte_are_weighted_by_bytes(folder):
@@ -161,20 +170,126 @@ def test_bits_per_byte_are_weighted_by_bytes(folder):
     values, before = np.array(BITS["zh.specific.under"]), np.array(BITS["original"])
     low, high = bootstrap_interval(2.125 + weights * (values - 2.125))
     p_value = paired_p_value(weights * values, weights * before)
-    header = [
-        "setting",
-        "bits_per_byte",
-        "change",
-        "p",
-        "95 % interval",
-        "stderr",
-        "neurons off",
-        "of all",
-        "documents",
-    ]
-    cells = page.rows[page.rows.index(header) + 2]
-    assert cells[1:6] == ["2.125", "+0.650", f"{p_value:.3f}", f"{low:.3f} to {high:.3f}", "–"]
+    header = "switched off,bits per byte,change,its 95 % interval,p,95 % interval,standard error,neurons off,of all"
+    cells = page.rows[page.rows.index([*header.split(","), "documents"]) + 2]
+    spread = weights * (values - before)
+    less, more = bootstrap_interval(0.65 + weights * (values - before - 0.65))
+    assert np.isclose(spread.mean(), 0.65) and less < 0.65 < more
+    assert cells[1:4] == ["2.125", "+0.650", f"{less:+.3f} to {more:+.3f}"]
+    assert cells[4:7] == [f"{p_value:.3f}", f"{low:.3f} to {high:.3f}", "–"]
     assert low < 2.125 < high
+
+
+def test_findings_are_the_numbers_in_words(folder):
+    """Mean changes in the own language, in others and with random neurons, how many are worse, and the largest."""
+    page = make_page(folder)
+    found = [" ".join(text.split()) for text in re.findall(r'<p class="finding">(.*?)</p>', page, re.S)]
+    bits, _ = found[0], found[1]
+    assert bits.startswith("Mean change of bits per byte (less is better): +0.650 in the neurons&#39; own language")
+    assert "(worse in 1 of 1 comparisons, 1 of them with p &lt; 0.05, not corrected for 1 tests)" in bits
+    random = 1.23456 - 1.475
+    assert f"{random:+.3f}".replace("-", "−") + " with as many random neurons (worse in 0 of 2 comparisons)" in bits
+    assert found[1].startswith(f"Largest loss in the own language: {UNDER}, +0.650 to 2.125 over 8 documents, 95 % ")
+    assert "Only 8 documents a task: intervals are rough" in page
+
+
+def test_few_documents_have_no_p_value(folder):
+    """Where not even the most extreme signs could be below 0.05, none is shown, and it is said why."""
+    text = (folder / "results.csv").read_text()
+    (folder / "results.csv").write_text(text.replace(",8\n", ",4\n"))
+    for path in (folder / "samples").iterdir():
+        samples = json.loads(path.read_text())
+        halves = {task: {name: values[:4] for name, values in of.items()} for task, of in samples.items()}
+        path.write_text(json.dumps(halves))
+    page = make_page(folder)
+    assert "Only 4 documents a task: no p-value of this test can be below 0.12" in page
+    places = [n for n, cells in enumerate(Page(page).rows) if "its 95 % interval" in cells]
+    rows = Page(page).rows
+    assert places and all(rows[place + 2][rows[place].index("p")] == "–" for place in places)
+
+
+def test_nothing_to_see_is_said(folder):
+    """Where every score is 0, and where none differs from the original's."""
+    bare(folder)
+    text = (folder / "results.csv").read_text().replace("0.75,", "0.0,").replace("0.25,", "0.0,")
+    (folder / "results.csv").write_text(text.replace("0.625,", "0.0,"))
+    assert "Every score is 0, the original&#39;s too" in make_page(folder)
+    (folder / "results.csv").write_text(text.replace("acc,0.0,", "acc,0.5,").replace("0.625,", "0.5,"))
+    assert "No score differs from the original&#39;s." in make_page(folder)
+    header = ("item", "metric", "neurons", "english", "delta")
+    write_csv(folder / "table2.csv", header, [("xnli", "acc", 5, 0.0, 0.0), ("text", "bits", 5, 1.0, 0.5)])
+    page = make_page(folder)
+    assert "xnli: every score and every change is 0" in page and "text: every score" not in page
+
+
+def test_regions_and_settings_are_in_words(folder):
+    """A legend with the settings' own numbers; a row says what was off, and its name in files on hovering."""
+    bare(folder)
+    page = make_page(folder)
+    assert "the first 8, in which other languages are understood" in page and "the last 2, in which" in page
+    assert re.search(rf'title="zh.specific.under"[^>]*>{UNDER}<', page.replace("<wbr>", ""))
+    (folder / "settings.yaml").unlink()
+    assert "the first, in which other languages" in make_page(folder)
+
+
+def test_draws_of_random_neurons_are_one_row_of_the_overview(folder):
+    """Their mean; each of them is in the table of its task."""
+    bare(folder)
+    lines = list(csv.reader((folder / "results.csv").read_text().splitlines()))
+    second = []
+    for line in lines:
+        if line[1] == NASTY and line[COLUMNS.index("metric")] == "acc":
+            changed = dict(zip(COLUMNS, line, strict=True)) | {"setting": "other", "seed": "8", "value": "0.125"}
+            second.append([changed[name] for name in COLUMNS])
+    write_csv(folder / "results.csv", COLUMNS, [*lines[1:], *second])
+    rows = Page(make_page(folder)).rows
+    (overview,) = [cells for cells in rows if cells[0] == RANDOM.removesuffix(", draw 7") and len(cells) == 3]
+    assert overview[1] == "−0.375"  # (0.625 + 0.125) / 2 - 0.75
+    assert [cells[1] for cells in rows if cells[0] in (RANDOM, RANDOM.replace("7", "8"))][-2:] == ["0.625", "0.125"]
+
+
+def test_sets_stand_beside_each_other(folder):
+    """Of each kind where its neurons are, and which share languages have in common; other models are no error."""
+    bare(folder)
+    (folder / "neurons").mkdir()
+    shared = {"0.down_proj": [1, 5], "1.q_proj": [3]}
+    make_neurons(shared).save(folder / "neurons" / "zh.specific.safetensors")
+    make_neurons({"0.down_proj": [1], "0.o_proj": [2]}).save(folder / "neurons" / "en.specific.safetensors")
+    page = make_page(folder)
+    rows = Page(page).rows
+    place = rows.index(["neurons of", "all", "0", "1"])
+    assert rows[place + 1 : place + 3] == [["English", "2", "2", "0"], ["Chinese", "3", "2", "1"]]
+    place = rows.index(["neurons of", "English", "Chinese"])
+    assert rows[place + 1 : place + 3] == [["English", "1.000", "0.333"], ["Chinese", "0.500", "1.000"]]
+    assert "From 33.3% (English in Chinese) to 50.0% (Chinese in English) of a language&#39;s neurons" in page
+    other = {**MODEL, "widths": {**MODEL["widths"], "0.q_proj": 7}}
+    make_neurons(shared, model=other).save(folder / "neurons" / "zh.specific.safetensors")
+    assert "language-specific: not of one model" in make_page(folder)
+
+
+def test_tables_as_scripts_print_them(folder):
+    """The wide table of the Markdown beside a CSV comes first, all numbers after it, folded; with the item in words."""
+    bare(folder)
+    long = [(x, y, 10.0 * a + b) for a, x in enumerate(("off", "on")) for b, y in enumerate(("en", "zh"))]
+    wide = Shown("text: bits | byte", ("switched off", "en", "zh"), [("off", "0.0", "1.0"), ("on", "10.0 ±1", "11.0*")])
+    write_tables(str(folder / "table1"), ("switched off", "language", "value"), long, [wide])
+    write_note(str(folder / "table1"), [], ["scripts/plnd_paper.py", "table1", "--output", str(folder / "table1")])
+    page = make_page(folder)
+    assert "Table 1: each language without its own neurons" in page and "<h3>text: bits | byte</h3>" in page
+    rows = Page(page).rows
+    place = rows.index(["switched off", "en", "zh"])
+    assert rows[place + 1 : place + 3] == [["off", "0.0", "1.0"], ["on", "10.0 ±1", "11.0*"]]
+    assert rows.index(["switched off", "language", "value"]) > place
+    assert "<summary>all numbers, table1.csv</summary>" in page
+
+
+def test_a_picture_that_is_there_twice(folder):
+    """Of a drawing and the same as dots, the drawing is in the page."""
+    bare(folder)
+    (folder / "figure3.png").write_bytes(PICTURE)
+    (folder / "figure3.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    pictures = [attributes["src"] for tag, attributes in Page(make_page(folder)).tags if tag == "img"]
+    assert [source.partition(";")[0] for source in pictures] == ["data:image/svg+xml"]
 
 
 def test_page_asks_nobody(folder):
