@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,10 @@ SEED = 1234
 """Of few-shot examples and sampled generation, lm-eval's own."""
 Values = dict[str, dict[str, list[float]]]
 """Task to metric to one value per document, in document order."""
+Answers = dict[str, list[dict[str, str]]]
+"""Task to what was asked in its first documents (`prompt`), what is right (`target`), what was written (`answer`)."""
+ANSWERED, LETTERS = 3, 400
+"""Documents of each task of which answers are kept, and letters of each text: of a prompt the last ones."""
 
 
 def load_lm(arguments: Mapping[str, Any]) -> HFLM:
@@ -76,9 +80,14 @@ def ask(task: Task, num_fewshot: int | None, gen_kwargs: Mapping[str, Any], wher
 
 
 def evaluate(
-    lm: HFLM, tasks: Mapping[str, Task], *, limit: float | None = None, apply_chat_template: bool = False
+    lm: HFLM,
+    tasks: Mapping[str, Task],
+    *,
+    limit: float | None = None,
+    apply_chat_template: bool = False,
+    answers: Answers | None = None,
 ) -> Values:
-    """What the model as it is answers on some tasks.
+    """What the model as it is answers on some tasks; the first answers that it writes are added to `answers`, if given.
 
     Raises:
         PLNDError: if none of a task's metrics is a mean over documents.
@@ -93,7 +102,27 @@ def evaluate(
         found = evaluate_all(
             lm, {"tasks": dict(tasks)}, limit=limit, apply_chat_template=apply_chat_template, bootstrap_iters=0
         )
+    if answers is not None:
+        written = [name for name, task in tasks.items() if task.get_config("output_type") == "generate_until"]
+        answers |= {name: first_answers(found["samples"][name]) for name in written}
     return {name: _values(name, found) for name in tasks}
+
+
+def first_answers(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Of lm-eval's samples of a generated task, in which a document is once for each filter, what is kept as text."""
+    documents = {sample["doc_id"]: sample for sample in reversed(samples)}
+    return [
+        {
+            "prompt": _text(documents[number]["arguments"][0][0])[-LETTERS:],
+            "target": _text(documents[number]["target"])[:LETTERS],
+            "answer": _text(documents[number]["resps"][0][0])[:LETTERS],
+        }
+        for number in sorted(documents)[:ANSWERED]
+    ]
+
+
+def _text(value: Any) -> str:
+    return str(value).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
 
 
 def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -16,6 +16,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io import strict_json
@@ -25,12 +28,23 @@ if TYPE_CHECKING:
     from lm_eval_plnd.experiments.settings import Settings
 
 RESULTS, SETTINGS, ENVIRONMENT = "results.csv", "settings.yaml", "environment.json"
-SAMPLES, NEURONS = "samples", "neurons"
+SAMPLES, NEURONS, ANSWERS = "samples", "neurons", "answers"
 TEXT, BITS, BYTES = "text", "bits_per_byte", "bytes"
 MODEL_OPTIONS = ("batch_size", "device")
 """Of the model's arguments, those that lm-eval's command line has options for."""
 MAX_BYTES = 2**26
 """Of a file that is read here."""
+
+
+class Answer(TypedDict):
+    """What was asked in a document, what is right, and what the model wrote; first letters, of a prompt last ones."""
+
+    prompt: str
+    target: str
+    answer: str
+
+
+_ANSWERS = TypeAdapter(dict[str, list[Answer]])
 
 Samples = dict[str, dict[str, list[Any]]]
 """Task to metric to one value per document, in the documents' order."""
@@ -150,6 +164,21 @@ def read_samples(folder: Path, setting: str) -> Samples:
     if not good:
         raise PLNDError(f"{path}: expected {{task: {{metric: [value per document]}}}}")
     return found
+
+
+def read_answers(folder: Path, setting: str) -> dict[str, list[Answer]]:
+    """The first answers of a setting in each generated task; empty where none were kept.
+
+    Raises:
+        PLNDError: if the file is not a mapping of tasks to lists of texts by name.
+    """
+    path = folder / ANSWERS / f"{setting}.json"
+    if Path(setting).name != setting or not path.is_file():
+        return {}
+    try:
+        return _ANSWERS.validate_python(read_json(path), strict=True)
+    except ValidationError:
+        raise PLNDError(f"{path}: expected {{task: [{{prompt, target, answer}}]}}") from None
 
 
 def document_weights(metrics: Mapping[str, list[Any]], metric: str) -> list[Any] | None:

@@ -26,8 +26,9 @@ from lm_eval_plnd.experiments.conditions import Setting, chosen, detected, neuro
 from lm_eval_plnd.experiments.enhancement import COLUMNS as TUNED_COLUMNS
 from lm_eval_plnd.experiments.enhancement import ENHANCED, TUNED, Tuning, train, tunings, write_documents
 from lm_eval_plnd.experiments.enhancement import rows as tuned_rows
-from lm_eval_plnd.experiments.evaluation import Values, ask, evaluate, load_lm, read_tasks, read_values
+from lm_eval_plnd.experiments.evaluation import Answers, Values, ask, evaluate, load_lm, read_tasks, read_values
 from lm_eval_plnd.experiments.results import (
+    ANSWERS,
     BYTES,
     COLUMNS,
     ENVIRONMENT,
@@ -166,14 +167,15 @@ class Evaluator:
                 continue
             self.lms[name] = lm if not item.model else load_lm({**settings.model, **item.model, "pretrained": lm.model})
 
-    def __call__(self, item: str, tasks: Sequence[str]) -> Values:
-        """What the model as it is answers on the tasks of one item."""
+    def __call__(self, item: str, tasks: Sequence[str], answers: Answers | None = None) -> Values:
+        """What the model as it is answers on the tasks of one item; the first texts that it writes, into `answers`."""
         options = self.settings.tasks[item]
         return evaluate(
             self.lms[item],
             {name: self.tasks[name] for name in tasks},
             limit=options.limit or self.settings.limit,
             apply_chat_template=options.apply_chat_template,
+            answers=answers,
         )
 
 
@@ -307,12 +309,16 @@ def experiment(settings: Settings, output: str | Path) -> Path:
             bar.set_postfix_str(setting.name)
             bar.update(sum(count for path, count in evaluations.items() if path.exists()) - bar.n)
             values: Values = {}
+            answers: Answers = {}
             with deactivated(model().model, neurons) if neurons else nullcontext():
                 for item, named in setting.tasks(settings).items():
                     elapsed = _clock()
-                    values |= evaluator()(item, list(named.values()))
+                    values |= evaluator()(item, list(named.values()), answers)
                     log(step="evaluate", setting=setting.name, item=item, **elapsed())
                     bar.update()
+            if answers:
+                text = json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
+                write_bytes(text.encode(), output / ANSWERS / f"{setting.name}.json")
             write_bytes((json.dumps(values) + "\n").encode(), path)
             write_results()
         bar.update(bar.total - bar.n)
@@ -419,7 +425,7 @@ def _open_folder(settings: Settings, output: Path) -> None:
     from plnd.io.files import write_bytes
 
     try:
-        for folder in (output, output / NEURONS, output / SAMPLES, output / LOCKS):
+        for folder in (output, output / NEURONS, output / SAMPLES, output / ANSWERS, output / LOCKS):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PLNDError(f"{output}: cannot be made ({error.strerror}); choose another folder with --output") from None

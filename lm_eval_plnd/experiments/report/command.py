@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_eval_plnd.experiments import results
+from lm_eval_plnd.experiments.report.answers import answers_section
 from lm_eval_plnd.experiments.report.note import ENDING, command_of, script_of
 from lm_eval_plnd.experiments.report.page import (
     Cell,
@@ -136,7 +137,8 @@ def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section
     settings = load_settings(folder / results.SETTINGS) if (folder / results.SETTINGS).is_file() else None
     done.append(_commands(folder, rows))
     scores = score_sections(folder, rows, settings, progress)  # the longest work after all that can be refused
-    return [s for s in (*scores, *drawn, *done) if s.tables or s.plots or s.code]
+    written = answers_section(folder, rows)
+    return [s for s in (*scores, written, *drawn, *done) if s.tables or s.plots or s.code]
 
 
 def _facts(folder: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:

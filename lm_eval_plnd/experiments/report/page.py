@@ -71,7 +71,7 @@ class Table:
 
     def look(self, row: int) -> str:
         """The style of a row."""
-        return self.looks[row] if self.looks else ""
+        return self.looks[row] if row < len(self.looks) else ""
 
 
 @dataclass

@@ -58,10 +58,16 @@ def _overlaps(kind: str, sets: Mapping[str, NeuronSet]) -> Table:
     ]
     pairs = [(matrix[x][y], names[x], names[y]) for x in range(len(names)) for y in range(len(names)) if x != y]
     high, low = max(pairs), min(pairs)
-    said = f"From {low[0]:.1%} ({in_words(low[1])} in {in_words(low[2])}) to {high[0]:.1%} ({in_words(high[1])} in"
-    said += f" {in_words(high[2])}) of a language's neurons are another's, too."
+    said = "No two of these languages have a neuron in common."
+    if high[0] > 0:
+        said = f"Most in common: {_said(high)}; least: {_said(low)}."
     caption = f"{_title(kind)}: share of the column's neurons that the row has, too"
     return Table(caption, ["neurons of", *map(in_words, names)], rows, findings=[said])
+
+
+def _said(pair: tuple[float, str, str]) -> str:
+    share, own, other = pair
+    return f"{in_words(own)} has {share:.1%} of the neurons of {in_words(other)}"
 
 
 def _title(kind: str) -> str:

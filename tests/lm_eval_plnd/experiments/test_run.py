@@ -76,6 +76,9 @@ def test_what_a_run_leaves(finished):
         value, stderr = weighted_mean(numbers[row["metric"]], numbers.get("bytes"))
         assert (row["value"], row["stderr"]) == (repr(value), "" if stderr is None else repr(stderr))
         assert int(row["documents"]) == len(numbers[row["metric"]]) == (1 if row["item"] == "reading" else 2)
+    answers = json.loads((finished / "answers" / "zh.specific.gen.s1.json").read_text(encoding="utf-8"))
+    assert answers.keys() == {row["task"] for row in one if row["item"] == "reading"}
+    assert all(len(of) == 1 and of[0].keys() == {"prompt", "target", "answer"} for of in answers.values())
 
 
 def test_rows_name_the_neurons_that_were_off(finished):

@@ -175,7 +175,8 @@ def test_bits_per_byte_are_weighted_by_bytes(folder):
     spread = weights * (values - before)
     less, more = bootstrap_interval(0.65 + weights * (values - before - 0.65))
     assert np.isclose(spread.mean(), 0.65) and less < 0.65 < more
-    assert cells[1:4] == ["2.125", "+0.650", f"{less:+.3f} to {more:+.3f}"]
+    assert cells[1:3] == ["2.125", "+0.650"]
+    assert np.allclose([float(end) for end in cells[3].split(" to ")], [less, more], atol=1.01e-3)
     assert cells[4:7] == [f"{p_value:.3f}", f"{low:.3f} to {high:.3f}", "–"]
     assert low < 2.125 < high
 
@@ -261,10 +262,32 @@ def test_sets_stand_beside_each_other(folder):
     assert rows[place + 1 : place + 3] == [["English", "2", "2", "0"], ["Chinese", "3", "2", "1"]]
     place = rows.index(["neurons of", "English", "Chinese"])
     assert rows[place + 1 : place + 3] == [["English", "1.000", "0.333"], ["Chinese", "0.500", "1.000"]]
-    assert "From 33.3% (English in Chinese) to 50.0% (Chinese in English) of a language&#39;s neurons" in page
+    said = "English has 33.3% of the neurons of Chinese"
+    assert f"Most in common: Chinese has 50.0% of the neurons of English; least: {said}." in page
     other = {**MODEL, "widths": {**MODEL["widths"], "0.q_proj": 7}}
     make_neurons(shared, model=other).save(folder / "neurons" / "zh.specific.safetensors")
     assert "language-specific: not of one model" in make_page(folder)
+
+
+def test_answers_stand_side_by_side(folder):
+    """What was asked, what is right, and what was written without and with neurons; as text, whatever it is."""
+    bare(folder)
+    (folder / "answers").mkdir()
+    asked = [{"prompt": "1+1=", "target": "2", "answer": "<b>2</b>\n"}, {"prompt": "2+2=", "target": "4", "answer": ""}]
+    (folder / "answers" / "original.json").write_text(json.dumps({"plnd_xnli_zh": asked}))
+    off = [asked[1] | {"answer": "五\u202e"}]
+    (folder / "answers" / "zh.specific.under.json").write_text(json.dumps({"plnd_xnli_zh": off}))
+    rows = Page(make_page(folder)).rows
+    place = rows.index(["switched off", "document 1", "document 2"])
+    assert rows[place + 1 : place + 5] == [
+        ["asked", "…1+1=", "…2+2="],
+        ["right", "2", "4"],
+        ["nothing switched off", "<b>2</b>↵", "(nothing)"],
+        [UNDER, "–", r"五\u202e"],
+    ]
+    (folder / "answers" / "original.json").write_text('{"plnd_xnli_zh": [{"prompt": 1}]}')
+    with pytest.raises(PLNDError, match=r"original\.json: expected \{task: \[\{prompt, target, answer\}\]\}"):
+        make_page(folder)
 
 
 def test_tables_as_scripts_print_them(folder):
