@@ -42,8 +42,8 @@ class Contents:
     @property
     def model(self) -> str:
         """Name of the model, as the first file gives it."""
-        artifacts = [*self.scores.values(), *self.sets.values()]
-        names = [one.metadata.model.name for one in artifacts] or [one.model for one in self.inspections.values()]
+        names: list[str | None] = [one.metadata.model.name for one in self.scores.values()]
+        names += [one.model.name for one in self.sets.values()] + [one.model for one in self.inspections.values()]
         return names[0] or "a model without a name"
 
     @property

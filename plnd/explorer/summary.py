@@ -78,12 +78,11 @@ def most_specific(contents: Contents, name: str) -> list[list[str | int | float]
 
 def most_important(contents: Contents, neurons: NeuronSet) -> list[list[str | int | float]]:
     """The neurons of largest importance in a set: address, index and importance."""
-    top = neurons.top(TOP)
+    top = neurons.restrict(projections=contents.projections).top(TOP)
     every = [
         [address, int(index), float(value)]
         for address, indices in top.items()
         for index, value in zip(indices, top.importance[address], strict=True)
-        if address in contents.widths
     ]
     return sorted(every, key=lambda one: (-one[2], address_order(one[0]), one[1]))  # type: ignore[operator, arg-type]
 

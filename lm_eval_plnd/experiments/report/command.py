@@ -138,7 +138,7 @@ def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section
     done.append(_commands(folder, rows))
     scores = score_sections(folder, rows, settings, progress)  # the longest work after all that can be refused
     written = answers_section(folder, rows)
-    return [s for s in (*scores, written, *drawn, *done) if s.tables or s.plots or s.code]
+    return [s for s in (*scores, written, *drawn, *done) if s.tables or s.plots or s.code or s.warnings]
 
 
 def _facts(folder: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -24,16 +24,20 @@ def sets_section(sets: Mapping[Path, NeuronSet]) -> Section:
     for (_, kind), named in kinds.items():
         label = in_words(kind) if kind != "all" else "all of the language"
         try:
-            section.tables += [_by_block(label, named), *([_overlaps(label, named)] if len(named) > 1 else [])]
+            shares = [_overlaps(label, named)] if len(named) > 1 else []
         except ModelMismatchError as error:
             section.warnings = [*section.warnings, f"{label or 'sets'}: not of one model ({error})"]
+        else:
+            section.tables += [_by_block(label, named), *shares]
     return section
 
 
 def _by_block(kind: str, sets: Mapping[str, NeuronSet]) -> Table:
+    import numpy as np
+
     from plnd.neurons.overlap import layers
 
-    counts = {name: sum(layers(neurons).values()) for name, neurons in sets.items()}
+    counts = {name: np.sum(list(layers(neurons).values()), axis=0) for name, neurons in sets.items()}
     blocks = block_names(next(iter(sets.values())).widths)
     most = max(int(of.max()) for of in counts.values())
     rows = [

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lm_eval_plnd.experiments.report.certainty import SURE, Scores
 from lm_eval_plnd.experiments.report.page import shown, signed
 from lm_eval_plnd.experiments.results import BITS, Row
 from plnd.plot_style import in_words
 
 if TYPE_CHECKING:
-    from lm_eval_plnd.experiments.report.scores import Scores
     from lm_eval_plnd.experiments.settings import Settings
 
 LESS_IS_BETTER = (BITS, "byte_perplexity", "unreadable")
@@ -126,7 +126,6 @@ def findings(rows: Sequence[Row], scores: Scores) -> list[str]:
 
 def warnings(rows: Sequence[Row]) -> list[str]:
     """What there are too few documents for."""
-    from lm_eval_plnd.experiments.report.scores import SURE
     from plnd.statistics import smallest_p_value
 
     fewest = min(row.documents for row in rows)
@@ -160,8 +159,6 @@ def _mean(rows: Sequence[Row], scores: Scores) -> str:
 
 
 def _worse(rows: Sequence[Row], scores: Scores) -> str:
-    from lm_eval_plnd.experiments.report.scores import SURE
-
     lost = [row for row in rows if _loss(row, scores) > 0]
     tested = [row for row in rows if math.isfinite(scores.of(row).p_value)]
     sure = sum(scores.of(row).p_value < SURE for row in lost)
