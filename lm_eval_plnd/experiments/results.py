@@ -16,7 +16,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from plnd.demo_data import expand
@@ -43,8 +42,6 @@ class Answer(TypedDict):
     target: str
     answer: str
 
-
-_ANSWERS = TypeAdapter(dict[str, list[Answer]])
 
 Samples = dict[str, dict[str, list[Any]]]
 """Task to metric to one value per document, in the documents' order."""
@@ -172,11 +169,13 @@ def read_answers(folder: Path, setting: str) -> dict[str, list[Answer]]:
     Raises:
         PLNDError: if the file is not a mapping of tasks to lists of texts by name.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     path = folder / ANSWERS / f"{setting}.json"
     if Path(setting).name != setting or not path.is_file():
         return {}
     try:
-        return _ANSWERS.validate_python(read_json(path), strict=True)
+        return TypeAdapter(dict[str, list[Answer]]).validate_python(read_json(path), strict=True)
     except ValidationError:
         raise PLNDError(f"{path}: expected {{task: [{{prompt, target, answer}}]}}") from None
 

@@ -35,15 +35,12 @@ from lm_eval_plnd.experiments.report.page import (
     signed,
 )
 from lm_eval_plnd.experiments.report.scores import look_of, score_sections
-from lm_eval_plnd.experiments.report.sets import sets_section
 from lm_eval_plnd.experiments.report.words import figure_in_words, nothing_to_see, setting_in_words
 from lm_eval_plnd.experiments.results import Row
-from lm_eval_plnd.experiments.settings import load_settings
 from lm_eval_plnd.experiments.tables import read_markdown
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
 from plnd.io.files import read_bounded
-from plnd.neurons.neuron_set import NeuronSet
 from plnd.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -129,6 +126,10 @@ def _folder(path: str | Path) -> Path:
 
 def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section]:
     """What the folder has, in reading order."""
+    from lm_eval_plnd.experiments.report.sets import sets_section
+    from lm_eval_plnd.experiments.settings import load_settings
+    from plnd.neurons.neuron_set import NeuronSet
+
     drawn, artifacts = _figures(folder), _read_artifacts(folder)
     sets = {path: one for path, one in artifacts.items() if isinstance(one, NeuronSet)}
     done = [sets_section(sets), _switched_off(rows), _artifacts(folder, artifacts), _settings(folder)]
@@ -341,6 +342,7 @@ def _read_artifacts(folder: Path) -> dict[Path, Artifact]:
 def _artifacts(folder: Path, artifacts: Mapping[Path, Artifact]) -> Section:
     """Of every artifact what it holds, of which corpus, and its digests."""
     from plnd.neurons.history import rule_in_words
+    from plnd.neurons.neuron_set import NeuronSet
     from plnd.references.direction import Direction
     from plnd.references.means import Means
     from plnd.references.routing import Routing
@@ -402,6 +404,8 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
     lines.append(f"plnd report {name}")
     section.code.append(("all of it", "\n".join(lines) + "\n"))
     if rows and (folder / results.SETTINGS).is_file():
+        from lm_eval_plnd.experiments.settings import load_settings
+
         settings = load_settings(folder / results.SETTINGS)
         commands = results.commands(settings, dict.fromkeys(row.item for row in rows))
         section.code.append(("an evaluation with lm-eval alone", "\n".join(commands.values()) + "\n"))

@@ -104,17 +104,17 @@ function readFragment() {
 
 // "12.down:345", "12.down_proj.345", "12 down 345", "encoder.3.q_proj": where that is, or what is wrong with it.
 function parse(text) {
-  const found = /^\s*(\S+?)[.:\s]+([a-z]+)(?:_proj)?(?:[.:\s]+(\d{1,9}))?\s*$/i.exec(text);
+  const found = /^\s*((?:(?:en|de)coder\.)?\d+(?:\.cross|\.shared)?)[.:\s]+([a-z]+)(?:_proj)?(?:[.:\s]+(\d{1,9}))?\s*$/i.exec(text);
   if (!found) return { problem: `“${text}”: expected block, projection and number, such as ${example()}` };
   const block = facts.blocks.indexOf(found[1]);
   const projection = facts.projections.findIndex((one) => short(one) === found[2].toLowerCase());
-  if (block < 0) return { problem: `“${found[1]}”: no such block; from ${facts.blocks[0]} to ${facts.blocks.at(-1)}` };
-  if (projection < 0) return { problem: `“${found[2]}”: not shown here; one of ${facts.projections.map(short).join(", ")}` };
+  if (block < 0) return { isAddress: true, problem: `“${found[1]}”: no such block; from ${facts.blocks[0]} to ${facts.blocks.at(-1)}` };
+  if (projection < 0) return { isAddress: true, problem: `“${found[2]}”: not shown here; one of ${facts.projections.map(short).join(", ")}` };
   const at = { block, projection, index: found[3] === undefined ? null : Number(found[3]) };
   if (exists(at)) return { at };
   const neurons = width(block, projection);
   const has = neurons === -1 ? "the model has none" : `from 0 to ${whole(neurons - 1)}`;
-  return { problem: `${name(at)}: no such neuron; ${name({ ...at, index: null })}: ${has}` };
+  return { isAddress: true, problem: `${name(at)}: no such neuron; ${name({ ...at, index: null })}: ${has}` };
 }
 
 function example() { return `${facts.blocks.at(-1)}.${short(facts.projections.at(-1))}:3`; }
@@ -627,14 +627,15 @@ function find(event) {
   if (!text) return;
   const found = parse(text);
   if (found.at) {
-    go({ at: found.at });
-    if (location.hash === fragment({ at: found.at })) focusOn(found.at);
+    const target = fragment({ at: found.at });
+    if (location.hash === target) focusOn(found.at);
+    else location.hash = target;
     return;
   }
   const keys = Object.keys(facts.profiles), wanted = text.toLowerCase();
   const hits = keys.filter((key) => facts.profiles[key].some((one) => tokensOf(one).some((token) => token.toLowerCase().includes(wanted))));
   if (!hits.length) {
-    say(keys.length ? `${found.problem}; and no neuron that was looked into fires on it or writes it` : found.problem);
+    say(keys.length && !found.isAddress ? `“${text}”: no address, such as ${example()}, and no token of a neuron that was looked into` : found.problem);
     return;
   }
   const links = hits.slice(0, longest).map((key) => {
@@ -671,7 +672,10 @@ function draw() {
 function changed() {
   const before = state.at && name(state.at);
   state = readFragment();
-  if (state.at) cursor = { block: state.at.block, projection: state.at.projection };
+  if (state.at) {
+    cursor = { block: state.at.block, projection: state.at.projection };
+    byId("where").textContent = describe(cursor);
+  }
   draw();
   if (state.at && name(state.at) !== before) focusOn(state.at);
 }

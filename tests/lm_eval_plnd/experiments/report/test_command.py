@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from browser import needs_browser, rendered
 from handmade import MODEL, make_neurons
 from lm_eval_plnd.experiments.report.command import make_page
 from lm_eval_plnd.experiments.report.note import write_note
@@ -331,6 +332,16 @@ def test_page_asks_nobody(folder):
     assert pictures[0] == "data:image/png;base64," + base64.b64encode(PICTURE).decode()  # Figure 3 before Figure 10
     assert pictures[1].startswith("data:image/svg+xml;base64,")
     assert NASTY in page.text and "<script" not in html
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_browser_has_nothing_to_say(folder, tmp_path):
+    """It shows the page with its picture, and neither its policy nor anything else is on the console."""
+    (bare(folder) / "figure3.png").write_bytes(PICTURE)
+    (folder / "report.html").write_text(make_page(folder), encoding="utf-8")
+    shown, console = rendered(folder / "report.html", tmp_path / "profile")
+    assert console == [] and UNDER in shown.replace("<wbr>", "")
 
 
 def test_links_lead_somewhere(folder):
