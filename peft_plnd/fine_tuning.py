@@ -86,6 +86,11 @@ class Settings:
         return RATES[self.method] if self.learning_rate is None else self.learning_rate
 
 
+def checkpoints(settings: Settings) -> list[Path]:
+    """Those that a run left, from which it can go on."""
+    return sorted(Path(settings.output, "checkpoints").glob("checkpoint-*"))
+
+
 def examples(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
     """The first documents of the corpus as token ids.
 
@@ -184,9 +189,7 @@ def train(
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)  # type: ignore[arg-type]
     if not settings.progress:
         trainer.remove_callback(PrinterCallback)
-    result = trainer.train(
-        resume_from_checkpoint=resume and any(Path(arguments.output_dir or ".").glob("checkpoint-*"))
-    )
+    result = trainer.train(resume_from_checkpoint=resume and bool(checkpoints(settings)))
     model.eval()
     if save:
         trainer.save_model(settings.output)

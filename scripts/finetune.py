@@ -27,8 +27,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lm_eval_plnd.task_folder import tasks_folder
-from peft_plnd.fine_tuning import METHODS, Settings, prepare, train
-from plnd import PLNDError, load_model
+from peft_plnd.fine_tuning import METHODS, Settings, checkpoints, examples, prepare, train
+from plnd import NeuronSet, PLNDError, load_model
 from plnd.io.files import write_bytes
 from plnd.models.loading import load_tokenizer
 
@@ -83,6 +83,11 @@ def run(
     if (settings.mask is None) == (settings.method == "neurons"):
         raise PLNDError("--method neurons needs --mask FILE, a neurons artifact, and no other method takes one")
     tasks, tokenizer = list(tasks), load_tokenizer(settings.model)
+    examples(settings, tokenizer)  # a corpus that is too short, or no mask, is said before anything is measured
+    if settings.mask is not None:
+        NeuronSet.load(settings.mask)
+    if resume and not checkpoints(settings):
+        print(f"{settings.output}: no checkpoint to go on from, starts from the beginning", file=sys.stderr)
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     if before is None:
         before = evaluate(load_model(settings.model, dtype=settings.dtype), tokenizer, tasks, data_dir, limit)

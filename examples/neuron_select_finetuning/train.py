@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
@@ -22,6 +23,7 @@ def main() -> None:
     args = parser.parse_args()
     neurons = {"mask": args.mask} if args.mask else {"fraction": 0.001, "seed": 0}
     documents = load_dataset("json", data_files=args.corpus, split="train").select_columns(["text"])
+    accelerated = torch.accelerator.is_available()
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(args.model, dtype="bfloat16"),
         args=SFTConfig(
@@ -31,6 +33,8 @@ def main() -> None:
             learning_rate=1e-3,
             weight_decay=0.0,
             max_length=512,
+            bf16=accelerated,  # TRL's default, which a CPU does not have
+            use_cpu=not accelerated,
             report_to=[],
         ),
         train_dataset=documents,

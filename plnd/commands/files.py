@@ -105,7 +105,7 @@ def _print_reference(found: Means | Direction | Routing) -> None:
     from plnd.references.routing import Routing
 
     for language, corpus in found.metadata.corpora.items():
-        say(f"corpus    {language}, {corpus.source}: {describe_corpus(corpus)}")
+        say(f"corpus    {language}, {corpus.source or 'not named'}: {describe_corpus(corpus)}")
     if isinstance(found, Routing):
         for line in table(found):
             say(line)

@@ -67,6 +67,19 @@ def test_a_killed_run_goes_on(mask, tmp_path):
     assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
 
 
+def test_what_training_would_refuse_is_said_first(mask, tmp_path, monkeypatch, capsys):
+    """A corpus that is too short or a mask that is none, before the model is evaluated; what is not resumed, too."""
+    monkeypatch.setattr(finetune, "evaluate", lambda *arguments: pytest.fail("evaluated"))
+    for changes, words in (({"documents": 1000}, "24 documents, but"), ({"mask": CORPUS}, "not a whole safetensors")):
+        with pytest.raises(PLNDError, match=words):
+            finetune.run(settings(tmp_path, **{"mask": mask, **changes}), ["plnd_text_zh"], resume=True)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(pytest.fail.Exception, match="evaluated"):
+        finetune.run(settings(tmp_path, mask=mask), ["plnd_text_zh"], resume=True)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"{tmp_path}: no checkpoint to go on from, starts from the beginning"
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_comparisons_train_what_they_say(method, tmp_path):
     """LoRA on every projection of the table; every parameter."""
