@@ -8,8 +8,18 @@ from peft_plnd.config import NeuronSelectConfig
 from peft_plnd.conversion import save_as_lora, to_lora
 from peft_plnd.layer import NeuronSelectLinear
 from peft_plnd.model import NeuronSelectModel
+from peft_plnd.rates import importance_rates, scale_rates
 from peft_plnd.registration import register
 
-__all__ = ["NeuronSelectConfig", "NeuronSelectLinear", "NeuronSelectModel", "register", "save_as_lora", "to_lora"]
+__all__ = [
+    "NeuronSelectConfig",
+    "NeuronSelectLinear",
+    "NeuronSelectModel",
+    "importance_rates",
+    "register",
+    "save_as_lora",
+    "scale_rates",
+    "to_lora",
+]
 
 register()

@@ -69,6 +69,12 @@ class NeuronSelectConfig(PeftConfig):
         ),
     )
     seed: int = field(default=0, metadata=_help("Seed of `fraction` and of `control`."))
+    whole: bool = field(
+        default=False,
+        metadata=_help(
+            "Of each feed-forward neuron of the mask train the rows of gate and up and the column of down together."
+        ),
+    )
     control: str | None = field(
         default=None,
         metadata=_help("'random': as many neurons of each block and projection as the mask has, drawn at random."),
@@ -108,6 +114,10 @@ class NeuronSelectConfig(PeftConfig):
     modules_to_save: list[str] | None = field(
         default=None, metadata=_help("Further modules to train in full and to save with the adapter.")
     )
+    ensure_weight_tying: bool = field(
+        default=False,
+        metadata=_help("Where input and output embeddings are one weight and modules_to_save names them: one copy."),
+    )
     init_weights: bool = field(
         default=True, metadata=_help("Start at zero change. False starts at random values, for tests.")
     )
@@ -133,6 +143,8 @@ class NeuronSelectConfig(PeftConfig):
         if self.fraction is not None and (isinstance(self.fraction, str) or not 0 < self.fraction <= 1):
             raise NeuronSelectError(f"fraction={self.fraction!r}: expected a share, more than 0 and at most 1")
         _check_choice("bias", self.bias, BIASES)
+        if self.whole and self.mask is None and self.indices is None:
+            raise NeuronSelectError("whole=True completes the feed-forward neurons of a mask: give mask=")
         if self.control is not None:
             _check_choice("control", self.control, CONTROLS)
             if self.mask is None and self.indices is None:

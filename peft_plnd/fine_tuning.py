@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from peft_plnd.config import NeuronSelectConfig
+from peft_plnd.rates import importance_rates, scale_rates
 from plnd.errors import PLNDError
 from plnd.io.corpus import read_documents
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
+from plnd.neurons.neuron_set import NeuronSet
 
 METHODS = ("neurons", "lora", "full")
 RATES = {"neurons": 3e-4, "lora": 2e-4, "full": 2e-5}
@@ -50,6 +52,8 @@ class Settings:
         mask: neurons artifact, of the method `neurons` only.
         method: one of `METHODS`.
         control: `random` for as many random neurons of each block and projection.
+        whole: of each feed-forward neuron train gate, up and down together.
+        importance_power: each neuron's learning rate is as its importance to this power, on average `learning_rate`.
         documents: how many of the corpus, from its start.
         max_length: tokens of a document.
         batch_size, epochs, seed: as in Trainer.
@@ -65,6 +69,8 @@ class Settings:
     mask: str | None = None
     method: str = "neurons"
     control: str | None = None
+    whole: bool = False
+    importance_power: float = 0.0
     documents: int = 400
     max_length: int = 512
     batch_size: int = 4
@@ -140,8 +146,26 @@ def prepare(settings: Settings) -> nn.Module:
         return get_peft_model(
             model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(targets), task_type="CAUSAL_LM")
         )
-    config = NeuronSelectConfig(mask=settings.mask, control=settings.control, seed=settings.seed, task_type="CAUSAL_LM")
+    config = NeuronSelectConfig(
+        mask=settings.mask,
+        whole=settings.whole,
+        control=settings.control,
+        seed=settings.seed,
+        task_type="CAUSAL_LM",
+    )
     return get_peft_model(model, config)
+
+
+def _rates(settings: Settings, model: nn.Module) -> dict[nn.Parameter, Tensor]:
+    """Factors of the neurons' learning rates.
+
+    Raises:
+        PLNDError: if there is no mask whose importances could make them.
+    """
+    if settings.mask is None:
+        raise PLNDError("importance_power: learning rates by importance need mask=, a neurons artifact")
+    neurons = NeuronSet.load(settings.mask)
+    return importance_rates(model, neurons.whole() if settings.whole else neurons, settings.importance_power)
 
 
 def train(
@@ -187,6 +211,8 @@ def train(
         seed=settings.seed,
     )
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=collate)  # type: ignore[arg-type]
+    if settings.importance_power:
+        scale_rates(trainer.create_optimizer(), _rates(settings, model))
     if not settings.progress:
         trainer.remove_callback(PrinterCallback)
     result = trainer.train(resume_from_checkpoint=resume and bool(checkpoints(settings)))

@@ -197,25 +197,55 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
         """The base layer's output for `x` [..., in] plus what the active adapters add, in the base layer's dtype.
 
         Deltas are cast to the dtype of `x` for the product, so float32 deltas over a bfloat16 base cost no float32 copy
-        of the activations.
+        of the activations. With `adapter_names` (`NeuronSelectModel`) each row of the batch has an adapter of its own.
         """
+        names: list[str] | None = kwargs.pop("adapter_names", None)
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
+        if names is not None:
+            self._check_names(names, x)
         result = self.base_layer(x, *args, **kwargs)
+        if names is not None:
+            for adapter in dict.fromkeys(names):
+                index = torch.tensor([n for n, name in enumerate(names) if name == adapter], device=result.device)
+                part = self._changed(result.index_select(0, index), x.index_select(0, index.to(x.device)), adapter)
+                result = result.index_copy(0, index, part)
+            return result
         if self.merged:
             return result
         for adapter in self.active_adapters:
-            columns, rows = self._columns(adapter), self._rows(adapter)
-            if columns is not None:
-                inner = x.index_select(-1, self.neuron_select_columns[adapter])
-                result = result + F.linear(inner, columns.to(x.dtype)).to(result.dtype)
-            if rows is not None:
-                bias = self.neuron_select_bias[adapter].to(x.dtype) if adapter in self.neuron_select_bias else None
-                change = F.linear(x, rows.to(x.dtype), bias).to(result.dtype)
-                result = result.index_add(-1, self.neuron_select_rows[adapter], change)
+            result = self._changed(result, x, adapter)
         return result
+
+    def _changed(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
+        """The layer's output for `x` plus what one adapter adds; as it is where the layer does not have the adapter."""
+        columns, rows = self._columns(adapter), self._rows(adapter)
+        if columns is not None:
+            inner = x.index_select(-1, self.neuron_select_columns[adapter])
+            result = result + F.linear(inner, columns.to(x.dtype)).to(result.dtype)
+        if rows is not None:
+            bias = self.neuron_select_bias[adapter].to(x.dtype) if adapter in self.neuron_select_bias else None
+            change = F.linear(x, rows.to(x.dtype), bias).to(result.dtype)
+            result = result.index_add(-1, self.neuron_select_rows[adapter], change)
+        return result
+
+    def _check_names(self, names: list[str], x: Tensor) -> None:
+        """Refuses adapters by row where the layer does not see the rows of the batch, as experts do not.
+
+        Raises:
+            NeuronSelectError: saying what it sees.
+        """
+        if self.merged:
+            raise NeuronSelectError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+            )
+        if x.dim() != 3 or len(x) != len(names):
+            raise NeuronSelectError(
+                f"adapter_names= names {len(names)} adapters, and a layer with an adapter sees {list(x.shape)}:"
+                " expected [batch, tokens, features] with one name for each row of the batch"
+            )
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,10 @@ from peft.tuners.tuners_utils import (
     BaseTuner,
     _maybe_include_all_linear_layers,
     check_target_module_exists,
+    find_parameter_name_by_module,
 )
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
-from peft.utils.other import ModulesToSaveWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from peft_plnd.config import DEFAULT_FRACTION, NeuronSelectConfig
@@ -140,6 +141,65 @@ class NeuronSelectModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
 
     @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hands `adapter_names`, an adapter (or `__base__` for none) for each row of the batch, to all layers."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_adapter_names(names, kwargs)
+
+        def hand_over(module: nn.Module, given: Any, more: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return given, {**more, "adapter_names": list(names)}
+
+        handles = [
+            module.register_forward_pre_hook(hand_over, with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, (NeuronSelectLayer, AuxiliaryTrainingWrapper))
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_adapter_names(self, names: Any, kwargs: Mapping[str, Any]) -> None:
+        """Refuses adapters by row that cannot be told apart, in PEFT's words where it has some.
+
+        Raises:
+            NeuronSelectError: saying why.
+        """
+        if self.training:
+            raise NeuronSelectError("Cannot pass `adapter_names` when the model is in training mode.")
+        if (
+            isinstance(names, str)
+            or (kwargs.get("num_beams") or 1) > 1
+            or (kwargs.get("num_return_sequences") or 1) > 1
+        ):
+            raise NeuronSelectError(
+                "adapter_names= is a list, a name for each row, and goes with one beam and sequence"
+            )
+        if unknown := sorted(set(names) - {*self.peft_config, "__base__"}):
+            raise NeuronSelectError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
+
+    def _add_modules_to_save_to_tie(self, peft_config: NeuronSelectConfig, tied_weight_keys: list[str]) -> None:
+        """One copy for both, where input and output embeddings are one weight and `modules_to_save` names either."""
+        embedding = find_parameter_name_by_module(self.model, self.model.get_input_embeddings())  # type: ignore[operator]
+        peft_config.modules_to_tie = set(tied_weight_keys)  # type: ignore[attr-defined]
+        others = [
+            name for name in peft_config.modules_to_save or ()
+            if not any(key == name or key.endswith(f".{name}") for key in (*tied_weight_keys, embedding))
+        ]  # fmt: skip
+        peft_config.modules_to_save = [*others, embedding]
+
+    def _add_targets_to_tie(self, peft_config: NeuronSelectConfig, tied_weight_keys: list[str]) -> None:
+        """Rows of an output embedding have no counterpart in an adapter of the input embedding, which is not linear."""
+        raise NeuronSelectError(
+            f"ensure_weight_tying: the adapter trains neurons in {', '.join(tied_weight_keys)}, tied to the input"
+            " embedding, which is no linear layer; leave it out, or name the embedding in modules_to_save"
+        )
+
+    @contextmanager
     def _without_selected(self) -> Iterator[None]:
         """Shows PEFT `bias="selected"` as "none": what it does with biases is for those in place, not deltas."""
         selected = [config for config in self.peft_config.values() if config.bias == "selected"]
@@ -202,8 +262,9 @@ class NeuronSelectModel(BaseTuner):
                     union[axis] = sorted({*union.get(axis, ()), *values})
         self.peft_config[adapter_name] = dataclasses.replace(
             configs[0],
-            mask=None, neurons=None, fraction=None, control=None, projections=None, regions=None, under=None, gen=None,
-            exclude_modules=None, layers_to_transform=None, layers_pattern=None, modules_to_save=None, source=None,
+            mask=None, neurons=None, fraction=None, whole=False, control=None, projections=None, regions=None,
+            under=None, gen=None, exclude_modules=None, layers_to_transform=None, layers_pattern=None,
+            modules_to_save=None, source=None,
             target_modules=set(indices),
             indices=indices,
             bias="selected" if any(config.bias == "selected" for config in configs) else "none",

@@ -77,7 +77,11 @@ def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, di
     if config.projections is not None or config.regions is not None:
         neurons = neurons.restrict(projections=config.projections, regions=_regions(config))
     neurons.check_some("train")
-    if config.control == "random":
+    if config.whole:
+        neurons = neurons.whole()
+    if config.control == "random" and config.whole:
+        neurons = neurons.restrict(projections="once").random_like(config.seed).whole()
+    elif config.control == "random":
         neurons = neurons.random_like(config.seed)
     return _gather(model, [(layout.targets[address], chosen) for address, chosen in neurons.items()]), source
 

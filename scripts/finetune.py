@@ -119,9 +119,11 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="neurons")
     parser.add_argument("--control", choices=["random"], help="as many random neurons instead of the mask's")
     for name, kind in (("documents", int), ("max_length", int), ("batch_size", int), ("epochs", int), ("seed", int),
-                       ("lora_rank", int), ("save_steps", int), ("dtype", str), ("text_field", str)):  # fmt: skip
+                       ("lora_rank", int), ("save_steps", int), ("importance_power", float),
+                       ("dtype", str), ("text_field", str)):  # fmt: skip
         default = getattr(Settings, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"default: {default}")
+    parser.add_argument("--whole", action="store_true", help="gate, up and down of a feed-forward neuron together")
     parser.add_argument("--learning-rate", type=float, help="default: by method, see above")
     parser.add_argument("--tasks", default="", help="lm-eval tasks, joined by commas")
     parser.add_argument("--data-dir", help="folder that plnd's tasks read instead of the hub")

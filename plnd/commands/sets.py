@@ -266,12 +266,16 @@ class Combine(Command):
         ):
             parser.add_argument(flag, nargs="+", action=_Operation, default=[], metavar="FILE", help=text)
         parser.add_argument("--top", type=int, metavar="N", help="keep only the N most important neurons of the result")
+        parser.add_argument(
+            "--whole", action="store_true",
+            help="last, complete feed-forward neurons: the rows of gate and up and the column of down of each",
+        )  # fmt: skip
         parser.add_argument("--output", required=True, help="neurons artifact to write")
         add_restriction(parser)
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        """Applies the operations from left to right, then the restriction, then --top."""
+        """Applies the operations from left to right, then the restriction, then --top, then --whole."""
         from plnd.model_description import check_model
         from plnd.neurons.neuron_set import NeuronSet
 
@@ -288,6 +292,8 @@ class Combine(Command):
             if args.top < 1:
                 raise PLNDError(f"--top {args.top}: expected 1 or more")
             result = result.top(args.top)
+        if args.whole:
+            result = result.whole()
         save_neurons(result, args.output)
 
 

@@ -19,7 +19,7 @@ from plnd.io.metadata import NeuronsMetadata, UnitsDescription
 from plnd.model_description import ModelDescription, check_model
 from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
-from plnd.neurons.selection import chosen_addresses, listed
+from plnd.neurons.selection import chosen_addresses, listed, sites
 from plnd.neurons.units import is_made_of, neurons_of, whole_units
 from plnd.numbers import is_whole
 
@@ -162,6 +162,24 @@ class NeuronSet:
         if where is not None:
             record["where"] = "a condition in Python"
         return self._replaced({name: v for name, v in self.indices.items() if name in chosen}, record)
+
+    def whole(self) -> NeuronSet:
+        """With both rows, of gate and of up, and the column of down of every feed-forward neuron of which it has any.
+
+        A neuron's importance is then the same in all of them: the largest that it had.
+        """
+        indices, importance = dict(self.indices), dict(self.importance)
+        for addresses in sites(self.widths):
+            parts = [(self.indices[name], self.importance[name]) for name in addresses if name in self.indices]
+            if not parts or len({self.widths[name] for name in addresses}) > 1:
+                continue
+            largest = np.full(self.widths[addresses[0]], -1, dtype=np.float32)
+            for found, numbers in parts:
+                largest[found] = np.maximum(largest[found], numbers)
+            every = np.flatnonzero(largest >= 0).astype(np.int32)
+            indices |= dict.fromkeys(addresses, every)
+            importance |= dict.fromkeys(addresses, largest[every])
+        return NeuronSet(indices, importance, self.metadata)._with(operands=self._operands({"operation": "whole"}))
 
     def top(self, n: int) -> NeuronSet:
         """The n most important neurons of the whole set (ties: the first address, the lowest index)."""

@@ -125,6 +125,20 @@ def test_the_control_is_as_many_random_neurons_of_each_projection(tmp_path):
     assert sum(len(v) for axes in chosen.values() for v in axes.values()) == len(mask)
 
 
+def test_whole_neurons_are_trained_together(tmp_path):
+    """Gate, up and down of every feed-forward neuron of the mask; the control has as many whole ones."""
+    model = tiny_model("llama")
+    mask = make_mask(model, tmp_path / "mask.safetensors").restrict(projections=["q_proj", "down_proj"])
+    own = mask.indices["1.down_proj"].tolist()
+    for control, expected in ((None, own), ("random", mask.random_like(3).indices["1.down_proj"].tolist())):
+        found = indices_of(tiny_model("llama"), mask=mask, whole=True, control=control, seed=3)
+        names = [f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down")]
+        assert [found[name] for name in names] == [{"out": expected}, {"out": expected}, {"in": expected}]
+        assert len(found["model.layers.0.self_attn.q_proj"]["out"]) == len(mask.indices["0.q_proj"])
+    with pytest.raises(PLNDError, match="whole=True completes the feed-forward neurons of a mask: give mask="):
+        NeuronSelectConfig(fraction=0.1, whole=True)
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
 def test_a_share_is_drawn_from_every_projection(name):
     """A quarter of each, reproducibly; another seed draws others; a subset of targets draws the same ones there."""

@@ -13,7 +13,7 @@ from plnd.errors import PLNDError
 from plnd.io.metadata import NeuronsMetadata
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.random_draw import shuffled
-from plnd.neurons.selection import by_address
+from plnd.neurons.selection import by_address, sites
 
 if TYPE_CHECKING:
     from plnd.models.layout import Layout
@@ -63,7 +63,7 @@ class Population:
 
     Attributes:
         widths: address to number of neurons, in order.
-        costs: address to the parameters of one neuron's row or column.
+        costs: address to the parameters of one neuron: its row or column, or all of it.
         model: the model's description.
     """
 
@@ -72,20 +72,28 @@ class Population:
     model: Mapping[str, Any]
 
     @classmethod
-    def of(cls, layout: Layout, projections: Sequence[str]) -> Population:
+    def of(cls, layout: Layout, projections: Sequence[str], whole: bool = False) -> Population:
         """Those of some projections of a model, experts that are fused in one parameter left out.
+
+        Args:
+            layout: of the model.
+            projections: their names.
+            whole: a feed-forward neuron costs its rows of gate and up, too.
 
         Raises:
             PLNDError: if there are none.
         """
         from peft_plnd.layer import linear_shape
 
-        widths, costs = {}, {}
+        each = {}
         for address, target in layout.targets.items():
             shape = linear_shape(target.plain) if target.experts is None else None
-            if target.projection.name in projections and shape is not None:
-                widths[address] = target.width
-                costs[address] = shape[1] if target.projection.axis == "row" else shape[0]
+            if shape is not None:
+                each[address] = shape[1] if target.projection.axis == "row" else shape[0]
+        widths = {a: layout.targets[a].width for a in each if layout.targets[a].projection.name in projections}
+        costs = {address: each[address] for address in widths}
+        for together in sites(each) if whole else ():
+            costs |= {address: sum(each[one] for one in together) for address in together if address in widths}
         if not widths:
             raise PLNDError(f"projections: the model has no linear layer of {', '.join(projections)}")
         return cls(widths, costs, layout.description())
@@ -99,11 +107,19 @@ class Population:
         """The cost of every neuron, [neurons]."""
         return np.repeat([self.costs[a] for a in self.widths], list(self.widths.values()))
 
-    def within(self, values: np.ndarray, budget: int, rule: Mapping[str, Any], language: str | None) -> NeuronSet:
+    def within(
+        self,
+        values: np.ndarray,
+        importance: np.ndarray,
+        budget: int,
+        rule: Mapping[str, Any],
+        language: str | None = None,
+    ) -> NeuronSet:
         """The neurons of the highest values that the budget pays for.
 
         Args:
             values: what orders them, -inf for a neuron that is not to be chosen, [neurons].
+            importance: what the set says of each, [neurons].
             budget: parameters.
             rule: for the metadata.
             language: whose they are.
@@ -123,9 +139,9 @@ class Population:
                 f" {budget // cheapest:,}: lower budgets or times, or choose from more projections"
             )
         kept = order[:count]
-        floor = values[kept].min()
-        importance = np.where(values > -np.inf, values - floor, 0).astype(np.float32)
-        indices, numbers = by_address(kept, importance, [[address] for address in self.widths], self.widths)
+        indices, numbers = by_address(
+            kept, importance.astype(np.float32), [[address] for address in self.widths], self.widths
+        )
         said = {"model": self.model, "language": language, "rule": dict(rule)}
         return NeuronSet(indices, numbers, NeuronsMetadata.completed(said))
 
@@ -145,7 +161,7 @@ def choose(
     Args:
         settings: of the experiment.
         method: of a kind of `ROWS`.
-        population: neurons to choose from.
+        population: neurons to choose from; `method.whole` completes those that are chosen afterwards.
         budget: parameters.
         language: that is trained.
         seed: of what is drawn.
@@ -158,20 +174,21 @@ def choose(
     rule: dict[str, Any] = {"name": method.kind, "parameters": budget}
     if method.kind == "random":
         order = shuffled(sum(population.widths.values()), seed, "frontier")
-        return population.within(_in_order(order), budget, {**rule, "seed": seed}, None)
+        return population.within(_in_order(order), np.zeros(len(order)), budget, {**rule, "seed": seed})
     if method.kind == "magnitude":
-        relative = {address: found / np.median(found) for address, found in norms().items()}
-        return population.within(population.joined(relative), budget, rule, None)
+        relative = population.joined({address: found / np.median(found) for address, found in norms().items()})
+        return population.within(relative, relative, budget, rule)
     own = scores(language, method.measure)
     others = [scores(other, method.measure) for other in settings.others(language)]
-    rule |= {"measure": method.measure}
+    importance = population.joined(own.minimum)
     if method.kind == "rank":
         values = _by_rank(population, own)
     elif method.kind == "difference":
         values = _difference(population, own, others, budget)
     else:
         values = _contrast(population, own, others, settings)
-    found = population.within(values, budget, rule, language)
+        importance = np.where(values > -np.inf, values, 0)
+    found = population.within(values, importance, budget, {**rule, "measure": method.measure}, language)
     return found.random_like(seed) if method.control else found
 
 

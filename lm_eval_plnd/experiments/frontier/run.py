@@ -13,7 +13,7 @@ from typing import Any
 
 from lm_eval_plnd.experiments.frontier.report import write_report
 from lm_eval_plnd.experiments.frontier.schedule import Run, cells, due, rounds, sizes
-from lm_eval_plnd.experiments.frontier.settings import FrontierSettings, load_frontier_settings
+from lm_eval_plnd.experiments.frontier.settings import ROWS, FrontierSettings, Method, load_frontier_settings
 from lm_eval_plnd.experiments.frontier.training import DOCUMENTS, NEURONS, Bench
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.errors import PLNDError
@@ -43,7 +43,7 @@ def frontier(settings: FrontierSettings, output: str | Path) -> Path:
         return Bench(settings, folder)
 
     base = _base(settings, folder, bench)
-    total = sum(1 for _ in sizes(settings))
+    total, checked = sum(1 for _ in sizes(settings)), False
     with tqdm(total=total, desc="frontier", unit=" runs", file=sys.stderr) as bar:
         while True:
             done = read_runs(folder)
@@ -53,6 +53,9 @@ def frontier(settings: FrontierSettings, output: str | Path) -> Path:
             waiting = [run for cell in places for run in due(settings, cell, gains)]
             if not waiting:
                 break
+            if not checked:
+                bench().check([run for run in waiting if settings.methods[run.cell.method].kind in ROWS])
+                checked = True
             if not any(_try(run, folder, bench, bar, wait=False) for run in waiting):
                 _try(waiting[0], folder, bench, bar, wait=True)  # the others are at all of them
     return write_report(settings, folder, base, done)
@@ -168,7 +171,10 @@ def _open_folder(settings: FrontierSettings, folder: Path) -> None:
                         " choose another folder with --output"
                     )
         for run in read_runs(folder).values():
-            if run["method"] in settings.methods and run["how"] != how_of(settings, run["method"]):
+            wanted = settings.methods.get(run["method"])
+            if wanted is not None and Method(**run["how"]) != wanted.model_copy(
+                update={"rates": None, "budgets": None}
+            ):
                 raise PLNDError(
                     f"{folder}: holds runs of {run['method']} as another method ({run['how']}); give this one another"
                     " name"
@@ -177,8 +183,8 @@ def _open_folder(settings: FrontierSettings, folder: Path) -> None:
 
 
 def how_of(settings: FrontierSettings, method: str) -> dict[str, Any]:
-    """What a method is, but for the rates that are tried."""
-    return settings.methods[method].model_dump(exclude={"rates"})
+    """What a method is, but for the rates and budgets that are tried."""
+    return settings.methods[method].model_dump(exclude={"rates", "budgets"})
 
 
 GROWING = ("methods", "budgets", "reference")

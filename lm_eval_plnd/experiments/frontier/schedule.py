@@ -64,7 +64,7 @@ def cells(settings: FrontierSettings) -> list[Cell]:
         Cell(language, name, budget)
         for language in settings.trained
         for name, method in settings.methods.items()
-        for budget in ([None] if method.kind == "full" else settings.budgets)
+        for budget in ([None] if method.kind == "full" else method.budgets or settings.budgets)
     ]
 
 

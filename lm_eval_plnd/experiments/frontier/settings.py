@@ -37,14 +37,22 @@ class Method(Fields):
             language's neurons: the best ranked of `plnd.Scores.select`, those minus the other languages' as in the
             paper, or those of `plnd.contrast`); `magnitude` (rows and columns of largest norm), `random`; `full`.
         rates: peak learning rates to try, where not those of `RATES`.
+        budgets: those of the experiment that it is run at, where not all: a rule may find too few neurons for one.
         measure: what a rule compares: `plnd`, importance, or `relevance`, how much the loss hangs on a neuron.
         control: `random` for as many random neurons of each block and projection as the rule finds.
+        whole: gate, up and down of a feed-forward neuron are trained together, at three times the cost.
+        importance_power: a neuron's learning rate is as its importance to this power, on average the rate.
+        replay: this share of the documents is of the other languages instead, evenly.
     """
 
     kind: str
     rates: list[float] | None = None
+    budgets: list[float] | None = None
     measure: str = "plnd"
     control: str | None = None
+    whole: bool = False
+    importance_power: float = 0.0
+    replay: float = 0.0
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -243,6 +251,8 @@ def _check(settings: FrontierSettings) -> None:
     _check_projections(settings)
     for name, method in settings.methods.items():
         _check_method(name, method)
+        if unknown := [share for share in method.budgets or () if share not in settings.budgets]:
+            raise PLNDError(f"methods.{name}.budgets: {unknown[0]} is not among budgets")
     for name, item in settings.tasks.items():
         if "{language}" not in item.task:
             raise PLNDError(f"tasks.{name}: {item.task!r} is one for all languages, expected {{language}} in it")
@@ -300,3 +310,9 @@ def _check_method(name: str, method: Method) -> None:
         raise PLNDError(f"methods.{name}.control: found {method.control!r}, expected random")
     if method.kind not in RULES and (method.control or method.measure != "plnd"):
         raise PLNDError(f"methods.{name}: measure and control are for the kinds {', '.join(RULES)}")
+    if method.whole and method.kind not in ROWS:
+        raise PLNDError(f"methods.{name}: whole is for the kinds {', '.join(ROWS)}")
+    if method.importance_power and (method.kind not in RULES or method.control):
+        raise PLNDError(f"methods.{name}: importance_power is for the kinds {', '.join(RULES)}, without a control")
+    if not 0 <= method.replay < 1:
+        raise PLNDError(f"methods.{name}.replay: found {method.replay:g}, expected a share, 0 or more and below 1")

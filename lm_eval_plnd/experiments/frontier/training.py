@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ class Bench:
         self.model.requires_grad_(False)
         self.layout = Layout(self.model)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self.population = Population.of(self.layout, settings.chosen_from)
+        self.population = cache(lambda whole: Population.of(self.layout, settings.chosen_from, whole))
         self.texts = cache(self._texts)
         self.scores = cache(self._scores)
 
@@ -85,7 +85,7 @@ class Bench:
     def norms(self) -> Mapping[str, np.ndarray]:
         """The L2 norm of every neuron's row or column, by address."""
         found = {}
-        for address in self.population.widths:
+        for address in self.population(False).widths:
             target = self.layout.targets[address]
             weight = target.weight().float()
             found[address] = weight.norm(dim=1 if target.projection.axis == "row" else 0).cpu().numpy()
@@ -101,17 +101,31 @@ class Bench:
         found = choose(
             self.settings,
             method,
-            self.population,
+            self.population(method.whole),
             self.budget(run),
             cell.language,
             run.seed,
             self.scores,
             lambda: self.norms,
         )
+        found = found.whole() if method.whole else found
         if method.control is None and method.kind != "random":
-            for path in unwritten([self.folder / NEURONS / f"{cell.name}.safetensors"], self.folder):
+            for path in unwritten([self._mask(run)], self.folder):
                 found.save(path)
         return found
+
+    def check(self, runs: Iterable[Run]) -> None:
+        """Chooses the neurons of some runs, so that a budget that a rule cannot fill is refused before any training.
+
+        Raises:
+            PLNDError: as of `Population.within`.
+        """
+        for run in {run.cell: run for run in runs}.values():
+            self.neurons(run)
+
+    def _mask(self, run: Run) -> Path:
+        """Where the neurons of a rule are."""
+        return self.folder / NEURONS / f"{run.cell.name}.safetensors"
 
     # training
 
@@ -164,6 +178,20 @@ class Bench:
                 fixed[names[id(target.module)]] = shape[0] if magnitudes else 0
         return one, fixed
 
+    def _documents(self, run: Run, replay: float) -> Path:
+        """The file of what a run is trained on, a share of it in the other languages."""
+        language, others = run.cell.language, self.settings.others(run.cell.language)
+        ending = f".replay{replay:g}" if replay else ""
+        path = self.folder / DOCUMENTS / f"{language}.{run.documents}.r{run.seed}{ending}.jsonl"
+        for missing in unwritten([path], self.folder):
+            foreign = round(replay * run.documents)
+            texts = drawn(self.texts(language), run.documents - foreign, run.seed, language, "training")
+            for number, other in enumerate(others):
+                count = foreign // len(others) + (number < foreign % len(others))
+                texts += drawn(self.texts(other), count, run.seed, other, "training")
+            write_jsonl(texts, missing)
+        return path
+
     def run(self, run: Run) -> dict[str, Any]:
         """Trains and evaluates; what is kept of a run, without its name."""
         from peft_plnd import fine_tuning
@@ -173,16 +201,16 @@ class Bench:
         try:
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             how = settings.training
-            path = self.folder / DOCUMENTS / f"{run.cell.language}.{run.documents}.r{run.seed}.jsonl"
-            for missing in unwritten([path], self.folder):
-                texts = self.texts(run.cell.language)
-                write_jsonl(drawn(texts, run.documents, run.seed, run.cell.language, "training"), missing)
-            full = settings.methods[run.cell.method].kind == "full"
+            method = settings.methods[run.cell.method]
+            full = method.kind == "full"
+            path = self._documents(run, method.replay)
             options = fine_tuning.Settings(
                 model=self.name,
                 corpus=str(path),
                 output=str(self.folder / DOCUMENTS),
                 method="full" if full else "neurons",
+                mask=str(self._mask(run)) if method.importance_power else None,
+                importance_power=method.importance_power,
                 documents=run.documents,
                 max_length=how.max_length,
                 batch_size=how.batch_size,
@@ -284,7 +312,7 @@ class Bench:
         """Seconds of one document: `training`, by `random` neurons in two batches, and `evaluation`."""
         settings = self.settings
         language, batch = settings.trained[0], settings.training.batch_size
-        smallest = max(min(settings.budgets), 2 * max(self.population.costs.values()) / self.parameters)
+        smallest = max(min(settings.budgets), 2 * max(self.population(False).costs.values()) / self.parameters)
         method = {"pace": Method(kind="random")}
         self.settings = settings.model_copy(update={"methods": method, "tasks": {}})
         found = self.run(Run(Cell(language, "pace", smallest), 1e-4, 2 * batch, 0, False))

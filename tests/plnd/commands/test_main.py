@@ -340,6 +340,7 @@ def sets(tmp_path, monkeypatch) -> Path:
         ("--minus-shared en.safetensors ru.safetensors", lambda: ZH.minus_shared([EN, RU])),
         ("--minus en.safetensors --minus ru.safetensors", lambda: ZH - EN - RU),
         ("--top 2", lambda: ZH.top(2)),
+        ("--whole --top 2", lambda: ZH.top(2).whole()),
         ("--projections up_proj,down_proj", lambda: ZH.restrict(projections=["up_proj", "down_proj"])),
         ("--regions under --under 1", lambda: ZH.restrict(regions=Regions(("under",), 1, 0))),
         (
@@ -349,7 +350,7 @@ def sets(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_combine_is_the_algebra(sets, arguments, expected):
-    """Operations apply from left to right, then the restriction, then --top; the file is that of the Python calls."""
+    """Operations apply from left to right, then the restriction, --top and --whole; as the Python calls."""
     assert plnd(f"combine zh.safetensors {arguments} --output out") == 0
     assert NeuronSet.load("out") == expected()
     assert NeuronSet.load("out").digest == expected().digest

@@ -132,6 +132,22 @@ def test_what_was_done_survives_a_file(tmp_path):
     assert NeuronSet.load(tmp_path / "result").metadata == result.metadata
 
 
+def test_whole_completes_feed_forward_neurons(tmp_path):
+    """A neuron of gate, up or down is in all three, with the largest importance that it had; others stay."""
+    given = make_neurons(
+        {"0.gate_proj": [1, 4], "0.down_proj": [2, 4], "1.q_proj": [3], "1.up_proj": [7]},
+        {"0.gate_proj": [5, 6], "0.down_proj": [0, 9], "1.q_proj": [8], "1.up_proj": [1]},
+    )
+    whole = given.whole()
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        assert whole.indices[f"0.{name}"].tolist() == [1, 2, 4] and whole.indices[f"1.{name}"].tolist() == [7]
+        assert whole.importance[f"0.{name}"].tolist() == [5, 0, 9]
+    assert whole.indices["1.q_proj"].tolist() == [3] and len(whole) == 3 * 3 + 3 + 1
+    assert whole.whole() == whole and whole.metadata["operands"] == [{"operation": "whole"}]
+    whole.save(tmp_path / "whole")
+    assert NeuronSet.load(tmp_path / "whole") == whole
+
+
 def test_minus_shared_needs_another_set():
     """What a set shares with nobody is no question: asking it is an error, not an empty set."""
     with pytest.raises(PLNDError, match="minus_shared needs at least one other set"):
