@@ -28,6 +28,7 @@ MIRROR_NOTHING = {
     "tests/plnd/importance/test_triton.py": "the Triton kernels, in a process of its own",
     "tests/plnd/test_deactivation_property.py": "plnd/deactivation.py, under random sequences of steps",
     "tests/peft_plnd/test_integration.py": "what PEFT, Trainer and accelerate do with a tuned model",
+    "tests/peft_plnd/test_manners.py": "what PEFT's own methods do, of several modules of ours and of PEFT's",
     "tests/peft_plnd/test_training.py": "gradients and optimizers, of layer and model together",
     "tests/scripts/test_enhancement_changes.py": "the table of scripts/enhancement.py, without training",
     "tests/plnd/commands/test_blockwise.py": "the flag --blockwise, of all commands that have it",
