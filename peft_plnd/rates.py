@@ -69,7 +69,8 @@ def _parameters(layer: NeuronSelectLayer, adapter: str, rows: bool) -> list[tupl
     if not rows:
         columns = layer.neuron_select_in[adapter]
         return [(columns, (1, columns.shape[1]))]
-    found = [(layer.neuron_select_out[adapter], (len(layer.neuron_select_out[adapter]), 1))]
+    rows_of = layer.neuron_select_out[adapter]
+    found: list[tuple[nn.Parameter, tuple[int, ...]]] = [(rows_of, (len(rows_of), 1))]
     if adapter in layer.neuron_select_bias:
         found.append((layer.neuron_select_bias[adapter], (len(layer.neuron_select_bias[adapter]),)))
     return found

@@ -251,8 +251,8 @@ def _check(settings: FrontierSettings) -> None:
     _check_projections(settings)
     for name, method in settings.methods.items():
         _check_method(name, method)
-        if unknown := [share for share in method.budgets or () if share not in settings.budgets]:
-            raise PLNDError(f"methods.{name}.budgets: {unknown[0]} is not among budgets")
+        if further := [share for share in method.budgets or () if share not in settings.budgets]:
+            raise PLNDError(f"methods.{name}.budgets: {further[0]:g} is not among budgets")
     for name, item in settings.tasks.items():
         if "{language}" not in item.task:
             raise PLNDError(f"tasks.{name}: {item.task!r} is one for all languages, expected {{language}} in it")
