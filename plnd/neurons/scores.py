@@ -83,7 +83,8 @@ class Scores:
 
     def _repr_html_(self) -> str:
         said, corpus = self.metadata, self.metadata.corpus
-        read = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens, of {corpus.source}"
+        named = f", of {corpus.source}" if corpus.source else ""
+        read = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens{named}"
         facts = {"language": said.language, "model": said.model, "corpus": read, "dtype": said.dtype}
         rows = []
         for name in said.method.projections:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import plnd
-from handmade import MODEL, importance_matrix, make_neurons, make_scores
+from handmade import MODEL, importance_matrix, make_neurons, make_scores, scores_metadata
 from plnd import notebook
 from plnd.comparison.summary import Comparison, Outcome
 from plnd.inspection.profiles import CorpusRead, Inspection, LanguageProfile, NeuronProfile, Writing
@@ -102,6 +102,12 @@ def test_an_empty_set_is_shown():
     """With nothing on its map."""
     empty = make_neurons({})
     assert "0 of 88" in Reader(empty._repr_html_()).text and "190," not in empty._repr_html_()
+
+
+def test_a_corpus_without_a_name_has_none():
+    """Scores made in Python say how much was read, and not that it is called None."""
+    corpus = {**scores_metadata()["corpus"], "source": None}
+    assert "None" not in Reader(make_scores(importance_matrix(), corpus=corpus)._repr_html_()).text
 
 
 def test_load_reads_whatever_it_is(tmp_path):
