@@ -26,7 +26,7 @@ READ = {
     "neurons": "neurons",
     "operations": "neurons",
     "mask": "neurons",
-    "files": "neurons",
+    "files": "scores neurons profiles",
     "file": "scores neurons roles means directions",
     "means": "means",
     "steer": "directions",

@@ -186,8 +186,8 @@ def read_other(kind: str, path: Path, original: Path, w: Path, chance: random.Ra
         return by_command("push", w / "hand.neurons", "user/repo", "--evaluation", path)
     if kind in ("ablations", "runs"):
         return read_unfinished(path, original, w, "ablate" if kind == "ablations" else "experiment")
-    if kind == "profiles":  # which nobody reads back
-        return by_command("show", path)
+    if kind == "profiles":
+        return by_command("explore", path, "--output", path.with_name("o"))
     if kind == "old":
         return by_command("convert", path, "--model", w / "model", "--output", path.with_name("o"))
     if kind == "results" and original.parent == w:

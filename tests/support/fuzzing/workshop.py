@@ -234,6 +234,7 @@ WRITERS = {
     "roles": "roles --model {m} --parallel {w}/parallel.jsonl --batch-size 2 --output {out}/x.roles --csv {out}/x.csv",
     "lens": "lens --model {m} --corpus {w}/zh.jsonl --language zh --identifier script --csv {out}/lens.csv",
     "neuron": "neuron {n} --corpus zh={w}/zh.jsonl en={w}/en.jsonl --json {out}/n.json --html {out}/n.html",
+    "explore": "explore {w}/made/detect/zh.scores {n} {w}/made/neuron/n.json --output {out}/x.html",
     "arena": "arena --model {m} --corpora {w} --languages en,zh {few} --output {out}/arena",
     "experiment": "experiment {w}/run.yaml --output {out}/run",
     "reference": "reference --model {m} --corpus zh={w}/zh.jsonl en={w}/en.jsonl --max-documents 4 --max-length 64"
