@@ -24,6 +24,9 @@ from plnd.version import __version__
 MAX_BYTES = 2**28
 """Of the numbers in a page. Browsers that hold more of it are rare."""
 
+OVER_TOKENS = ("relevance", "activation", "lape")
+"""Methods whose mean importance is over all tokens of a corpus; that of the others is over documents."""
+
 
 def explorer_page(contents: Contents, *, rounded: bool = False) -> str:
     """The page: a map of blocks and projections, lists, and every neuron by its address.
@@ -58,6 +61,7 @@ def explorer_page(contents: Contents, *, rounded: bool = False) -> str:
     rounding = scales(contents) if rounded else {}
     error = max((s.error for one in rounding.values() for s in (one.mean, one.log)), default=0.0)
     script = _script()
+    by_tokens = any(one.metadata.method.name in OVER_TOKENS for one in contents.scores.values())  # all by one method
     return environment.get_template("explore.html").render(
         contents=contents,
         facts=facts(contents) | {"scales": {name: asdict(one) for name, one in rounding.items()}},
@@ -67,6 +71,7 @@ def explorer_page(contents: Contents, *, rounded: bool = False) -> str:
         neurons=sum(width or 0 for width in contents.widths.values()),
         rounding=f"{100 * error:.2g} %" if rounded else "",
         times=f"{TIMES:g}",
+        over="all tokens of the corpus" if by_tokens else "documents",
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,

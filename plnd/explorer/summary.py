@@ -22,12 +22,12 @@ Grid = list[list[float | int | None]]
 
 
 def mean_importance(contents: Contents, name: str) -> Grid:
-    """Mean importance of the neurons, over neurons and documents."""
+    """Mean over neurons of their mean importance."""
     return _grid(contents, lambda address: float(contents.scores[name].mean[address].mean(dtype=np.float64)))
 
 
 def largest_importance(contents: Contents, name: str) -> Grid:
-    """Mean importance, over documents, of the most important neuron."""
+    """Mean importance of the most important neuron."""
     return _grid(contents, lambda address: float(contents.scores[name].mean[address].max(initial=0)))
 
 

@@ -96,6 +96,14 @@ def test_a_rounded_page_says_so(contents):
     assert set(facts_of(page)["scales"]) == {"zh", "en"} and len(page) < len(explorer_page(contents))
 
 
+def test_what_importance_is_the_mean_over(contents):
+    """Documents, or, by the methods that add up over a corpus, its tokens."""
+    assert "Importance is the mean over documents, as in" in explorer_page(contents)
+    method = {**scores("zh", 2).metadata.method, "name": "relevance"}
+    page = explorer_page(together({"zh": scores("zh", 2, method=method)}, {}, {}))
+    assert "Importance is the mean over all tokens of the corpus, as in" in page
+
+
 def test_pages_that_browsers_cannot_take(monkeypatch, contents):
     """Are refused before they are made, with what makes them smaller."""
     assert MAX_BYTES >= 2**27
