@@ -16,6 +16,23 @@ from plnd.errors import ModelMismatchError, PLNDError
 
 Count = Annotated[int, Field(ge=0)]
 
+TEXT_TWINS = {
+    "glm4v_moe_text": "glm4_moe",
+    "glm4v_text": "glm4",
+    "glm_ocr_text": "glm4",
+    "granite4_vision_text": "granite",
+    "granite_docling_text": "granite",
+    "hunyuan_vl_text": "hunyuan_v1_dense",
+    "paddleocr_vl_text": "llama",
+    "qwen2_5_omni_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen2_vl_text": "qwen2",
+    "qwen3_omni_moe_text": "qwen3_moe",
+    "qwen3_vl_moe_text": "qwen3_moe",
+    "qwen3_vl_text": "qwen3",
+}
+"""Types of language models inside those that also see or hear, and of the text-only models that compute the same."""
+
 # What a field should have been, by pydantic's name of the mistake.
 _EXPECTED = {
     "string_type": "str",
@@ -98,6 +115,11 @@ class ModelDescription(Record):
     units: dict[str, Count] = {}
     row: dict[str, Any] | None = None
 
+    @property
+    def text_type(self) -> str:
+        """The type of the text-only model that computes the same."""
+        return TEXT_TWINS.get(self.model_type, self.model_type)
+
     def __repr__(self) -> str:
         return f"ModelDescription({self}, revision={self.revision!r}, {sum(self.widths.values()):,} neurons)"
 
@@ -108,12 +130,14 @@ class ModelDescription(Record):
 def check_model(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
     """Compares two model descriptions by family, number of blocks and widths.
 
+    The language model inside one that also sees or hears and its text-only twin are of one family.
+
     Raises:
         ModelMismatchError: naming the first difference.
     """
     one, other = ModelDescription.of(found), ModelDescription.of(expected)
     advice = "detect again on this model, or use the model that they were made for"
-    if (one.model_type, one.blocks) != (other.model_type, other.blocks):
+    if (one.text_type, one.blocks) != (other.text_type, other.blocks):
         raise ModelMismatchError(f"{what}: made for {one}, but the model is {other}: {advice}")
     for name in sorted(one.widths.keys() | other.widths.keys()):
         a, b = one.widths.get(name), other.widths.get(name)

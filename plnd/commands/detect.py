@@ -116,7 +116,9 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     if processes.count > 1 and (pipe := next(iter(pipes(args.corpus)), None)):
         raise PLNDError(f"{pipe}: a pipe, which {processes.count} processes cannot all read; write a file")
     documents = _documents(args, config, shard, processes)
-    Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family, too, is refused before it is loaded
+    layout = Layout(load_skeleton(args.model, **model_source(args)))  # an unknown family is refused before it is loaded
+    if processes.first and (others := ", ".join(layout.left_alone)):
+        print(f"measures the language model of {args.model}; left alone: {others}", file=sys.stderr)
     tokenizer = load_tokenizer(args.model, **model_source(args))
     device = args.device if processes.device is None else str(processes.device)
     spread = {"tensor_parallel": args.tensor_parallel, "expert_parallel": args.expert_parallel}

@@ -265,6 +265,7 @@ class Families(Command):
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Prints a line a family, then what is said of every type without a row."""
+        from plnd.model_description import TEXT_TWINS
         from plnd.models.families import FAMILIES
         from plnd.models.unlisted import LANGUAGE_MODELS, LIKE_LLAMA, unlisted
 
@@ -274,6 +275,7 @@ class Families(Command):
             print(f"{family.name:<{width}}{', '.join([*others, *family.description()])}")
         print(f"\nas Llama, with a warning: {', '.join(LIKE_LLAMA)}")
         print("by their language model:", ", ".join(f"{name} ({inner})" for name, inner in LANGUAGE_MODELS.items()))
+        print("as their text-only twins:", ", ".join(f"{name} ({twin})" for name, twin in TEXT_TWINS.items()))
         print("\nno row (`plnd probe MODEL` says what of a model is exact, and drafts a row):")
         for reason, names in unlisted():
             print(f"  {reason}: {', '.join(names)}")

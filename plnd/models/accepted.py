@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from plnd.model_description import TEXT_TWINS
 from plnd.models.families import FAMILIES, Family
 from plnd.models.twin import fingerprint
 
@@ -29,5 +30,6 @@ def forget() -> None:
 
 
 def listed(model_type: str) -> list[Family]:
-    """The table's rows for a model type."""
+    """The table's rows for a model type; a language model inside what sees or hears has those of its text-only twin."""
+    model_type = TEXT_TWINS.get(model_type, model_type)
     return [family for family in FAMILIES.values() if model_type in family.model_types]

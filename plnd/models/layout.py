@@ -142,7 +142,18 @@ def find_family(model: PreTrainedModel) -> Family:
 def text_body(model: PreTrainedModel) -> PreTrainedModel:
     """The language model without its head (and without the other parts of a multimodal one)."""
     body: Any = _inner(model.base_model)
-    return _inner(getattr(body, "language_model", body))
+    while (inner := _language_model(body)) is not body:
+        body = inner
+    return body
+
+
+def _language_model(module: Any) -> Any:
+    """The language model inside a larger one (or below a head inside it), or the module itself."""
+    for name in ("language_model", "text_model", "model"):  # Llama 4's body is no `base_model` of its language model
+        inner = _inner(getattr(module, name, None))
+        if hasattr(inner, "base_model"):
+            return _inner(inner.base_model)
+    return module
 
 
 def _fits(family: Family, body: nn.Module) -> bool:
@@ -426,6 +437,13 @@ class Layout:
         """The model without its language-model head."""
         return text_body(self.model)
 
+    @property
+    def left_alone(self) -> list[str]:
+        """Names of what the model has besides a language model: what sees or hears, and what carries that over."""
+        head = self.model.get_output_embeddings()
+        inside = {id(module) for module in (*self.body.modules(), *([] if head is None else head.modules()))}
+        return list(_outermost(self.model, "", inside))
+
     def at(self, path: str) -> Any:
         """What lies at a path that the row names, relative to the model's body.
 
@@ -572,6 +590,17 @@ def _has(block: nn.Module, paths: Iterable[str]) -> bool:
         return all(attribute(block, path) is not None for path in paths)
     except AttributeError:
         return False
+
+
+def _outermost(module: nn.Module, name: str, inside: set[int]) -> Iterator[str]:
+    """Names of the largest modules with parameters that hold none of the modules `inside`."""
+    for child, part in module.named_children():
+        path = f"{name}.{child}" if name else child
+        within = {id(each) for each in part.modules()} & inside
+        if within and id(part) not in inside:
+            yield from _outermost(part, path, inside)
+        elif not within and any(True for _ in part.parameters()):
+            yield path
 
 
 def locate(block: nn.Module, path: str) -> nn.Module:

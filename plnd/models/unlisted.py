@@ -1,4 +1,5 @@
-"""The causal types of transformers that have no row in the families table, and why: every one is here or there.
+"""The causal types of transformers that have no row in the families table, and why: every one is here or there, and so
+is every language model inside a type that also sees or hears.
 
 A test holds this to the installed release (tests/plnd/models/test_unlisted.py), so that a new type announces itself. A
 type that gets a row needs no entry here any more; one that stays counts for nothing, since the table comes first.
@@ -67,7 +68,15 @@ _BY_REASON = {
     "more in a block than attention and feed-forward: several streams, inputs of each block, a factor, runs again": (
         "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant hrm_text"
     ),
-    "no single list of blocks of one language model": "blt emu3 mllama moshi phi4_multimodal",
+    "no single list of blocks of one language model": (
+        "blt emu3 mllama moshi phi4_multimodal blip_text_model emu3_text_model evolla idefics kyutai_speech_to_text"
+        " mllama_text_model pi0 pix2struct_text_model pp_formulanet_text t5_gemma_module t5gemma2_decoder udop"
+    ),
+    "a language model inside what sees or hears, of a form of its own: no row yet": (
+        "chameleon cosmos3_edge_text deepseek_ocr2_text diffusion_gemma_text ernie4_5_vl_moe_text glm5_next_text"
+        " kosmos_2_5_text_model kosmos_2_text_model mistral_large4_text molmo2_text muse_glimmer_text muse_spark_text"
+        " step3p5 unlimited_ocr_text voxtral_realtime_text"
+    ),
     "an activation that does not map 0 to 0": "apertus1p5_text",
 }  # fmt: skip
 REASONS = {name: reason for reason, names in _BY_REASON.items() for name in names.split()}

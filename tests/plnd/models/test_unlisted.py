@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 from transformers import CONFIG_MAPPING, __version__
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from plnd.addresses import PROJECTIONS
+from plnd.model_description import TEXT_TWINS
 from plnd.models.accepted import listed
 from plnd.models.families import like_llama
 from plnd.models.layout import Layout
 from plnd.models.unlisted import LANGUAGE_MODELS, LIKE_LLAMA, REASONS, said_of, unlisted
 from plnd.probing.probe import hold
 from plnd.probing.twins import build_twin
+
+SEES = set(modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+HEARS = set(getattr(modeling_auto, "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES", ()))
 
 
 def test_every_causal_type_is_on_one_of_the_lists():
@@ -24,6 +29,26 @@ def test_every_causal_type_is_on_one_of_the_lists():
         " `plnd probe` on its configuration, then add a row (docs/families.md) or a reason (plnd/models/unlisted.py)"
     )
     assert {name: lists for name, lists in said.items() if len(lists) > 1} == {}
+
+
+@pytest.mark.slow
+def test_every_language_model_that_sees_or_hears_is_on_one_of_the_lists():
+    """The language model inside each such type of transformers has a row, or its twin has, or a reason why not."""
+    inside = set()
+    for name in sorted(SEES | HEARS):
+        try:
+            inside.add(CONFIG_MAPPING[name]().get_text_config().model_type)
+        except (ValueError, TypeError, AttributeError):  # a configuration that has to be told more, or has several
+            continue
+    assert len(inside) > 50
+    unknown = sorted(name for name in inside if not said_of(name))
+    assert not unknown, f"transformers {__version__} has language models of which plnd says nothing: {unknown}"
+
+
+def test_twins_have_rows():
+    """What is said to compute as a text-only model is measured by that one's row, and by no other."""
+    for tower, twin in TEXT_TWINS.items():
+        assert listed(tower) == listed(twin) != []
 
 
 def test_a_new_type_would_be_noticed():
