@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from plnd.errors import PLNDError
 from plnd.interventions import Intervention
 from plnd.model_description import check_model
+from plnd.models.accepted import fills_in
 from plnd.models.layout import Layout, check_tokens
 from plnd.models.loading import model_class
 from plnd.roles.deactivation import Choice, deactivated_rows
@@ -59,7 +60,16 @@ class DocumentLM(HFLM):
     intervention: Intervention | None = None
 
     def _get_backend(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        """As in `HFLM`; what is neither a decoder nor has an encoder and one is made by the auto class it has."""
+        """As in `HFLM`; what is neither a decoder nor has an encoder and one is made by the auto class it has.
+
+        Raises:
+            PLNDError: of an encoder that fills in masked tokens: lm-eval scores next ones.
+        """
+        if fills_in(config):
+            raise PLNDError(
+                f"model_type {config.model_type!r} fills in masked tokens and predicts no next ones, which lm-eval"
+                " scores: measure what is off in your own evaluation (plnd.deactivated, plnd export)"
+            )
         super()._get_backend(config, *args, **kwargs)
         kind = model_class(config)
         if self.backend == "causal" and kind is not None and type(config) not in AutoModelForCausalLM._model_mapping:

@@ -23,7 +23,7 @@ from plnd.models.layout import Layout
 from plnd.probing.float64 import KeepFloat64
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from tiny import TINY, VARIANTS, tiny_model  # noqa: E402
+from tiny import MASKED, TINY, VARIANTS, tiny_model  # noqa: E402
 
 
 def errors(name: str, ids: torch.Tensor) -> dict[str, float]:
@@ -51,12 +51,13 @@ def errors(name: str, ids: torch.Tensor) -> dict[str, float]:
 def main() -> None:
     """Prints the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="rows and further models of the tests; all by default")
     parser.add_argument("--tokens", type=int, default=11)
     args = parser.parse_args()
     ids = torch.randint(3, 97, (args.tokens,), generator=torch.Generator().manual_seed(1))
     print(f"| model | {' | '.join(PROJECTIONS)} |")
     print("|---" * (1 + len(PROJECTIONS)) + "|")
-    for name in [*TINY, *VARIANTS]:
+    for name in args.names or [*TINY, *VARIANTS, *MASKED]:
         torch.set_default_dtype(torch.float64 if name == "xglm" else torch.float32)
         worst = errors(name, ids)
         cells = (f"{worst[projection]:.0e}" if projection in worst else "–" for projection in PROJECTIONS)

@@ -55,6 +55,7 @@ def feed_forward_blocks(layout: Layout) -> list[Block]:
     """
     if getattr(layout.model.config, "is_encoder_decoder", False):
         raise FamilyError(f"model family {layout.family.name!r}: the arena compares on models of one decoder")
+    layout.check_predicts("the arena")
     blocks = [block for block in layout.blocks if block.stack.activation is not None]
     if any(block.stack.experts for block in blocks):
         raise FamilyError(f"model family {layout.family.name!r}: the arena compares dense feed-forwards, not experts")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -177,7 +177,7 @@ class ObservedBlock:
         block: the block.
 
     Attributes:
-        name, module, stack, family, at, gain: those of the block.
+        name, module, stack, family, at, gain, factor: those of the block.
         attention: its attention module.
         head_dim: channels of one of its heads.
         attention_watched, experts_watched: whether the model must run with the observed attention, or experts.
@@ -189,6 +189,7 @@ class ObservedBlock:
     def __init__(self, observer: Observer, block: Block) -> None:
         self.observer, self.block, self.name, self.module = observer, block, block.name, block.module
         self.stack, self.family, self.at, self.gain = block.stack, block.family, block.at, block.gain
+        self.factor = block.factor
         self._check_paths()
         if self.stack.attention is not None:
             self.head_dim = int(self.at(self.stack.head_dim))
@@ -202,8 +203,8 @@ class ObservedBlock:
                 self.at(f"{norm.module}.weight")
                 self.at(f"{norm.module}.{norm.eps}")
         rotation = stack.rotation or Rotation()
-        gate = stack.feed_forward_gate
-        for path in (rotation.when, rotation.window, stack.feed_forward, stack.experts, gate, *stack.beside):
+        gate, factors = stack.feed_forward_gate, (stack.factor, *astuple(stack.factors))
+        for path in (rotation.when, rotation.window, stack.feed_forward, stack.experts, gate, *stack.beside, *factors):
             if path is not None:
                 self.at(path)
 

@@ -42,7 +42,10 @@ def sequential(
     name, projection = split_address(address)
     block = next(block for block in layout.blocks if block.name == name)
     path = _measured(block.stack, projection, at)
-    factor = float(block.at(block.stack.factor)) if at == "sublayer" and block.stack.factor else 1.0
+    sublayer: Literal["attention", "feed_forward"] = (
+        "attention" if projection in ATTENTION_PROJECTIONS else "feed_forward"
+    )
+    factor = block.factor(sublayer) if at == "sublayer" else 1.0
     with hooked(layout.model):
         args, kwargs = _block_input(layout, block.module, input_ids)
         if at == "attention" and "output_attentions" in kwargs:  # older releases have to be asked
@@ -65,7 +68,7 @@ def _measured(stack: Stack, projection: str, at: At) -> str:
         assert stack.attention is not None
         return stack.attention
     norm = stack.attention_norm if attention else stack.feed_forward_norm
-    sublayer = stack.attention if attention else stack.feed_forward
+    sublayer = (stack.attention_output or stack.attention) if attention else stack.feed_forward
     assert sublayer is not None
     return norm.module if norm else sublayer
 

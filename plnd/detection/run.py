@@ -139,9 +139,11 @@ def _detect(
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or DetectConfig()
     layout = Layout.of_all(model, spread=True)
-    limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = layout.positions
     if limit and config.max_length > limit:
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
+    if config.method == "relevance":
+        layout.check_predicts("method=relevance")
     if config.scoring == "official":
         check_official(layout, config.max_length)
     if config.method == "relevance" and weights_of(layout.model) is not None:

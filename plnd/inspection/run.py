@@ -75,7 +75,7 @@ def inspect_neurons(
     """
     config, scores = config or InspectConfig(), scores or {}
     layout = Layout(model)
-    limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = layout.positions
     if limit and config.max_length > limit:
         raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
     if not corpora:

@@ -72,8 +72,7 @@ class Writer:
         if norm is not None:
             found = found * block.gain(norm).to(found)[:, None]
             how += ", times the gain of the norm after it"
-        if block.stack.factor is not None:
-            found = found * float(block.at(block.stack.factor))
+        found = found * block.factor("feed_forward" if feed_forward else "attention")
         return found.T, f"{how}, through the final norm's gain and the unembedding"
 
     def _columns_of_value(self, block: Block, rows: Tensor) -> Tensor:

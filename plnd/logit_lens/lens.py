@@ -268,7 +268,7 @@ def decode_tokens(
     config = config or LensConfig()
     top_k, max_length = config.top_k, config.max_length
     layout = Layout.of_all(model)
-    limit = getattr(layout.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = layout.positions
     if limit and max_length > limit:
         raise PLNDError(f"max_length={max_length}: the model has {limit} positions; use at most that")
     sequences: Iterator[list[int]] = islice(_token_ids(layout, documents, tokenizer, max_length), config.max_documents)
@@ -375,6 +375,7 @@ class Unembedding:
     """
 
     def __init__(self, layout: Layout) -> None:
+        layout.check_predicts("decoding hidden states")
         self.layout = layout
         self.blocks = [b for b in layout.blocks if not b.name.startswith("encoder.") and b.name == block_of(b.name)]
         head, family = layout.model.get_output_embeddings(), layout.family

@@ -29,6 +29,11 @@ def forget() -> None:
     _ACCEPTED.clear()
 
 
+def fills_in(config: Any) -> bool:
+    """Whether a model of this configuration fills in masked tokens, and predicts no next ones."""
+    return any(row.masked for row in listed(config.model_type)) and not getattr(config, "is_decoder", False)
+
+
 def listed(model_type: str) -> list[Family]:
     """The table's rows for a model type; a language model inside what sees or hears has those of its text-only twin."""
     model_type = TEXT_TWINS.get(model_type, model_type)

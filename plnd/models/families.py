@@ -121,6 +121,24 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Factors:
+    """Numbers that a block multiplies by; every one the path of a number.
+
+    Attributes:
+        attention, feed_forward, beside: of what attention, `feed_forward` and the modules `beside` add to the residual
+            stream.
+        key: of keys before rotation.
+        gate: of gates before the non-linearity.
+    """
+
+    attention: str | None = None
+    feed_forward: str | None = None
+    beside: str | None = None
+    key: str | None = None
+    gate: str | None = None
+
+
+@dataclass(frozen=True)
 class Stack:
     """Blocks of one kind; every path is relative to a block unless it says otherwise.
 
@@ -129,6 +147,7 @@ class Stack:
     Attributes:
         blocks: the list of blocks, relative to the model's body.
         attention: the attention module; None where a block has none.
+        attention_output: the module whose output is what attention adds, where that is not `attention`.
         feed_forward: the module whose output is what the feed-forward sub-layer adds; None for cross-attention.
         projections: where each logical projection lives; an ungated feed-forward has no `gate_proj`.
         head_dim: where the width of one head can be read, of latent attention that of its values.
@@ -141,7 +160,9 @@ class Stack:
         rotation: rotary positions, if any.
         query_norm, key_norm: norms of queries and keys between projection and rotation.
         attention_norm, feed_forward_norm: norms of a sub-layer's output before it joins the residual stream.
+        stream_norms: norms of the residual stream itself, one after each sub-layer has joined it, as of BERT.
         factor: path of what both sub-layers' outputs are multiplied by before they join the residual stream.
+        factors: further numbers of that kind, each of one place.
         own_attention: in some release of transformers attention does not go through its `AttentionInterface`, but is
             softmax(q·k/√head_dim + bias + mask), with `attention_mask` and, where `alibi`, `alibi` among the attention
             module's keyword arguments; where `relative_bias`, softmax(q·k + bias + mask).
@@ -164,6 +185,7 @@ class Stack:
     head_dim: str
     activation: str | None
     gating: Literal["product", "offset", "clamped"] = "product"
+    attention_output: str | None = None
     name: str = "{n}"
     having: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
@@ -172,7 +194,9 @@ class Stack:
     key_norm: Norm | None = None
     attention_norm: Norm | None = None
     feed_forward_norm: Norm | None = None
+    stream_norms: tuple[str, ...] = ()
     factor: str | None = None
+    factors: Factors = Factors()
     own_attention: bool = False
     alibi: bool = False
     relative_bias: bool = False
@@ -201,6 +225,7 @@ class Family:
         requires: values that these fields of the configuration must have for the row to be exact, where they exist.
         final: what the last block's output goes through before the unembedding, in order, relative to the model's body;
             a module may be None.
+        masked: it fills in masked tokens: an encoder, whose attention sees both sides.
         exact: of a row that was probed (`plnd.accept_family`), the projections that were held to brute force on the
             twin of the model at hand; None for rows of the table, which the test suite holds to it.
     """
@@ -210,6 +235,7 @@ class Family:
     stacks: tuple[Stack, ...]
     requires: Mapping[str, Any] = field(default_factory=dict)
     final: tuple[str, ...] = ("norm",)
+    masked: bool = False
     exact: tuple[str, ...] | None = None
 
     def as_json(self) -> str:
@@ -226,10 +252,13 @@ class Family:
     def description(self) -> Iterator[str]:
         """What sets the row apart, in words."""
         stack = next((stack for stack in self.stacks if stack.attention), self.stacks[0])
+        if self.masked:
+            yield "fills in masked tokens"
         if any(".cross" in stack.name for stack in self.stacks):
             yield "encoder, decoder and cross-attention"
-        for module in dict.fromkeys(path for s in self.stacks for path in s.beside):
-            yield f"{module.replace('_', ' ')} in the place of attention in some blocks"
+        for module, both in {path: s.attention is not None for s in self.stacks for path in s.beside}.items():
+            where = "beside attention" if both else "in the place of attention in some blocks"
+            yield f"{module.replace('_', ' ')} {where}"
         if stack.latent:
             yield "latent attention"
         fused = {p.module: p.fused for s in self.stacks for p in s.projections if p.fused and not s.experts}
@@ -258,8 +287,12 @@ class Family:
             yield f"QK-norm ({'whole width' if stack.query_norm.whole else 'per head'}{after})"
         if stack.attention_norm:
             yield "post-norms"
+        if stack.stream_norms:
+            yield "norms of the residual stream"
         if stack.factor:
             yield stack.factor.replace("_", " ")
+        if stack.factors != Factors():
+            yield "multipliers"
         if stack.softcap:
             yield "soft-cap"
         for name, value in self.requires.items():
@@ -418,9 +451,9 @@ def like_llama(model_type: str, *more: str, of: Stack = _LLAMA, **differences: A
         model_type: names the row too.
         more: further model types of which all the same holds.
         of: what Llama's modules are replaced by.
-        differences: fields of `Stack`, `requires` and `final`.
+        differences: fields of `Stack`, `requires`, `final` and `masked`.
     """
-    about = {name: differences.pop(name) for name in ("requires", "final") if name in differences}
+    about = {name: differences.pop(name) for name in ("requires", "final", "masked") if name in differences}
     return Family(model_type, (model_type, *more), (replace(of, **differences),), **about)
 
 
@@ -508,6 +541,58 @@ def _t5(name: str, model_types: tuple[str, ...], *ffn: str) -> Family:
     return Family(name, model_types, stacks, final=("decoder.final_layer_norm",))
 
 
+_GPT2 = Stack(
+    blocks="h",
+    attention="attn",
+    feed_forward="mlp",
+    projections=_projections(*["attn.c_attn"] * 3, "attn.c_proj", "mlp.c_fc", "mlp.c_proj", qkv="stacked"),
+    head_dim="attn.head_dim",
+    activation="mlp.act",
+)
+_MODERNBERT = Stack(
+    blocks="layers",
+    attention="attn",
+    feed_forward="mlp",
+    projections=(
+        *_projections(*["attn.Wqkv"] * 3, "attn.Wo", qkv="stacked"),
+        Projection("gate_proj", "mlp.Wi", "halves"),
+        Projection("up_proj", "mlp.Wi", "halves"),
+        Projection("down_proj", "mlp.Wo"),
+    ),
+    head_dim="attn.head_dim",
+    activation="mlp.act",
+    rotation=Rotation(),
+)
+_BERT = Stack(
+    blocks="encoder.layer",
+    attention="attention.self",
+    attention_output="attention.output.dense",
+    feed_forward="output.dense",
+    projections=_projections(
+        *(f"attention.self.{name}" for name in ("query", "key", "value")),
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ),
+    head_dim="attention.self.attention_head_size",
+    activation="intermediate.intermediate_act_fn",
+    stream_norms=("attention.output.LayerNorm", "output.LayerNorm"),
+)
+_GRANITE_SHARED: dict[str, Any] = {
+    "feed_forward": "shared_mlp",
+    "projections": (
+        Projection("gate_proj", "shared_mlp.input_linear", "halves"),
+        Projection("up_proj", "shared_mlp.input_linear", "halves"),
+        Projection("down_proj", "shared_mlp.output_linear"),
+    ),
+    "activation": "shared_mlp.activation",
+    "factor": "residual_multiplier",
+}
+_GRANITE_MIXTURE = replace(_experts("block_sparse_moe"), factor="residual_multiplier", having=("block_sparse_moe",))
+_GRANITE_DENSE = replace(
+    _LLAMA, **{**_GRANITE_SHARED, "projections": (*_LLAMA.projections[:4], *_GRANITE_SHARED["projections"])}
+)
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -516,6 +601,7 @@ FAMILIES: dict[str, Family] = {
         like_llama("qwen2"),
         like_llama("qwen3", **_HEAD_NORMS),
         like_llama("gemma2", softcap=True, **_GEMMA_POST_NORMS),
+        like_llama("vaultgemma", softcap=True),
         like_llama(
             "gemma3_text",
             query_norm=Norm("self_attn.q_norm", eps="eps", offset=1.0),
@@ -536,8 +622,14 @@ FAMILIES: dict[str, Family] = {
             feed_forward_norm=Norm("post_feedforward_layernorm"),
             **_HEAD_NORMS,
         ),
+        like_llama(
+            "hyperclovax",
+            attention_norm=Norm("post_norm1"),
+            feed_forward_norm=Norm("post_norm2"),
+            requires={"use_post_norm": True, "residual_multiplier": 1.0},
+        ),
         like_llama("stablelm", requires={"qk_layernorm": False}),
-        like_llama("nemotron", "arcee", of=_UNGATED),
+        like_llama("nemotron", "arcee", "jais2", of=_UNGATED),
         like_llama("apertus", of=_UNGATED, gating="offset", **_HEAD_NORMS),
         like_llama(
             "starcoder2",
@@ -574,7 +666,7 @@ FAMILIES: dict[str, Family] = {
             feed_forward_norm=Norm("post_mlp_layernorm"),
         ),
         like_llama("mixtral", "phimoe", of=_experts()),
-        like_llama("qwen3_moe", of=_experts(), **_HEAD_NORMS),
+        like_llama("qwen3_moe", "mellum", of=_experts(), **_HEAD_NORMS),
         like_llama("olmoe", "minimax_m2", of=_experts(), requires={"clip_qkv": None}, **_WHOLE_NORMS),
         like_llama("granitemoe", of=_experts("block_sparse_moe"), factor="residual_multiplier"),
         Family(
@@ -612,18 +704,8 @@ FAMILIES: dict[str, Family] = {
             "granitemoeshared",
             ("granitemoeshared",),
             (
-                replace(_experts("block_sparse_moe"), factor="residual_multiplier"),
-                replace(
-                    _shared("shared_mlp"),
-                    feed_forward="shared_mlp",
-                    projections=(
-                        Projection("gate_proj", "shared_mlp.input_linear", "halves"),
-                        Projection("up_proj", "shared_mlp.input_linear", "halves"),
-                        Projection("down_proj", "shared_mlp.output_linear"),
-                    ),
-                    activation="shared_mlp.activation",
-                    factor="residual_multiplier",
-                ),
+                replace(_GRANITE_MIXTURE, having=()),
+                replace(_shared("shared_mlp"), **_GRANITE_SHARED),
             ),
         ),
         Family(
@@ -653,6 +735,35 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("lfm2", ("lfm2",), _hybrid("conv", (_LFM2,)), final=("embedding_norm",)),
         Family(
+            "bamba",
+            ("bamba",),
+            _hybrid("mamba", (replace(_JAMBA, rotation=Rotation()),)),
+            final=("final_layernorm",),
+        ),
+        like_llama(
+            "falcon_h1",
+            of=_JAMBA,
+            rotation=Rotation(),
+            feed_forward="feed_forward.down_proj",
+            beside=("mamba",),
+            factors=Factors(
+                attention="attn_out_multiplier",
+                feed_forward="feed_forward.down_multiplier",
+                beside="ssm_out_multiplier",
+                key="self_attn.key_multiplier",
+                gate="feed_forward.gate_multiplier",
+            ),
+            final=("final_layernorm",),
+        ),
+        Family(
+            "granitemoehybrid",
+            ("granitemoehybrid",),
+            (
+                *_hybrid("mamba", (_GRANITE_MIXTURE, _GRANITE_DENSE)),
+                replace(_shared("shared_mlp"), **{**_GRANITE_SHARED, "having": ("block_sparse_moe",)}),
+            ),
+        ),
+        Family(
             "jamba",
             ("jamba",),
             _hybrid("mamba", _mixed(_JAMBA, mixture="feed_forward", shared=None)),
@@ -661,20 +772,38 @@ FAMILIES: dict[str, Family] = {
         Family(
             "gpt2",
             ("gpt2",),
-            (
-                Stack(
-                    blocks="h",
-                    attention="attn",
-                    feed_forward="mlp",
-                    projections=_projections(
-                        *["attn.c_attn"] * 3, "attn.c_proj", "mlp.c_fc", "mlp.c_proj", qkv="stacked"
-                    ),
-                    head_dim="attn.head_dim",
-                    activation="mlp.act",
-                ),
-            ),
+            (_GPT2,),
             requires={"add_cross_attention": False},
             final=("ln_f",),
+        ),
+        Family(
+            "gpt_bigcode",
+            ("gpt_bigcode",),
+            (_GPT2,),
+            requires={"multi_query": True, "add_cross_attention": False},
+            final=("ln_f",),
+        ),
+        Family(
+            "biogpt",
+            ("biogpt",),
+            (replace(_FAIRSEQ, blocks="layers"),),
+            requires={"add_cross_attention": False},
+            final=("layer_norm",),
+        ),
+        Family(
+            "cohere2_moe",
+            ("cohere2_moe",),
+            _mixed(replace(_LLAMA, rotation=Rotation("neighbours", when="self_attn.sliding_window"))),
+            requires={"shared_expert_combination_strategy": "sum"},
+        ),
+        like_llama(
+            "modernbert-decoder",
+            of=_MODERNBERT,
+            projections=(
+                *_projections(*(f"attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "Wo"))),
+                *_MODERNBERT.projections[4:],
+            ),
+            final=("final_norm",),
         ),
         Family(
             "gptj",
@@ -746,6 +875,16 @@ FAMILIES: dict[str, Family] = {
             (replace(_FAIRSEQ, scaled_queries=True),),
             requires={"do_layer_norm_before": True},
             final=("decoder.final_layer_norm", "decoder.project_out"),
+        ),
+        like_llama("modernbert", of=_MODERNBERT, masked=True, final=("final_norm",)),
+        like_llama("eurobert", masked=True),
+        Family(
+            "bert",
+            ("bert", "roberta", "xlm-roberta", "camembert"),
+            (_BERT,),
+            requires={"is_decoder": False, "add_cross_attention": False, "chunk_size_feed_forward": 0},
+            final=(),
+            masked=True,
         ),
         _t5("t5", ("t5", "mt5", "umt5"), "wi", "wo"),
         _t5("t5_gated", ("t5", "mt5", "umt5"), "wi_0", "wi_1", "wo"),

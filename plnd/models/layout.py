@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from plnd.addresses import ATTENTION_PROJECTIONS, PROJECTIONS, block_of, block_order
 from plnd.errors import FamilyError, PLNDError, TokenError
@@ -215,7 +216,14 @@ class Block:
             function = attribute(torch, path.removeprefix("torch."))  # type: ignore[arg-type]
         else:
             function = self.at(path)
+        if self.stack.factors.gate is not None:
+            function = _of_multiple(function, float(self.at(self.stack.factors.gate)))
         return {"product": Gating, "offset": OffsetGating}[self.stack.gating](function)
+
+    def factor(self, of: Literal["attention", "feed_forward", "beside"]) -> float:
+        """What is multiplied into what a part of the block adds to the residual stream."""
+        paths = (self.stack.factor, getattr(self.stack.factors, of))
+        return math.prod(float(self.at(path)) for path in paths if path is not None)
 
     def gain(self, norm: Norm) -> torch.Tensor:
         """What a norm of the block multiplies by, [width of the norm], at least float32."""
@@ -440,9 +448,9 @@ class Layout:
     @property
     def left_alone(self) -> list[str]:
         """Names of what the model has besides a language model: what sees or hears, and what carries that over."""
-        head = self.model.get_output_embeddings()
-        inside = {id(module) for module in (*self.body.modules(), *([] if head is None else head.modules()))}
-        return list(_outermost(self.model, "", inside))
+        if self.model.config.get_text_config() is self.model.config:
+            return []
+        return list(_outermost(self.model, "", self.body, self.model.get_output_embeddings()))
 
     def at(self, path: str) -> Any:
         """What lies at a path that the row names, relative to the model's body.
@@ -460,6 +468,29 @@ class Layout:
         """Whether attention goes through transformers' `AttentionInterface`, as more models do in each release."""
         own = any(stack.own_attention for stack in self.family.stacks)
         return not own or self.body._can_set_attn_implementation()
+
+    @property
+    def positions(self) -> int | None:
+        """How long a document may be at most; None: the model does not say."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        table = getattr(getattr(self.body, "embeddings", None), "position_embeddings", None)
+        padding = getattr(table, "padding_idx", None)  # RoBERTa's positions begin after it
+        return limit if limit is None or padding is None else limit - padding - 1
+
+    def check_predicts(self, what: str) -> None:
+        """Refuses a model that fills in masked tokens where next ones are needed.
+
+        Args:
+            what: needs them, for the error.
+
+        Raises:
+            FamilyError: saying so.
+        """
+        if self.family.masked:
+            raise FamilyError(
+                f"model family {self.family.name!r} fills in masked tokens and predicts no next ones, which {what}"
+                " needs: take a model that does"
+            )
 
     @property
     def input_device(self) -> torch.device:
@@ -584,6 +615,11 @@ class Layout:
         return (rows[:, :own], rows[:, own : own + each], rows[:, own + each :])[part].flatten()
 
 
+def _of_multiple(function: Callable[[torch.Tensor], torch.Tensor], factor: float) -> Callable:
+    """The function of its argument times a factor."""
+    return lambda gate: function(gate * factor)
+
+
 def _has(block: nn.Module, paths: Iterable[str]) -> bool:
     """Whether a block has modules at all of some paths."""
     try:
@@ -592,14 +628,14 @@ def _has(block: nn.Module, paths: Iterable[str]) -> bool:
         return False
 
 
-def _outermost(module: nn.Module, name: str, inside: set[int]) -> Iterator[str]:
-    """Names of the largest modules with parameters that hold none of the modules `inside`."""
+def _outermost(module: nn.Module, name: str, body: Any, head: Any) -> Iterator[str]:
+    """Names of the largest modules with parameters that hold neither the body nor the head of a language model."""
     for child, part in module.named_children():
         path = f"{name}.{child}" if name else child
-        within = {id(each) for each in part.modules()} & inside
-        if within and id(part) not in inside:
-            yield from _outermost(part, path, inside)
-        elif not within and any(True for _ in part.parameters()):
+        within = set(part.modules())
+        if part is not body and body in within:
+            yield from _outermost(part, path, body, head)
+        elif not within & {body, head} and any(True for _ in part.parameters()):
             yield path
 
 

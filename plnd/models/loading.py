@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from plnd.demo_data import settings_only
 from plnd.errors import PLNDError
+from plnd.models.accepted import fills_in
 from plnd.models.free_memory import check_fits, is_out_of_memory, parameter_bytes
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def load_model(
     expert_parallel: bool = False,
     trust_remote_code: bool = False,
 ) -> Any:
-    """A language model in evaluation mode: a decoder, an encoder and a decoder (T5), or one that also sees (LLaVA).
+    """A language model in evaluation mode: a decoder, an encoder and a decoder (T5), an encoder (XLM-R), or one that
+    also sees (LLaVA).
 
     Args:
         name: folder or hub name.
@@ -198,13 +200,16 @@ def note_commit(config: Any, name: str, revision: str | None) -> None:
 def model_class(config: Any) -> Any | None:
     """The auto class that makes a language model of a configuration; None if transformers has none for it.
 
-    Of one decoder, of an encoder and a decoder, or of a language model that also sees or hears.
+    Of one decoder, of an encoder and a decoder, of an encoder that fills in masked tokens, or of a language model that
+    also sees or hears.
     """
     import transformers
 
     names = ["AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
     if getattr(config, "is_encoder_decoder", False):  # BART, say, has a decoder of its own, too
         names[:2] = reversed(names[:2])
+    if fills_in(config):
+        names = ["AutoModelForMaskedLM"]
     kinds = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
     own = getattr(config, "auto_map", None) or {}  # of models whose code comes with them
     known = [kind for kind in kinds if type(config) in kind._model_mapping]

@@ -124,7 +124,8 @@ class Watch:
         self._mask = mask
         config = self.layout.model.config
         if not getattr(config, "is_encoder_decoder", False):
-            self.layout.forward(ids, torch.ones_like(ids))  # padding is on the right, where no token looks
+            seen = mask.long() if self.layout.family.masked else torch.ones_like(ids)
+            self.layout.forward(ids, seen)  # padding is on the right, where no token of a decoder looks
             return
         body: Any = self.layout.body
         encoded = body.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state

@@ -282,7 +282,7 @@ def find_roles(
         raise PLNDError(f"batch size {batch_size}: expected 1 or more")
     layout = Layout.of_all(model)
     watch = Watch(layout, tokens, listener is not None and listener.coefficients)
-    _check_lengths(layout.model.config, inputs)
+    _check_lengths(layout.positions, inputs)
     for number, row in enumerate(inputs):
         layout.check_tokens((token for ids in row for token in ids), f"example {number}")
     languages = len(parallel.languages)
@@ -337,9 +337,8 @@ def active_patterns(active: np.ndarray) -> np.ndarray:
     return found
 
 
-def _check_lengths(config: Any, inputs: Sequence[Sequence[Sequence[int]]]) -> None:
+def _check_lengths(limit: int | None, inputs: Sequence[Sequence[Sequence[int]]]) -> None:
     longest = max(len(ids) for row in inputs for ids in row)
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise PLNDError(f"an input has {longest} tokens, and the model takes {limit}: leave out the longest examples")
 

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, __version__
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    __version__,
+)
 
 from plnd.models.families import FAMILIES
 
@@ -54,6 +61,16 @@ LINEAR = dict(
     linear_key_head_dim=4,
     linear_value_head_dim=4,
 )
+MODERNBERT = dict(
+    **SHAPE,
+    intermediate_size=40,
+    num_attention_heads=3,
+    layer_types=["sliding_attention", "full_attention"],
+    local_attention=4,
+    sep_token_id=2,
+    cls_token_id=1,
+)
+MAMBA = dict(mamba_expand=1, mamba_n_heads=2, mamba_n_groups=1, mamba_d_state=4)
 GEMMA = dict(
     **{**SHAPE, **GROUPED, "num_attention_heads": 4},
     query_pre_attn_scalar=8,
@@ -88,6 +105,7 @@ def _make(kind: Any, model_type: str, *, attention: str = "sdpa", **values: Any)
 
 _causal = partial(_make, AutoModelForCausalLM)
 _seq2seq = partial(_make, AutoModelForSeq2SeqLM)
+_masked = partial(_make, AutoModelForMaskedLM)
 
 TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "llama": partial(_causal, "llama", **SHAPE, **GROUPED, attention_bias=True, mlp_bias=True),
@@ -235,6 +253,71 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
         mamba_d_state=4,
         mamba_dt_rank=4,
     ),
+    "vaultgemma": partial(_causal, "vaultgemma", **GEMMA, attn_logit_softcapping=2.0),
+    "hyperclovax": partial(_causal, "hyperclovax", **SHAPE, **GROUPED, attention_multiplier=0.7),
+    "modernbert-decoder": partial(_causal, "modernbert-decoder", **MODERNBERT),
+    "gpt_bigcode": partial(
+        _causal,
+        "gpt_bigcode",
+        vocab_size=97,
+        n_embd=24,
+        n_layer=2,
+        n_head=4,
+        n_inner=40,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
+    "biogpt": partial(
+        _causal,
+        "biogpt",
+        **SHAPE,
+        intermediate_size=40,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+    ),
+    "cohere2_moe": partial(
+        _causal,
+        "cohere2_moe",
+        **SHAPE,
+        **FEW,
+        **MIXED_WINDOWS,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_shared_experts=1,
+        shared_expert_combination_strategy="sum",
+        prefix_dense_intermediate_size=20,
+        mlp_layer_types=["dense", "sparse"],
+    ),
+    "bamba": partial(_causal, "bamba", **SHAPE, **NARROW, **MAMBA, attn_layer_indices=[1]),
+    "falcon_h1": partial(
+        _causal,
+        "falcon_h1",
+        **SHAPE,
+        **NARROW,
+        **MAMBA,
+        mamba_d_ssm=24,
+        embedding_multiplier=3.0,
+        lm_head_multiplier=0.5,
+        mlp_multipliers=[0.7, 0.3],
+        key_multiplier=0.6,
+        attention_in_multiplier=1.3,
+        attention_out_multiplier=0.8,
+        ssm_in_multiplier=1.2,
+        ssm_out_multiplier=0.4,
+    ),
+    "granitemoehybrid": partial(
+        _causal,
+        "granitemoehybrid",
+        **SHAPE,
+        **NARROW,
+        **MAMBA,
+        layer_types=["linear_attention", "full_attention"],
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=28,
+        residual_multiplier=0.22,
+    ),
     "gpt2": partial(
         _causal,
         "gpt2",
@@ -343,13 +426,44 @@ VARIANTS: dict[str, Callable[..., PreTrainedModel]] = {
         **{**GLM_EXPERTS, "first_k_dense_replace": None},
         mlp_layer_types=["dense", "sparse"],
     ),
+    "jais2": partial(_causal, "jais2", **SHAPE, **GROUPED),
+    "mellum": partial(_causal, "mellum", **SHAPE, **GROUPED, **EXPERTS),
     "dots1": partial(_causal, "dots1", **SHAPE, **GROUPED, **GLM_EXPERTS),
     "qwen3_5_moe_text": partial(
         _causal, "qwen3_5_moe_text", **SHAPE, **GROUPED, **LINEAR, **EXPERTS, shared_expert_intermediate_size=28
     ),
+    "granitemoehybrid_dense": partial(
+        _causal,
+        "granitemoehybrid",
+        **SHAPE,
+        **NARROW,
+        **MAMBA,
+        layer_types=["linear_attention", "full_attention"],
+        num_local_experts=0,
+        shared_intermediate_size=28,
+        residual_multiplier=0.22,
+        position_embedding_type="rope",
+    ),
     "minimax_m2": partial(_causal, "minimax_m2", **SHAPE, **FEW, num_local_experts=4, num_experts_per_tok=2),
 }
 """Further models of rows of the table, whose storage or residual stream differs."""
+
+BERT = dict(
+    **SHAPE,
+    intermediate_size=40,
+    num_attention_heads=3,
+    max_position_embeddings=40,
+    hidden_act="gelu",
+)
+MASKED: dict[str, Callable[..., PreTrainedModel]] = {
+    "modernbert": partial(_masked, "modernbert", **MODERNBERT),
+    "eurobert": partial(_masked, "eurobert", **SHAPE, **GROUPED),
+    "bert": partial(_masked, "bert", **BERT),
+    "xlm-roberta": partial(_masked, "xlm-roberta", **{**BERT, "pad_token_id": 1, "bos_token_id": 0}),
+    "roberta": partial(_masked, "roberta", **{**BERT, "pad_token_id": 1, "bos_token_id": 0}),
+    "camembert": partial(_masked, "camembert", **{**BERT, "pad_token_id": 1, "bos_token_id": 0}),
+}
+"""Rows, and further models of them, of encoders that fill in masked tokens."""
 
 RARE = {
     *(
@@ -365,6 +479,8 @@ RARE = {
     *("helium", "minimax_m2", "ministral", "nemotron", "olmo", "olmo3", "olmoe", "phi", "phimoe", "seed_oss"),
     *("stablelm", "stablelm_sequential", "starcoder2", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "dots1"),
     *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "jamba"),
+    *("biogpt", "cohere2_moe", "vaultgemma", "hyperclovax", "modernbert-decoder", "gpt_bigcode", "jais2", "mellum"),
+    *("bamba", "falcon_h1", "granitemoehybrid", "granitemoehybrid_dense"),
 }
 """Models of whose structure others have every part: tests of them are marked `slow`."""
 LATEST = {"gpt_oss", "qwen3_next", "deepseek_v3"}
@@ -392,13 +508,13 @@ def tiny_model(
     """A two-block model whose weights, norms and biases are all random and far from their initial values.
 
     Args:
-        name: row of the families table, or one of `VARIANTS`.
+        name: row of the families table, or one of `VARIANTS` or `MASKED`.
         dtype: of the weights.
         attention: `sdpa` (where the model has it) or `eager`.
         seed: of the weights.
     """
     torch.manual_seed(seed)
-    model = random_weights(name, (TINY | VARIANTS)[name](attention=attention))
+    model = random_weights(name, (TINY | VARIANTS | MASKED)[name](attention=attention))
     if hasattr(model.config, "num_experts_per_tok"):
         model.set_experts_implementation("eager")  # the default one has no float64
     return model.to(dtype)
@@ -409,7 +525,7 @@ def random_weights(name: str, model: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             parameter.normal_(0, 0.3 if parameter.dim() > 1 else 0.2)
-            if parameter.dim() == 1 and path.endswith("weight") and not name.startswith("gemma"):
+            if parameter.dim() == 1 and path.endswith("weight") and "gemma" not in name:
                 parameter.add_(1)  # the gain of a norm
     return model.eval()
 

@@ -138,13 +138,18 @@ def check_official(layout: Layout, max_length: int) -> None:
     """Refuses models for which the published code says nothing.
 
     Raises:
-        FamilyError: for a model with an encoder, or with latent attention.
+        FamilyError: for a model with an encoder, or that is one, or with latent attention.
         PLNDError: for documents as long as Mistral's window, from where on the published file computes something else.
     """
     config = layout.model.config
     if getattr(config, "is_encoder_decoder", False):
         raise FamilyError(
             f"model family {config.model_type!r} has an encoder, of which the published code knows nothing: use"
+            " --scoring paper"
+        )
+    if layout.family.masked:
+        raise FamilyError(
+            f"model family {config.model_type!r} fills in masked tokens, of which the published code knows nothing: use"
             " --scoring paper"
         )
     if any(stack.latent for stack in layout.family.stacks):

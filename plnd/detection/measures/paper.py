@@ -163,7 +163,7 @@ def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Read
     """How a sub-layer's output projection, and the norm behind it, if any, reach the residual stream."""
     weight = block.target(projection).weight
     if norm is None:
-        readout = Readout(weight, factor=float(block.at(block.stack.factor)) if block.stack.factor else 1.0)
+        readout = Readout(weight, factor=block.factor("attention" if projection == "o_proj" else "feed_forward"))
     else:
         eps, products = block.at(f"{norm.module}.{norm.eps}"), block.products(projection)
         readout = Readout(weight, partial(block.gain, norm), eps, products=products)

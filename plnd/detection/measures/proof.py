@@ -83,6 +83,8 @@ class ResidualProof:
         yield self.block.module.register_forward_hook(self.block.told(self._leave))
         for path in self.block.stack.beside:
             yield self.block.at(path).register_forward_hook(self._add_beside)
+        for path in self.block.stack.stream_norms:
+            yield self.block.at(path).register_forward_hook(self._norm_stream)
 
     def add(self, output: Tensor, readout: Readout) -> None:
         """A sub-layer's output [batch, seq, hidden], which goes through the readout's norm, if any."""
@@ -91,8 +93,15 @@ class ResidualProof:
 
     def _add_beside(self, module: nn.Module, args: tuple, output: Any) -> None:
         if not self.proven:
-            factor = float(self.block.at(self.block.stack.factor)) if self.block.stack.factor else 1.0
-            self.parts.append(self.block.first(output[0] if isinstance(output, tuple) else output) * factor)
+            found = self.block.first(output[0] if isinstance(output, tuple) else output)
+            self.parts.append(found * self.block.factor("beside"))
+
+    def _norm_stream(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        """Of what a norm of the stream gives the next sub-layer adds to."""
+        if not self.proven and self.before is not None:
+            if finite(args[0], output, *self.parts):
+                self._hold(self.block.first(args[0]))
+            self.before, self.parts = self.block.first(output).clone(), []
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.proven:
@@ -106,16 +115,19 @@ class ResidualProof:
         if self.proven or self.before is None:
             return
         after = self.block.first(output[0] if isinstance(output, tuple) else output)
-        before, parts, self.before, self.parts = self.before, self.parts, None, []
-        if not finite(before, after, *parts):
-            return  # this document says nothing; the first one of the next batch may
-        if not adds_up(before, after, parts):
+        if finite(self.before, after, *self.parts):  # else this document says nothing; one of the next batch may
+            self._hold(after)
+            self.proven = True
+        self.before, self.parts = None, []
+
+    def _hold(self, after: Tensor) -> None:
+        assert self.before is not None
+        if not adds_up(self.before, after, self.parts):
             raise FamilyError(
                 f"block {self.block.name}: its output is not its input plus the outputs of attention and feed-forward,"
                 f" which the families table says of {self.block.family} (a factor, a norm or an order of its own), so"
                 " eq. 1 has another form there: give the family a row that says so (docs/families.md)"
             )
-        self.proven = True
 
 
 class ReadoutProof:

@@ -40,6 +40,8 @@ class AttentionTraces:
         self.block, self.stack, self.measure = block, block.stack, measure
         _check_exact(block)
         self.proof = AttentionProof(block)
+        path = self.stack.factors.key
+        self.key_factor = None if path is None else float(block.at(path))
         self.rows: dict[str, Tensor] = {}  # of q_proj and k_proj in the pass at hand, [batch, seq, width]
         self.latent = _LatentKeys(block) if self.stack.latent else None
         self.temperature: Tensor | None = None  # of the pass at hand, [batch or 1, seq]
@@ -76,7 +78,9 @@ class AttentionTraces:
         if rotation is None or not self._rotates(rotation):
             return
         if rotation.table is None:
-            self.rotary = _of_channels(self._argument(kwargs, "position_embeddings"), rotation)
+            factors = self._argument(kwargs, "position_embeddings")
+            if factors is not None:  # Granite's configuration says whether there are positions
+                self.rotary = _of_channels(factors, rotation)
             return
         if "position_embeddings" in kwargs:
             lines = kwargs["position_embeddings"]
@@ -139,7 +143,8 @@ class AttentionTraces:
         Args:
             query, key: as they enter the scalar product, [batch, heads, seq, head_dim]; None: computed from the
                 projections' outputs.
-            mask: boolean (may be seen) or additive, [batch or 1, heads or 1, seq, seq]; None: causal.
+            mask: boolean (may be seen) or additive, [batch or 1, heads or 1, seq, seq]; None: causal, or of attention
+                that is not, all may be seen.
             scaling: factor of the scalar product.
             softcap: soft-cap of the logits.
             sinks: logit of each head's sink, [heads].
@@ -147,6 +152,9 @@ class AttentionTraces:
         if self.stack.scaled_queries and query is not None:
             scaling = self.block.head_dim**-0.5
             query = query / scaling
+        if mask is None and getattr(self.block.attention, "is_causal", True) is False:
+            length = self.rows["q_proj"].shape[1]
+            mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=self.rows["q_proj"].device)
         visible = None if mask is None else self.block.observer.visible(mask)
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
@@ -186,7 +194,7 @@ class AttentionTraces:
         if self.latent is not None:
             return self.latent.heads(*rows, index, span)
         q, k = (x.unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1) for x in rows)
-        return q, k
+        return q, k if self.key_factor is None else k * self.key_factor
 
     def _rotary(self, index: int, span: slice) -> Rotary | None:
         if self.rotary is None or self.stack.rotation is None:
