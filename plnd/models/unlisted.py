@@ -32,22 +32,19 @@ LANGUAGE_MODELS = {
 """Types that hold a language model of another type, which is what counts."""
 
 _BY_REASON = {
-    "a probe finds all of it exact: no row yet": (
-        "biogpt cohere2_moe exaone gpt_bigcode jais2 mellum modernbert-decoder vaultgemma"
-        " hyperclovax"
-    ),
+    "a probe finds all of it exact: no row yet": "exaone",
     "a probe finds all but queries and keys exact: no row yet": "gpt_neo granite_swa nanochat persimmon",
     "the decoder of a model with an encoder: no row for its cross-attention alone": (
         "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus "
         "plbart prophetnet trocr whisper"
     ),
-    "an encoder's blocks as BERT's, or layer norms after the residual sum": (
-        "bert bert-generation big_bird camembert data2vec-text electra ernie git megatron-bert openai-gpt "
-        "rembert roberta roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xlnet xmod"
+    "an encoder of BERT's kind with something of its own (an adapter, a pattern of attention, two streams): no row yet": (
+        "bert-generation big_bird data2vec-text electra ernie git megatron-bert openai-gpt "
+        "rembert roberta-prelayernorm roc_bert roformer xlm xlm-roberta-xl xlnet xmod"
     ),
     "a recurrent state, and no attention": "falcon_mamba mamba mamba2 rwkv xlstm",
     "a recurrent state or a convolution beside attention, or in its place": (
-        "bailing_hybrid bamba falcon_h1 granitemoehybrid kimi_linear lara_mini lfm2_moe lfm3 minimax "
+        "bailing_hybrid kimi_linear lara_mini lfm2_moe lfm3 minimax "
         "nemotron_h olmo_hybrid qwen4_exp_text recurrent_gemma zamba zamba2 zaya"
     ),
     "latent attention: keys and values come out of one projection to a low rank": (
@@ -65,9 +62,10 @@ _BY_REASON = {
         "bitnet codegen cohere_compass_text cpmant ctrl diffllama doge dory gpt_neox_japanese "
         "inkling2_loop_text inkling2_text inkling_text mpt reformer"
     ),
-    "more in a block than attention and feed-forward: several streams, inputs of each block, a factor, runs again": (
-        "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant hrm_text"
+    "each head's values are normed, so that a row of v_proj moves the other channels, and blocks share keys and values": (
+        "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant"
     ),
+    "more in a block than attention and feed-forward: it runs again": "hrm_text",
     "no single list of blocks of one language model": (
         "blt emu3 mllama moshi phi4_multimodal blip_text_model emu3_text_model evolla idefics kyutai_speech_to_text"
         " mllama_text_model pi0 pix2struct_text_model pp_formulanet_text t5_gemma_module t5gemma2_decoder udop"

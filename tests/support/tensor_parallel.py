@@ -32,7 +32,7 @@ from plnd.models.layout import Layout
 from plnd.models.loading import load_model
 from plnd.models.spread import local
 from plnd.probing.float64 import KeepFloat64
-from tiny import TINY, VARIANTS, random_weights
+from tiny import MASKED, TINY, VARIANTS, random_weights
 
 CONFIG = DetectConfig(language="xx", min_length=4, batch_size=2, qk="exact", max_length=16)
 IDS = torch.tensor([[5, 6, 7, 80, 9, 11, 3, 90, 14], [9, 8, 7, 60, 5, 4, 3, 40, 6]])
@@ -71,7 +71,7 @@ def documents() -> list[list[int]]:
 
 def tiny(name: str, *, eight_heads: bool) -> PreTrainedModel:
     """A tiny model of a family, with eight query heads and four key-value heads where that is asked for."""
-    make, shape = (TINY | VARIANTS)[name], {}
+    make, shape = (TINY | VARIANTS | MASKED)[name], {}
     if eight_heads:
         shape = {"num_attention_heads": 4} if name == "gpt_neox" else dict(num_attention_heads=8, num_key_value_heads=4)
         shape |= {} if "head_dim" in make.keywords else {"hidden_size": 32}

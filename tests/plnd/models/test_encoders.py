@@ -98,7 +98,9 @@ def test_blockwise_is_the_whole_model(name, tmp_path):
     """Scores of an encoder that is read from its files block by block are those of the loaded one, bit for bit."""
     model = tiny_model(name, torch.float32)
     model.save_pretrained(tmp_path)
-    one, other = (detect(m, DOCUMENTS, replace(SHORT, qk="exact")) for m in (model, blockwise_model(str(tmp_path), device="cpu")))
+    one, other = (
+        detect(m, DOCUMENTS, replace(SHORT, qk="exact")) for m in (model, blockwise_model(str(tmp_path), device="cpu"))
+    )
     assert all(np.array_equal(one.minimum[address], other.minimum[address]) for address in one.minimum)
 
 
