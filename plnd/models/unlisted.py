@@ -38,7 +38,7 @@ _BY_REASON = {
         "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus "
         "plbart prophetnet trocr whisper"
     ),
-    "an encoder of BERT's kind with something of its own (an adapter, a pattern of attention, two streams): no row yet": (
+    "an encoder of BERT's kind with something of its own (adapters, patterns of attention, streams): no row yet": (
         "bert-generation big_bird data2vec-text electra ernie git megatron-bert openai-gpt "
         "rembert roberta-prelayernorm roc_bert roformer xlm xlm-roberta-xl xlnet xmod"
     ),
@@ -62,7 +62,7 @@ _BY_REASON = {
         "bitnet codegen cohere_compass_text cpmant ctrl diffllama doge dory gpt_neox_japanese "
         "inkling2_loop_text inkling2_text inkling_text mpt reformer"
     ),
-    "each head's values are normed, so that a row of v_proj moves the other channels, and blocks share keys and values": (
+    "values of a head are normed, so that a row of v_proj moves its other channels; blocks share keys and values": (
         "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant"
     ),
     "more in a block than attention and feed-forward: it runs again": "hrm_text",
