@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from plnd.errors import FamilyError
-from plnd.models.experts import IMPLEMENTATION
+from plnd.models.experts import IMPLEMENTATION, watch_scaled
 from plnd.models.layout import Layout
 
 
@@ -134,15 +134,21 @@ def observed_attention(layout: Layout) -> Iterator[None]:
 def observed_experts(layout: Layout) -> Iterator[None]:
     """The model's mixtures run with the observed experts; their own implementation is put back on exit.
 
+    Those that receive scaled inputs have one implementation, beside which their inner activations are computed anew.
     Set in their configurations: the model's own method knows no registered names before transformers 5.8.
     """
-    experts = [block.at(block.stack.experts) for block in layout.blocks if block.stack.experts]
+    mixtures = [block for block in layout.blocks if block.stack.experts]
+    experts = [block.at(block.stack.experts) for block in mixtures if not block.stack.scaled_inputs]  # type: ignore
+    scaled = [block.at(block.stack.experts) for block in mixtures if block.stack.scaled_inputs]  # type: ignore
     configs = {id(module.config): module.config for module in experts}.values()
     before = [config._experts_implementation for config in configs]
+    handles = [module.register_forward_hook(watch_scaled) for module in scaled]
     try:
         for config in configs:
             config._experts_implementation = IMPLEMENTATION
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         for config, name in zip(configs, before, strict=True):
             config._experts_implementation = name

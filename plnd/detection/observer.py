@@ -200,7 +200,7 @@ class ObservedBlock:
         stack = self.stack
         for norm in (stack.query_norm, stack.key_norm, stack.attention_norm, stack.feed_forward_norm):
             if norm is not None:
-                self.at(f"{norm.module}.weight")
+                self.at(f"{norm.module}.weight" if norm.weight else norm.module)
                 self.at(f"{norm.module}.{norm.eps}")
         rotation = stack.rotation or Rotation()
         gate, factors = stack.feed_forward_gate, (stack.factor, *astuple(stack.factors))

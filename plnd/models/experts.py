@@ -175,6 +175,37 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
     return output
 
 
+def watch_scaled(module: Any, args: tuple[Tensor], output: Tensor) -> None:
+    """Shows the watch of experts that receive every token times its share what each makes of its own tokens.
+
+    Args:
+        args: that input, [experts·tokens, hidden].
+        output: of the same shape.
+
+    Raises:
+        FamilyError: if the output is not what the inner activations make of `down_proj`.
+    """
+    if not hasattr(module, "_plnd_watch"):
+        return
+    count = len(module.gate_up_proj)
+    inputs, outputs = (x.unflatten(0, (count, -1)) for x in (args[0], output))
+    watch = module._plnd_watch(inputs.shape[1])
+    for expert in range(count):
+        token = inputs[expert].any(-1).nonzero().flatten()
+        if not len(token):
+            continue
+        fused = inputs[expert, token] @ module.gate_up_proj[expert]
+        gate, up = fused.chunk(2, dim=-1)
+        inner = up * module.act_fn(gate)
+        found, expected = outputs[expert, token[:1]], inner[:1] @ module.down_proj[expert]
+        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().amax()), equal_nan=True):
+            raise FamilyError(
+                f"{type(module).__name__}: its outputs are not those of its gate, up and down projections"
+            )
+        watch.add(expert, token, fused, inner, inner, torch.ones_like(fused[:, :1]))
+    watch.done()
+
+
 def _product(module: nn.Module, name: str, expert: int, x: Tensor) -> Tensor:
     """One expert's product, and its bias where it has one."""
     weight = getattr(module, name)[expert]

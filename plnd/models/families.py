@@ -56,6 +56,7 @@ class Norm:
         offset: what is added to its weight for the gain.
         whole: of queries and keys, whether the mean square is taken over all heads together, not over each.
         turned: of queries and keys, whether the norm comes after the rotation.
+        weight: whether it has one; else the gain is 1.
     """
 
     module: str
@@ -63,6 +64,7 @@ class Norm:
     offset: float = 0.0
     whole: bool = False
     turned: bool = False
+    weight: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,17 @@ class Temperature:
     Attributes:
         factor: path of a, in a block.
         length: path of b.
+        first: the position of the first token. Where it is not 0 attention counts them itself, and does not receive
+            `position_ids`.
+        when: path of an attribute of the block that is false where queries are not multiplied; None: all are.
+        unrotated: only those are that do not rotate.
     """
 
     factor: str
     length: str
+    first: int = 0
+    when: str | None = None
+    unrotated: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,8 @@ class Stack:
         feed_forward_gate: module whose output's sigmoid, a number for each token, the feed-forward's is multiplied by.
         experts: path of the fused experts, where the feed-forward is a mixture. Neuron e·width + k of a projection is
             neuron k of expert e.
+        scaled_inputs: experts receive all tokens times their shares, [experts·tokens, hidden], 0 of tokens that are not
+            theirs, and the outputs are added up.
     """
 
     blocks: str
@@ -207,6 +218,7 @@ class Stack:
     sinks: bool = False
     feed_forward_gate: str | None = None
     experts: str | None = None
+    scaled_inputs: bool = False
 
     @property
     def head_gates(self) -> bool:
@@ -563,6 +575,39 @@ _MODERNBERT = Stack(
     activation="mlp.act",
     rotation=Rotation(),
 )
+_LLAMA4 = replace(
+    _LLAMA,
+    feed_forward="feed_forward",
+    projections=(
+        *_LLAMA.projections[:4],
+        *(Projection(name, f"feed_forward.{name}") for name in PROJECTIONS[4:]),
+    ),
+    activation="feed_forward.activation_fn",
+    rotation=Rotation("neighbours", given="complex", when="self_attn.use_rope"),
+    temperature=Temperature(
+        "self_attn.attn_scale",
+        "self_attn.floor_scale",
+        first=1,
+        when="self_attn.attn_temperature_tuning",
+        unrotated=True,
+    ),
+)
+_LLAMA4_EXPERTS = replace(
+    _LLAMA4,
+    projections=(
+        *_LLAMA.projections[:4],
+        Projection("gate_proj", "feed_forward.experts", "halves", "gate_up_proj", transposed=True),
+        Projection("up_proj", "feed_forward.experts", "halves", "gate_up_proj", transposed=True),
+        Projection("down_proj", "feed_forward.experts", None, "down_proj", transposed=True),
+    ),
+    activation="feed_forward.experts.act_fn",
+    experts="feed_forward.experts",
+    scaled_inputs=True,
+    having=("feed_forward.experts",),
+)
+_LLAMA4_NORMS: dict[str, Any] = {
+    name: Norm("self_attn.qk_norm", eps="eps", turned=True, weight=False) for name in ("query_norm", "key_norm")
+}
 _BERT = Stack(
     blocks="encoder.layer",
     attention="attention.self",
@@ -724,6 +769,22 @@ FAMILIES: dict[str, Family] = {
                     sinks=True,
                     activation="mlp.experts",
                     gating="clamped",
+                ),
+            ),
+        ),
+        Family(
+            "llama4_text",
+            ("llama4_text",),
+            (
+                *(
+                    replace(kind, **_LLAMA4_NORMS, having=(*kind.having, "self_attn.qk_norm"))
+                    for kind in (_LLAMA4_EXPERTS, _LLAMA4)
+                ),
+                _LLAMA4_EXPERTS,
+                _LLAMA4,
+                replace(
+                    _shared("feed_forward.shared_expert", of=_LLAMA4),
+                    activation="feed_forward.shared_expert.activation_fn",
                 ),
             ),
         ),

@@ -226,11 +226,13 @@ class Block:
         return math.prod(float(self.at(path)) for path in paths if path is not None)
 
     def gain(self, norm: Norm) -> torch.Tensor:
-        """What a norm of the block multiplies by, [width of the norm], at least float32."""
+        """What a norm of the block multiplies by, [width of the norm], at least float32; 1 for one without a weight."""
         import torch
 
         from plnd.models.quantised import dequantised
 
+        if not norm.weight:
+            return torch.ones(int(self.at(self.stack.head_dim)), device=next(self.module.parameters()).device)
         weight = dequantised(self.at(norm.module))
         return weight.to(torch.promote_types(weight.dtype, torch.float32)) + norm.offset
 

@@ -86,6 +86,8 @@ class Parts:
         Raises:
             FamilyError: if the model is cut where no closed form can be evaluated.
         """
+        if self.group is not None:
+            check_observable(self.layout)
         parts = {name: self._seen(target) for name, target in self.layout.targets.items()}
         if self.group is not None:
             for block in self.layout.blocks:
@@ -137,6 +139,19 @@ class Parts:
         if part.shares is None:
             raise FamilyError(f"{target.name}: its hooks see a part of it, but every process has all of its weight")
         return part
+
+
+def check_observable(layout: Layout) -> None:
+    """Refuses models of whose experts no part can be observed.
+
+    Raises:
+        FamilyError: saying so.
+    """
+    if any(stack.scaled_inputs for stack in layout.family.stacks):
+        raise FamilyError(
+            f"model family {layout.family.name!r}: its experts, whose inputs are scaled, cannot be observed in parts:"
+            " load the model whole, or over devices (docs/larger.md)"
+        )
 
 
 def cut(target: Target, held: Sequence[Tensor], rank: int) -> Part:

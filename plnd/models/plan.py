@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.distributed import GATHERED, generic
 from plnd.models.layout import Layout
+from plnd.models.parts import check_observable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,8 @@ def distribution(model: nn.Module, *, experts: bool = False) -> Any:
         model: one of the same configuration, on any device.
         experts: of a mixture, each process has some of the experts whole, not a part of each.
     Raises:
-        FamilyError: if transformers has no plan for the family, or none of whole experts where they are wanted.
+        FamilyError: if transformers has no plan for the family, or none of whole experts where they are wanted; if its
+            experts cannot be observed in parts.
         PLNDError: if there are no other processes, or this transformers spreads models in another way.
     """
     import transformers
@@ -53,6 +55,7 @@ def distribution(model: nn.Module, *, experts: bool = False) -> Any:
             f"model family {layout.family.name!r}: transformers {transformers.__version__} has no plan to spread it"
             " over processes: leave --tensor-parallel out (docs/larger.md has other ways)"
         )
+    check_observable(layout)
     if experts and not any(stack.experts for stack in layout.family.stacks):
         raise FamilyError(f"model family {layout.family.name!r} has no experts to share among processes")
     plan: Any = dict(_gathered(layout, count)) or "auto"

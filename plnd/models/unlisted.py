@@ -56,7 +56,7 @@ _BY_REASON = {
         "granitemoe_swa sarvam_moe"
     ),
     "a mixture whose experts are stored, or whose outputs are normed or weighted, in a way of its own": (
-        "aria_text dbrx flex_olmo jetmoe kolibri1 llama4_text"
+        "aria_text dbrx flex_olmo jetmoe kolibri1"
     ),
     "attention of its own, which no row can name": (
         "bitnet codegen cohere_compass_text cpmant ctrl diffllama doge dory gpt_neox_japanese "

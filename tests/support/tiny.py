@@ -61,6 +61,17 @@ LINEAR = dict(
     linear_key_head_dim=4,
     linear_value_head_dim=4,
 )
+LLAMA4 = dict(
+    **SHAPE,
+    **FEW,
+    intermediate_size_mlp=20,
+    no_rope_layers=[1, 0],
+    attention_chunk_size=4,
+    floor_scale=2,
+    attn_scale=0.3,
+    num_local_experts=3,
+    num_experts_per_tok=2,
+)
 MODERNBERT = dict(
     **SHAPE,
     intermediate_size=40,
@@ -268,6 +279,7 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
         bos_token_id=1,
         eos_token_id=2,
     ),
+    "llama4_text": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0]),
     "biogpt": partial(
         _causal,
         "biogpt",
@@ -426,6 +438,7 @@ VARIANTS: dict[str, Callable[..., PreTrainedModel]] = {
         **{**GLM_EXPERTS, "first_k_dense_replace": None},
         mlp_layer_types=["dense", "sparse"],
     ),
+    "llama4_text_without_norms": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0, 1], use_qk_norm=False),
     "jais2": partial(_causal, "jais2", **SHAPE, **GROUPED),
     "mellum": partial(_causal, "mellum", **SHAPE, **GROUPED, **EXPERTS),
     "dots1": partial(_causal, "dots1", **SHAPE, **GROUPED, **GLM_EXPERTS),
@@ -452,7 +465,7 @@ BERT = dict(
     **SHAPE,
     intermediate_size=40,
     num_attention_heads=3,
-    max_position_embeddings=40,
+    max_position_embeddings=514,
     hidden_act="gelu",
 )
 MASKED: dict[str, Callable[..., PreTrainedModel]] = {
@@ -479,7 +492,18 @@ RARE = {
     *("helium", "minimax_m2", "ministral", "nemotron", "olmo", "olmo3", "olmoe", "phi", "phimoe", "seed_oss"),
     *("stablelm", "stablelm_sequential", "starcoder2", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "dots1"),
     *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "jamba"),
-    *("biogpt", "cohere2_moe", "vaultgemma", "hyperclovax", "modernbert-decoder", "gpt_bigcode", "jais2", "mellum"),
+    *(
+        "llama4_text",
+        "llama4_text_without_norms",
+        "biogpt",
+        "cohere2_moe",
+        "vaultgemma",
+        "hyperclovax",
+        "modernbert-decoder",
+        "gpt_bigcode",
+        "jais2",
+        "mellum",
+    ),
     *("bamba", "falcon_h1", "granitemoehybrid", "granitemoehybrid_dense"),
 }
 """Models of whose structure others have every part: tests of them are marked `slow`."""

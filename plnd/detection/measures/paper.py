@@ -151,6 +151,10 @@ class FeedForward:
         return squares.sqrt() * self.readout.column_norm
 
     def _add_experts(self, module: object, args: tuple, output: Tensor) -> None:
+        if self.block.stack.scaled_inputs:
+            experts = self.block.target("down_proj").experts
+            assert experts is not None
+            output = output.unflatten(0, (experts, -1)).sum(0)
         self.residual.add(output, self.readout)
 
 

@@ -69,13 +69,11 @@ class AttentionTraces:
         return keep
 
     def _keep_rotary(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        rotation, temperature = self.stack.rotation, self.stack.temperature
-        self.rotary = self.temperature = None
-        if temperature is not None:
-            factor, length = (float(self.block.at(path)) for path in (temperature.factor, temperature.length))
-            positions = self._argument(kwargs, "position_ids")
-            self.temperature = 1 + factor * torch.log(1 + torch.floor(positions / length))
-        if rotation is None or not self._rotates(rotation):
+        rotation = self.stack.rotation
+        self.rotary = None
+        rotates = rotation is not None and self._rotates(rotation)
+        self.temperature = self._temperature(rotates, args, kwargs)
+        if rotation is None or not rotates:
             return
         if rotation.table is None:
             factors = self._argument(kwargs, "position_embeddings")
@@ -89,6 +87,21 @@ class AttentionTraces:
             lines = table[self._argument(kwargs, "position_ids").to(table.device)].chunk(2, dim=-1)
         sin, cos = (x.repeat_interleave(2, dim=-1) for x in lines)
         self.rotary = (cos, sin)
+
+    def _temperature(self, rotates: bool, args: tuple, kwargs: dict) -> Tensor | None:
+        """What queries are multiplied by, [batch or 1, seq]; None: nothing."""
+        temperature = self.stack.temperature
+        if temperature is None or (temperature.unrotated and rotates):
+            return None
+        if temperature.when is not None and not self.block.at(temperature.when):
+            return None
+        factor, length = (float(self.block.at(path)) for path in (temperature.factor, temperature.length))
+        if temperature.first:
+            hidden = args[0] if args else self._argument(kwargs, "hidden_states")
+            positions = torch.arange(hidden.shape[1], device=hidden.device)[None] + temperature.first
+        else:
+            positions = self._argument(kwargs, "position_ids")
+        return 1 + factor * torch.log(1 + torch.floor(positions / length))
 
     def _rotates(self, rotation: Rotation) -> bool:
         if rotation.when is None or (rotation.window and self.block.at(rotation.window) is None):

@@ -22,7 +22,7 @@ from plnd.detection.oracle import sequential
 from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.exchange.export import export
-from plnd.logit_lens.lens import LensConfig, decode_tokens
+from plnd.logit_lens.lens import decode_tokens
 from plnd.models.blockwise import blockwise_model
 from plnd.models.layout import Layout, find_family
 from plnd.models.loading import model_class
@@ -35,8 +35,8 @@ DEFAULT = ("modernbert", "xlm-roberta")
 """One of whose blocks the norms stand before the sub-layers, and one of whose they stand behind."""
 ENCODERS = [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in MASKED]
 DOCUMENTS = some_documents((9, 4, 12))
-SHORT = replace(CONFIG, max_length=38, qk="off")
-"""As long as the positions of the tiny ones reach; queries and keys are held to brute force on their own."""
+WITHOUT_QK = replace(CONFIG, qk="off")
+"""Queries and keys are held to brute force on their own."""
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -76,7 +76,7 @@ def test_norms_of_the_stream_are_held_to_the_model():
 def test_a_mask_of_an_encoder(name, tmp_path):
     """Weights and activations modes, and the exported checkpoint, give the same masked logits; whole afterwards."""
     model = tiny_model(name, torch.float32)
-    neurons = detect(model, DOCUMENTS, SHORT).select(fraction=0.2)
+    neurons = detect(model, DOCUMENTS, WITHOUT_QK).select(fraction=0.2)
     ids = torch.tensor([DOCUMENTS[0]])
     with torch.no_grad():
         whole = logits(model, ids)
@@ -98,9 +98,7 @@ def test_blockwise_is_the_whole_model(name, tmp_path):
     """Scores of an encoder that is read from its files block by block are those of the loaded one, bit for bit."""
     model = tiny_model(name, torch.float32)
     model.save_pretrained(tmp_path)
-    one, other = (
-        detect(m, DOCUMENTS, replace(SHORT, qk="exact")) for m in (model, blockwise_model(str(tmp_path), device="cpu"))
-    )
+    one, other = (detect(m, DOCUMENTS, CONFIG) for m in (model, blockwise_model(str(tmp_path), device="cpu")))
     assert all(np.array_equal(one.minimum[address], other.minimum[address]) for address in one.minimum)
 
 
@@ -127,9 +125,9 @@ def test_the_class_of_an_encoder():
 def test_positions_begin_after_the_padding():
     """XLM-R has as many positions as its table has rows behind the padding's; a longer document is refused."""
     model = tiny_model("xlm-roberta")
-    assert Layout(model).positions == 40 - 2 and Layout(tiny_model("bert")).positions == 40
-    with pytest.raises(PLNDError, match="max_length=39: the model has 38 positions"):
-        detect(model, DOCUMENTS, replace(SHORT, max_length=39))
+    assert Layout(model).positions == 512 and Layout(tiny_model("bert")).positions == 514
+    with pytest.raises(PLNDError, match="max_length=513: the model has 512 positions"):
+        detect(model, DOCUMENTS, replace(WITHOUT_QK, max_length=513))
 
 
 def test_what_needs_next_tokens_is_refused():
@@ -137,13 +135,13 @@ def test_what_needs_next_tokens_is_refused():
     model = tiny_model("xlm-roberta")
     said = "model family 'bert' fills in masked tokens and predicts no next ones"
     with pytest.raises(FamilyError, match=said):
-        decode_tokens(model, None, DOCUMENTS, LensConfig(max_length=38))
+        decode_tokens(model, None, DOCUMENTS)
     with pytest.raises(FamilyError, match=said):
-        detect(model, DOCUMENTS, replace(SHORT, method="relevance"))
+        detect(model, DOCUMENTS, replace(WITHOUT_QK, method="relevance"))
     with pytest.raises(FamilyError, match=said):
         feed_forward_blocks(Layout(model))
     with pytest.raises(FamilyError, match="'xlm-roberta' fills in masked tokens, of which the published code"):
-        detect(model, DOCUMENTS, replace(SHORT, scoring="official"))
+        detect(model, DOCUMENTS, replace(WITHOUT_QK, scoring="official"))
 
 
 @pytest.mark.slow
