@@ -25,6 +25,8 @@ MIRROR_NOTHING = {
     "tests/lm_eval_plnd/test_leaderboard.py": "lm-eval's own tasks and tables, with neurons off",
     "tests/lm_eval_plnd/scoring/test_tricky_answers.py": "the readers of answers together, on what models write",
     "tests/plnd/detection/test_tensor_parallel.py": "models spread over processes, measured, masked and under lm-eval",
+    "tests/plnd/models/test_encoders.py": "encoders that fill in masked tokens, through everything that takes a model",
+    "tests/plnd/models/test_towers.py": "language models inside those that see or hear, likewise",
     "tests/plnd/importance/test_triton.py": "the Triton kernels, in a process of its own",
     "tests/plnd/test_deactivation_property.py": "plnd/deactivation.py, under random sequences of steps",
     "tests/peft_plnd/test_integration.py": "what PEFT, Trainer and accelerate do with a tuned model",
