@@ -845,13 +845,6 @@ FAMILIES: dict[str, Family] = {
             final=("ln_f",),
         ),
         Family(
-            "biogpt",
-            ("biogpt",),
-            (replace(_FAIRSEQ, blocks="layers"),),
-            requires={"add_cross_attention": False},
-            final=("layer_norm",),
-        ),
-        Family(
             "cohere2_moe",
             ("cohere2_moe",),
             _mixed(replace(_LLAMA, rotation=Rotation("neighbours", when="self_attn.sliding_window"))),
