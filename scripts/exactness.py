@@ -23,7 +23,7 @@ from plnd.models.layout import Layout
 from plnd.probing.float64 import KeepFloat64
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-from tiny import MASKED, TINY, VARIANTS, tiny_model  # noqa: E402
+from tiny import MASKED, SCALED, TINY, VARIANTS, tiny_model  # noqa: E402
 
 
 def errors(name: str, ids: torch.Tensor) -> dict[str, float]:
@@ -57,7 +57,7 @@ def main() -> None:
     ids = torch.randint(3, 97, (args.tokens,), generator=torch.Generator().manual_seed(1))
     print(f"| model | {' | '.join(PROJECTIONS)} |")
     print("|---" * (1 + len(PROJECTIONS)) + "|")
-    for name in args.names or [*TINY, *VARIANTS, *MASKED]:
+    for name in args.names or [*TINY, *VARIANTS, *MASKED, *SCALED]:
         torch.set_default_dtype(torch.float64 if name == "xglm" else torch.float32)
         worst = errors(name, ids)
         cells = (f"{worst[projection]:.0e}" if projection in worst else "–" for projection in PROJECTIONS)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(params=marked(TINY))
 def family(request) -> Iterator[str]:
-    """Every row of the families table in turn, but encoders': the name of its model in `tiny.TINY`."""
+    """Every row of the families table in turn, but those with tests of their own: its model's name in `tiny.TINY`."""
     with _default_dtype(request.param):
         yield request.param
 

@@ -26,6 +26,7 @@ MIRROR_NOTHING = {
     "tests/lm_eval_plnd/scoring/test_tricky_answers.py": "the readers of answers together, on what models write",
     "tests/plnd/detection/test_tensor_parallel.py": "models spread over processes, measured, masked and under lm-eval",
     "tests/plnd/models/test_encoders.py": "encoders that fill in masked tokens, through everything that takes a model",
+    "tests/plnd/models/test_scaled_inputs.py": "Llama 4, whose experts receive each token times its share, likewise",
     "tests/plnd/models/test_towers.py": "language models inside those that see or hear, likewise",
     "tests/plnd/importance/test_triton.py": "the Triton kernels, in a process of its own",
     "tests/plnd/test_deactivation_property.py": "plnd/deactivation.py, under random sequences of steps",

@@ -32,7 +32,7 @@ LANGUAGE_MODELS = {
 """Types that hold a language model of another type, which is what counts."""
 
 _BY_REASON = {
-    "a probe finds all of it exact: no row yet": "exaone",
+    "a probe finds all of it exact: no row yet": "biogpt exaone",
     "a probe finds all but queries and keys exact: no row yet": "gpt_neo granite_swa nanochat persimmon",
     "the decoder of a model with an encoder: no row for its cross-attention alone": (
         "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus "

@@ -72,7 +72,12 @@ LLAMA4 = dict(
     num_local_experts=3,
     num_experts_per_tok=2,
 )
-MODERNBERT = dict(
+MODERNSCALED: dict[str, Callable[..., PreTrainedModel]] = {
+    "llama4_text": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0]),
+    "llama4_text_without_norms": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0, 1], use_qk_norm=False),
+}
+"""A row, and a further model of it, whose experts' inputs are scaled, so that no value of theirs can be changed."""
+BERT = dict(
     **SHAPE,
     intermediate_size=40,
     num_attention_heads=3,
@@ -279,15 +284,6 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
         bos_token_id=1,
         eos_token_id=2,
     ),
-    "llama4_text": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0]),
-    "biogpt": partial(
-        _causal,
-        "biogpt",
-        **SHAPE,
-        intermediate_size=40,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-    ),
     "cohere2_moe": partial(
         _causal,
         "cohere2_moe",
@@ -438,7 +434,6 @@ VARIANTS: dict[str, Callable[..., PreTrainedModel]] = {
         **{**GLM_EXPERTS, "first_k_dense_replace": None},
         mlp_layer_types=["dense", "sparse"],
     ),
-    "llama4_text_without_norms": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0, 1], use_qk_norm=False),
     "jais2": partial(_causal, "jais2", **SHAPE, **GROUPED),
     "mellum": partial(_causal, "mellum", **SHAPE, **GROUPED, **EXPERTS),
     "dots1": partial(_causal, "dots1", **SHAPE, **GROUPED, **GLM_EXPERTS),
@@ -493,9 +488,6 @@ RARE = {
     *("stablelm", "stablelm_sequential", "starcoder2", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "dots1"),
     *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "jamba"),
     *(
-        "llama4_text",
-        "llama4_text_without_norms",
-        "biogpt",
         "cohere2_moe",
         "vaultgemma",
         "hyperclovax",
@@ -532,14 +524,14 @@ def tiny_model(
     """A two-block model whose weights, norms and biases are all random and far from their initial values.
 
     Args:
-        name: row of the families table, or one of `VARIANTS` or `MASKED`.
+        name: row of the families table, or one of `VARIANTS`, `MASKED` or `SCALED`.
         dtype: of the weights.
         attention: `sdpa` (where the model has it) or `eager`.
         seed: of the weights.
     """
     torch.manual_seed(seed)
-    model = random_weights(name, (TINY | VARIANTS | MASKED)[name](attention=attention))
-    if hasattr(model.config, "num_experts_per_tok"):
+    model = random_weights(name, (TINY | VARIANTS | MASKED | SCALED)[name](attention=attention))
+    if hasattr(model.config, "num_experts_per_tok") and name not in SCALED:
         model.set_experts_implementation("eager")  # the default one has no float64
     return model.to(dtype)
 

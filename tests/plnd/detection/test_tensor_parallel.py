@@ -23,7 +23,7 @@ from plnd.errors import FamilyError
 from plnd.models.families import FAMILIES
 from plnd.models.plan import distribution
 from tensor_parallel import DETECT, TEXTS
-from tiny import MASKED, TINY, tiny_model
+from tiny import MASKED, SCALED, TINY, tiny_model
 
 PROGRAM = Path(__file__).parents[2] / "support" / "tensor_parallel.py"
 
@@ -80,7 +80,7 @@ def test_every_row_with_a_plan_is_tried(monkeypatch):
     """A row of the table whose model can be spread is compared, or refused for a reason, below."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     planned = set()
-    for name in FAMILIES.keys() & (TINY | MASKED).keys():
+    for name in FAMILIES.keys() & (TINY | MASKED | SCALED).keys():
         with suppress(FamilyError):  # no plan
             distribution(tiny_model(name))
             planned.add(name)

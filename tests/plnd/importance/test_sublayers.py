@@ -14,7 +14,7 @@ from plnd.detection.oracle import sequential
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout
 from plnd.probing.float64 import KeepFloat64
-from tiny import MASKED, TINY, tiny_model
+from tiny import MASKED, SCALED, TINY, tiny_model
 
 LENGTH = 11
 
@@ -48,7 +48,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def test_every_family_has_a_tiny_model():
     """A new row of the table is tested by existing: it needs an entry here, or this fails."""
-    assert {*TINY, *(MASKED.keys() & FAMILIES.keys())} == set(FAMILIES)
+    assert {*TINY, *((MASKED | SCALED).keys() & FAMILIES.keys())} == set(FAMILIES)
 
 
 def test_ffn_value_and_output_equal_the_oracle(variant):
