@@ -72,12 +72,7 @@ LLAMA4 = dict(
     num_local_experts=3,
     num_experts_per_tok=2,
 )
-MODERNSCALED: dict[str, Callable[..., PreTrainedModel]] = {
-    "llama4_text": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0]),
-    "llama4_text_without_norms": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0, 1], use_qk_norm=False),
-}
-"""A row, and a further model of it, whose experts' inputs are scaled, so that no value of theirs can be changed."""
-BERT = dict(
+MODERNBERT = dict(
     **SHAPE,
     intermediate_size=40,
     num_attention_heads=3,
@@ -456,6 +451,11 @@ VARIANTS: dict[str, Callable[..., PreTrainedModel]] = {
 }
 """Further models of rows of the table, whose storage or residual stream differs."""
 
+SCALED: dict[str, Callable[..., PreTrainedModel]] = {
+    "llama4_text": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0]),
+    "llama4_text_without_norms": partial(_causal, "llama4_text", **LLAMA4, moe_layers=[0, 1], use_qk_norm=False),
+}
+"""A row, and a further model of it, whose experts' inputs are scaled, so that no value of theirs can be changed."""
 BERT = dict(
     **SHAPE,
     intermediate_size=40,

@@ -19,6 +19,7 @@ from plnd.models.layout import Layout
 from plnd.models.loading import load_model
 from plnd.models.plan import distribution
 from plnd.probing.float64 import KeepFloat64
+from plnd.references.config import ReferenceConfig
 from plnd.references.routing_run import routing
 from tiny import LLAMA4, SCALED, random_weights, tiny_model
 
@@ -32,8 +33,8 @@ EYES = dict(
 
 @pytest.mark.parametrize("name", SCALED)
 def test_importances_equal_brute_force(name):
-    """Every projection, of experts, of the one that all tokens go through and of dense blocks, with and without norms of
-    heads, with positions and with queries scaled where there are none; the second of two documents in a batch."""
+    """Every projection, of experts, of the one that all tokens go through and of dense blocks, with norms of heads and
+    without, with positions and with queries scaled where there are none; the second of two documents in a batch."""
     model = tiny_model(name, attention="eager")
     layout, found = Layout(model), {}
 
@@ -78,8 +79,8 @@ def test_what_cannot_be_had_of_such_experts_is_refused(monkeypatch):
     with pytest.raises(FamilyError, match="does not go through transformers' ExpertsInterface"):
         with deactivated(model, neurons, mode="activations"):
             pass
-    with pytest.raises(FamilyError):
-        routing(model, {"xx": DOCUMENTS})
+    with pytest.raises(FamilyError, match="block 0: its experts"):
+        routing(model, {"xx": DOCUMENTS}, ReferenceConfig(min_length=4))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(FamilyError, match="'llama4_text': its experts, whose inputs are scaled"):
         distribution(model)
