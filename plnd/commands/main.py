@@ -78,25 +78,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     argv = sys.argv[1:] if argv is None else argv
     args = argparse.Namespace(command=argv[0] if argv else "", advice=lambda args: "")
-    with session() as run, warnings.catch_warnings():
-        warnings.showwarning = print_warning
-        try:
-            args = _parsed(argv, run)
-            check_text(argv)
-            check_paths(args)
-            accept_row(args)
-            args.run(args)
-            run.check_output()
-            return 0
-        except (Exception, KeyboardInterrupt) as error:
-            if run.interrupted or isinstance(error, KeyboardInterrupt):  # libraries may make another error of it
-                print_error(args.command, "; ".join(filter(None, ("interrupted", args.advice(args)))))
-                return 130
-            line = error_line(error)
-            if line is None:
-                raise
-            print_error(args.command, line)
-            return error.status if isinstance(error, PLNDError) else 2
+    try:
+        with session() as run, warnings.catch_warnings():
+            warnings.showwarning = print_warning
+            try:
+                args = _parsed(argv, run)
+                check_text(argv)
+                check_paths(args)
+                accept_row(args)
+                args.run(args)
+                run.check_output()
+                if run.interrupted:  # and a library made nothing of it
+                    raise KeyboardInterrupt
+                return 0
+            except (Exception, KeyboardInterrupt) as error:
+                if run.interrupted or isinstance(error, KeyboardInterrupt):  # libraries may make another error of it
+                    print_error(args.command, "; ".join(filter(None, ("interrupted", args.advice(args)))))
+                    return 130
+                line = error_line(error)
+                if line is None:
+                    raise
+                print_error(args.command, line)
+                return error.status if isinstance(error, PLNDError) else 2
+    except KeyboardInterrupt:  # while a line was printed, or the streams were put back
+        return 130
 
 
 def _parsed(argv: Sequence[str], run: Session) -> argparse.Namespace:

@@ -46,6 +46,10 @@ class Patient(io.TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
+AGAIN = 0.02
+"""Seconds after which an interruption comes again that nobody could be told of."""
+
+
 class Session:
     """One run of a command line.
 
@@ -56,6 +60,7 @@ class Session:
     def __init__(self, output: Patient | None = None) -> None:
         self.interrupted = False
         self._output = output
+        self._unraisable = sys.unraisablehook
 
     def check_output(self) -> None:
         """Refuses to end well when stdout is not what the command printed; a reader that has left has read enough.
@@ -78,6 +83,17 @@ class Session:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise KeyboardInterrupt
 
+    def unraisable(self, caught: Any) -> None:
+        """An interruption within a finalizer, of which Python only tells on stderr, comes again a moment later.
+
+        Where there is no such timer (Windows), the run goes on to its end, which then is that of an interrupted one.
+        """
+        if not (self.interrupted and issubclass(caught.exc_type, KeyboardInterrupt)):
+            self._unraisable(caught)
+        elif hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, self.interrupt)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
 
 @contextmanager
 def session() -> Iterator[Session]:
@@ -96,9 +112,11 @@ def session() -> Iterator[Session]:
     )
     if ours:
         signal.signal(signal.SIGINT, run.interrupt)
+    hook, sys.unraisablehook = sys.unraisablehook, run.unraisable
     try:
         yield run
     finally:
+        sys.unraisablehook = hook
         if ours and not run.interrupted:
             signal.signal(signal.SIGINT, handler)
         for stream in filter(None, (output, errors)):

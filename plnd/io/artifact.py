@@ -102,8 +102,12 @@ class Opened:
 
     def __init__(self, path: Path, name: str | Path | None = None) -> None:
         self.path: str | Path = path if name is None else name
-        self._file = SteadyFile(path)
-        self._header, self._texts, self._places = checked_header(self._file)
+        self._file, self._lasts = SteadyFile(path), False
+        try:
+            self._header, self._texts, self._places = checked_header(self._file)
+        except BaseException:
+            self.close()
+            raise
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -159,8 +163,14 @@ class Opened:
         return values.reshape(place.shape).astype(values.dtype.newbyteorder("="), copy=False)
 
     def get_rows(self, name: str) -> Rows:
-        """A tensor of bytes, [rows, width], that stays in the file."""
+        """A tensor of bytes, [rows, width], that stays in the file, which stays open until they are forgotten."""
+        self._lasts = True
         return Rows(self._file, self._places[name])
+
+    def close(self) -> None:
+        """Closes the file, unless rows are still in it."""
+        if not self._lasts:
+            self._file.close()
 
 
 class Rows:
@@ -206,7 +216,10 @@ def opened(path: str | Path) -> Iterator[Opened]:
         raise bad(path, f"cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise bad(path, f"not a whole safetensors file ({error!s:.120}); copy or make it again") from None
-    yield found
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 def read(stream: Opened, kind: type[Scored]) -> tuple[Scored, dict[str, np.ndarray]]:

@@ -34,11 +34,18 @@ class SteadyFile:
         self.path, self._turn = path, Lock()
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait
         self._handle = os.open(path, flags)
-        self.close = finalize(self, os.close, self._handle)
+        self._forgotten = finalize(self, os.close, self._handle)
         found = os.fstat(self._handle)
         if not stat.S_ISREG(found.st_mode):
+            self.close()
             raise ArtifactError(f"{path}: is no plain file")
         self.size, self._written = found.st_size, found.st_mtime_ns
+
+    def close(self) -> None:
+        """Nothing is read from it any more. An interruption within what the collector does would be lost to the caller,
+        so it is done here wherever the last reader is known."""
+        self._forgotten()
+        self._handle = -1
 
     def read(self, start: int, length: int) -> bytearray:
         """`length` bytes from `start` on.

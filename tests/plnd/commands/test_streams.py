@@ -88,13 +88,22 @@ WAITS = """
 import signal, sys, time
 from plnd.commands import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
+class Forgotten:
+    def __del__(self):
+        print("begun", flush=True)
+        time.sleep(60)
 class Waits:
     help, example = "wait", ""
     def add_arguments(self, parser): parser.set_defaults(advice=lambda args: "so go on")
     def run(self, args):
+        if sys.argv[1] == "within a finalizer":
+            Forgotten()
+            return time.sleep(60)
         try:
             print("begun", flush=True)
             time.sleep(60)
+        except BaseException if sys.argv[1] == "swallowed" else ():
+            return
         except KeyboardInterrupt:
             if sys.argv[1] == "twice":
                 print("ending", flush=True)
@@ -105,9 +114,12 @@ sys.exit(main.main(["show"]))
 """
 
 
-@pytest.mark.parametrize("when", ["once", "twice", pytest.param("within a library", marks=pytest.mark.slow)])
+NOT_TOLD = ("within a library", "within a finalizer", "swallowed")
+
+
+@pytest.mark.parametrize("when", ["once", "twice", *(pytest.param(when, marks=pytest.mark.slow) for when in NOT_TOLD)])
 def test_interruptions(when):
-    """The first is a line and status 130, whatever a library makes of it; the second ends the process at once."""
+    """The first is a line and status 130, whatever a library or a finalizer makes of it; the second ends at once."""
     arguments = [sys.executable, "-c", WAITS, when]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for said in ("begun\n", *(("ending\n",) if when == "twice" else ())):

@@ -761,6 +761,20 @@ def test_a_file_that_becomes_shorter_or_other_while_it_is_read(tmp_path):
         assert str(caught.value) == f"{path}: was written to while it was read; copy or make it again"
 
 
+def test_files_are_closed_when_they_are_read(tmp_path):
+    """Not when the collector comes by; whole ones and those that are refused. What reads on afterwards is one line."""
+    path = saved(CHECKED["scores"], tmp_path / "file")
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-1])
+    before = sorted(os.listdir("/dev/fd"))
+    with opened(path) as stream:
+        assert len(os.listdir("/dev/fd")) == len(before) + 1
+    with pytest.raises(ArtifactError) as caught, opened(tmp_path / "cut"):
+        pass
+    assert sorted(os.listdir("/dev/fd")) == before and caught.value
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        stream.get_tensor(stream.keys()[0])
+
+
 def test_a_pipe_is_no_artifact(tmp_path):
     """It is refused, and not waited for."""
     os.mkfifo(tmp_path / "pipe")
