@@ -10,6 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import NoReturn
 
 from plnd.commands.arena import Arena
@@ -69,6 +70,9 @@ INPUTS = (
 )
 OUTPUTS = ("output", "export", "csv", "json", "html", "plot")
 """Arguments, of whatever subcommand, that name what is read and what is written."""
+FOLDERS = ("model", "corpus", "corpora", "parallel", "folder", "results")
+"""Arguments that may name a folder, whose files are read; `_PAGES` are none of those."""
+_PAGES = {".html", ".md", ".png", ".svg", ".pdf"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,7 +128,7 @@ def check_text(argv: Sequence[str]) -> None:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Refuses to write over what is read, before anything is.
+    """Refuses to write over what is read, or may be as it lies in a folder that is, before anything is.
 
     Raises:
         PLNDError: naming both arguments.
@@ -132,6 +136,26 @@ def check_paths(args: argparse.Namespace) -> None:
     read = {path: name for name in INPUTS for path in _paths(getattr(args, name, None))}
     written = {f"--{name}": path for name in OUTPUTS for path in _paths(getattr(args, name, None))}
     check_outputs(read, written)
+    for name in FOLDERS:
+        for folder in filter(os.path.isdir, _paths(getattr(args, name, None))):
+            for flag, path in written.items():
+                if os.path.isfile(path) and Path(folder).resolve() in Path(path).resolve().parents and not _ours(path):
+                    raise PLNDError(
+                        f"{flag} {path}: is in a folder that is read ({name}), and would be lost; choose another name"
+                    )
+
+
+def _ours(path: str) -> bool:
+    """Whether a file in a folder that is read is none that one would read there: a page, a picture or an artifact."""
+    from plnd.io.artifact import opened
+
+    if Path(path).suffix.lower() in _PAGES:
+        return True
+    try:
+        with opened(path) as stream:
+            return bool(stream.metadata)
+    except PLNDError:
+        return False
 
 
 def _paths(value: object) -> Iterator[str]:

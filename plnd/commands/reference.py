@@ -45,7 +45,7 @@ class Reference(Command):
     @staticmethod
     def run(args: argparse.Namespace) -> None:
         """Reads each corpus once and writes the artifacts."""
-        from plnd.io.files import check_writable
+        from plnd.io.files import check_outputs, check_writable
         from plnd.models.layout import Layout
         from plnd.models.loading import load_model, load_skeleton, load_tokenizer
         from plnd.references.run import reference
@@ -61,6 +61,9 @@ class Reference(Command):
         except OSError as error:
             raise PLNDError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
         check_writable(folder / "means.safetensors")
+        names = ["means", *(f"{language}.direction" for language in corpora)]
+        read = {file: "corpus" for files in corpora.values() for file in files}
+        check_outputs(read, {f"--output, {name}": str(folder / f"{name}.safetensors") for name in names})
         documents = {language: open_corpus(files, args) for language, files in corpora.items()}
         source = model_source(args)
         Layout(load_skeleton(args.model, **source))

@@ -8,6 +8,7 @@ from typing import Any
 
 from plnd.any_artifact import Artifact, load
 from plnd.errors import PLNDError
+from plnd.io.files import read_bounded
 from plnd.io.hub import SCHEME, hub_errors, parts_of
 from plnd.neurons.history import rule_in_words
 from plnd.neurons.neuron_set import NeuronSet
@@ -89,10 +90,17 @@ def card_of(artifacts: Mapping[str, Artifact], repository: str, evaluation: str 
         repository: where they will be.
         evaluation: Markdown.
         there: the card that is in the repository, whose own text stays.
+
+    Raises:
+        PLNDError: if its metadata cannot be read.
     """
     from huggingface_hub import ModelCard
 
-    card = ModelCard("---\n{}\n---\n" if there is None else there)
+    try:
+        card = ModelCard("---\n{}\n---\n" if there is None else there)
+    except Exception as error:  # of YAML, and of the hub's client
+        reason = " ".join(str(error).split())[:160]
+        raise PLNDError(f"{repository}: the metadata of its {CARD} cannot be read ({reason}); mend it there") from None
     before, begin, rest = card.text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -185,12 +193,6 @@ def _card_there(repository: str, revision: str | None) -> str | None:
 
 def _evaluation(path: str | Path) -> str:
     try:
-        data = Path(path).read_bytes()
-        text = data.decode()
-    except OSError as error:
-        raise PLNDError(f"{path}: cannot be read ({error.strerror or error})") from None
+        return read_bounded(path, MAX_EVALUATION).decode()
     except UnicodeDecodeError:
         raise PLNDError(f"{path}: not UTF-8 text, expected Markdown such as ablation.md of plnd ablate") from None
-    if len(data) > MAX_EVALUATION:
-        raise PLNDError(f"{path}: {len(data):,} bytes, expected at most {MAX_EVALUATION:,} of Markdown")
-    return text

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from plnd.errors import ArtifactError
+from plnd.errors import ArtifactError, PLNDError
 
 SCHEME = "hf://"
 MAX_BYTES = 2**32
@@ -86,7 +86,9 @@ def hub_errors(name: str) -> Iterator[None]:
         problem = "the repository has no such revision: check what stands behind @"
     except errors.EntryNotFoundError:
         problem = "the repository has no such file: check the name, or the revision behind @"
-    except (errors.HfHubHTTPError, ValueError, OSError) as error:
+    except PLNDError:
+        raise
+    except Exception as error:  # of the client, and of the library that it speaks HTTP with
         problem = f"the hub's client failed ({' '.join(str(error).split())[:160]}); try again later"
     else:
         return

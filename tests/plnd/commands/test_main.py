@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -467,6 +468,28 @@ def test_what_is_read_is_not_written(sets, capsys, command, argument):
     found = capsys.readouterr().err
     assert f"is read as well ({argument}), and would be lost; choose another name\n" in found
     assert before == {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [
+        ("probe made --output made/config.json", "model"),
+        ("convert old.txt --model made --output made/model.safetensors", "model"),
+        ("report made --output made/results.csv", "folder"),
+        ("lens --model m --corpus made --language zh --identifier script --csv made/en.csv", "corpus"),
+    ],
+)
+def test_what_lies_in_a_folder_that_is_read_is_not_written(sets, capsys, command, argument):
+    """But a page or an artifact there is."""
+    file = Path(command.split()[-1])
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine")
+    assert plnd(command) == 2
+    assert f"is in a folder that is read ({argument}), and would be lost" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    shutil.copy("zh.scores", file)
+    for allowed in (command, command.replace(str(file), "made/report.html"), command.replace(str(file), "made/new")):
+        assert plnd(allowed) == 2 and "would be lost" not in capsys.readouterr().err  # past it, to what is not there
 
 
 def test_what_steers_a_terminal_is_shown(tmp_path, capsys):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import two_processes
 from plnd.commands.main import main
@@ -109,6 +112,33 @@ def test_a_killed_worker_costs_the_work_since_the_last_checkpoint(tmp_path, one_
     assert scores == [(tmp_path / "one").read_bytes()] * 2
     before_the_kill = 2 * 3  # batches, in whole windows
     assert sum(int((tmp_path / f"passes{rank}").read_text()) for rank in (0, 1)) == 12 - before_the_kill
+
+
+def join(port: int, attempt: int) -> None:
+    """Is the first of two processes in an attempt of `torchrun`, and waits for the other."""
+    of_torchrun = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    of_torchrun |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": attempt}
+    os.environ |= {name: str(value) for name, value in of_torchrun.items()}
+    Processes.launched("cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_each_attempt_has_addresses_of_its_own():
+    """In the store that outlives them: so nobody takes the address of a process that was killed for its neighbour's."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    dist.TCPStore("127.0.0.1", store.port, 1)  # the store counts those who come, under a key that all have
+    found = [store.num_keys()]
+    for attempt in (0, 1):
+        process = multiprocessing.get_context("fork").Process(target=join, args=(store.port, attempt))
+        process.start()
+        end, wanted = time.monotonic() + 60, found[-1] + (1 if attempt == 0 else found[1] - found[0])
+        while store.num_keys() < wanted and process.is_alive() and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.5 if attempt == 0 else 0)  # for what else it writes
+        process.kill()
+        process.join()
+        found.append(store.num_keys())
+    assert found[2] - found[1] >= found[1] - found[0] > 0
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from handmade import MODEL, importance_matrix, make_neurons, make_scores
 from hub import commands, local_hub
 from plnd.errors import PLNDError
-from plnd.exchange.push import BEGIN, END, card_of, read_artifacts
+from plnd.exchange.push import BEGIN, END, MAX_EVALUATION, card_of, push, read_artifacts
 
 HUB = {**MODEL, "hub": True, "revision": "c" * 40}
 NEURONS = make_neurons({"0.down_proj": [1, 2]}, model=HUB)
@@ -38,6 +38,23 @@ def test_what_people_wrote_in_the_card_stays():
     again = card_of({"en": NEURONS}, "u/r", None, first.replace("# Mine", "# Mine, changed"))
     assert again.count(BEGIN) == 1 and "# Mine, changed" in again and "| en | neurons" in again
     assert "| zh | neurons" not in again and ModelCard(again).data.license == "mit"
+
+
+def test_a_card_that_cannot_be_read_is_one_line():
+    """Broken YAML in the repository, which somebody wrote there."""
+    with pytest.raises(
+        PLNDError, match=r"u/r: the metadata of its README.md cannot be read \(.*\); mend it there"
+    ) as caught:
+        card_of({"zh": NEURONS}, "u/r", None, "---\na: [\n---\n# Mine\n")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_that_is_too_large_for_a_card_is_one_line(tmp_path):
+    """It is not read to its end, if it has one."""
+    NEURONS.save(tmp_path / "zh")
+    (tmp_path / "text").write_bytes(b"x" * (MAX_EVALUATION + 1))
+    with pytest.raises(PLNDError, match="is larger than 65,536 bytes, expected at most that"):
+        push([tmp_path / "zh"], "u/r", evaluation=tmp_path / "text")
 
 
 def test_what_is_no_artifact_of_one_model_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import struct
 import threading
@@ -736,6 +737,18 @@ def test_the_checksum_is_what_the_readme_says(kind):
     """SHA-256 of the file with zeros for its own digits, under which another value would be refused."""
     data = CHECKED[kind].to_bytes()
     assert rechecked(data) == data and rechecked(data.replace(b"zh", b"en")) != data
+
+
+def test_a_checksum_that_stands_elsewhere_too_is_refused(tmp_path):
+    """Zeros for it would stand there as well, so that the file had one checksum and two contents."""
+    path = saved(CHECKED["neurons"], tmp_path / "file")
+    data = path.read_bytes()
+    (said,) = re.findall(rb'(?<=\\"checksum\\":\\")[0-9a-f]{64}', data)
+    blank = data.replace(said, b"0" * 64)  # which are in the metadata as the corpus's digest, too
+    assert blank.count(b"0" * 64) == 2
+    path.write_bytes(blank.replace(b"0" * 64, hashlib.sha256(blank).hexdigest().encode()))
+    with pytest.raises(ArtifactError, match="its content is not that of its checksum"):
+        load(path)
 
 
 def test_scores_of_before_stay_what_they_are_and_what_is_made_of_sets_is_new(tmp_path):

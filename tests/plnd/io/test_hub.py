@@ -6,8 +6,8 @@ import pytest
 
 from handmade import importance_matrix, make_neurons, make_scores
 from hub import COMMIT, commands, local_hub
-from plnd.errors import ArtifactError
-from plnd.io.hub import is_hub_file, local_file, parts_of
+from plnd.errors import ArtifactError, PLNDError
+from plnd.io.hub import hub_errors, is_hub_file, local_file, parts_of
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,19 @@ def test_other_names_are_refused(name):
 def test_files_of_this_machine_are_where_they_are(tmp_path):
     """A path is not looked at."""
     assert local_file(tmp_path / "x") == tmp_path / "x" and not is_hub_file("./hf:/x")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Exceeded\n20 redirects"), ValueError("x" * 999), OSError("no route")])
+def test_whatever_the_client_raises_is_one_line(error):
+    """What it speaks HTTP with has errors of its own; a refusal of ours stays what it is."""
+    with (
+        pytest.raises(ArtifactError, match="^hf://a/b/c: the hub's client failed ") as caught,
+        hub_errors("hf://a/b/c"),
+    ):
+        raise error
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+    with pytest.raises(PLNDError, match="^mine$"), hub_errors("hf://a/b/c"):
+        raise PLNDError("mine")
 
 
 @pytest.mark.slow

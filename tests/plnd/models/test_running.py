@@ -27,6 +27,7 @@ from plnd.inspection.run import inspect_neurons
 from plnd.interventions import intervened
 from plnd.logit_lens.lens import decode_tokens
 from plnd.models.layout import Layout
+from plnd.models.running import lease
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.roles.deactivation import deactivated_rows
 from plnd.roles.parallel import Parallel
@@ -198,6 +199,16 @@ def test_contexts_that_are_collected_in_another_thread(model):
     in_thread(gc.collect)
     assert not active(model) and all(torch.equal(v, state[n]) for n, v in model.state_dict().items())
     assert in_thread(lambda: deactivated(model, first).__enter__()) is model
+
+
+def test_a_thread_that_has_ended_keeps_nothing(model):
+    """Whoever comes next has the model, and can end what was left open; a third one waits for it as for anyone."""
+    left = in_thread(lambda: lease(model))
+    release = lease(model)
+    assert "another thread" in str(in_thread(lambda: lease(model)))
+    release()
+    left()
+    in_thread(lambda: lease(model))()
 
 
 def test_models_that_share_parts_count_as_one(model):
