@@ -66,11 +66,11 @@ COMMANDS_GROUP = "plnd.commands"
 INPUTS = (
     *("parts", "scores", "against", "neurons", "operations", "mask", "file", "files", "old", "settings", "results"),
     *("means", "steer", "direction", "model", "corpus", "corpora", "parallel", "include_path", "family", "text"),
-    *("folder", "evaluation"),
+    *("folder", "evaluation", "questions_dir"),
 )
 OUTPUTS = ("output", "export", "csv", "json", "html", "plot")
 """Arguments, of whatever subcommand, that name what is read and what is written."""
-FOLDERS = ("model", "corpus", "corpora", "parallel", "folder", "results")
+FOLDERS = ("model", "corpus", "corpora", "parallel", "folder", "results", "questions_dir")
 """Arguments that may name a folder, whose files are read; `_PAGES` are none of those."""
 _PAGES = {".html", ".md", ".png", ".svg", ".pdf"}
 

@@ -33,6 +33,7 @@ ARTIFACTS = {
     "roles": "Roles",
     "means": "Means",
     "directions": "Direction",
+    "routings": "Routing",
 }
 """Kinds of files that `plnd.load` reads, and what they become."""
 OTHERS = (

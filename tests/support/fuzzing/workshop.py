@@ -123,6 +123,7 @@ class Workshop:
             "roles": [w / "made/roles/x.roles"],
             "means": [reference / "means.safetensors"],
             "directions": [reference / "zh.direction.safetensors"],
+            "routings": [w / "made/routing/routing"],
             "adapters": [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"],
             "ablations": [ablated / "asked.json", *sorted((ablated / "samples").iterdir())],
             "evaluations": [ablated / "ablation.md"],
@@ -140,7 +141,14 @@ class Workshop:
 def make_model(w: Path) -> int:
     """A random Llama of two blocks with the demo's tokenizer, and the settings of an experiment on it."""
     import torch
-    from transformers import AutoTokenizer, BioGptConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        AutoTokenizer,
+        BioGptConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        MixtralConfig,
+        MixtralForCausalLM,
+    )
 
     from plnd.demo_data import demo_corpus, demo_model
 
@@ -150,6 +158,9 @@ def make_model(w: Path) -> int:
     tokens = dict(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0)
     config = LlamaConfig(**shape, **tokens, num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=512)
     LlamaForCausalLM(config).save_pretrained(w / "model")
+    mixture = MixtralConfig(**shape, **tokens, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
+    MixtralForCausalLM(mixture).save_pretrained(w / "mixture")
+    tokenizer.save_pretrained(w / "mixture")
     sizes = dict(vocab_size=97, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
     BioGptConfig(**sizes).save_pretrained(w / "biogpt")
     tokenizer.save_pretrained(w / "model")
@@ -239,6 +250,8 @@ WRITERS = {
     "experiment": "experiment {w}/run.yaml --output {out}/run",
     "reference": "reference --model {m} --corpus zh={w}/zh.jsonl en={w}/en.jsonl --max-documents 4 --max-length 64"
     " --output {out}/reference",
+    "routing": "routing --model {w}/mixture --corpus zh={w}/zh.jsonl en={w}/en.jsonl --max-documents 4 --max-length 64"
+    " --output {out}/routing --csv {out}/routing.csv",
     "steered": "steered {w}/made/reference/reference/zh.direction.safetensors --output {out}/zh.pt",
     "layers": "layers {n} --csv {out}/layers.csv",
     "probe": "probe {w}/model --output {out}/row.json",
@@ -249,16 +262,17 @@ WRITERS = {
 }
 """Command lines that write, into a folder `out` of their own."""
 FEW = "--documents 3 --held-out 3 --samples 1 --max-length 32 --detectors plnd-rank,lape --ablations zero"
-ONLY_PRINT = {
+NOT_KILLED = {
     "show": "prints",
     "verify": "prints",
     "families": "prints",
     "tasks": "prints",
     "push": "a commit of the hub, which takes all of it or nothing",
     "demo": "minutes of the commands that are here",
+    "suppress": "minutes of evaluation; writes through what ablate and export write through",
 }
 """Commands that are not killed, and why."""
 LIGHT = {"detect", "shard", "merge", "select", "combine", "overlap", "layers", "export", "overwrite", "convert"}
 """Commands that need no others than themselves."""
-MADE_FIRST = ("detect", "select", "shard", "roles", "neuron", "reference", "ablate", "experiment", "arena")
+MADE_FIRST = ("detect", "select", "shard", "roles", "neuron", "reference", "routing", "ablate", "experiment", "arena")
 """Whose files others read, in this order; the first three by light commands."""
