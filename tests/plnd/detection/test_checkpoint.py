@@ -14,10 +14,13 @@ import torch
 from safetensors.numpy import save
 
 from detecting import BAD, MANY, SMALL, interrupted, leave_a_checkpoint, some_documents
+from handmade import make_neurons
+from plnd.deactivation import deactivated
 from plnd.detection.checkpoint import Checkpoint, fingerprint
-from plnd.detection.run import detect
+from plnd.detection.run import detect, detect_shard
 from plnd.errors import PLNDError
 from plnd.io import artifact
+from plnd.models.layout import Layout
 from tiny import tiny_model
 
 
@@ -161,6 +164,17 @@ def test_resume_with_another_model_is_refused(tmp_path, eager_checkpoints, chang
         other.config._name_or_path = "elsewhere"
     with pytest.raises(PLNDError, match="made with another model or settings"):
         detect(other, MANY, SMALL, checkpoint=path, resume=True)
+
+
+def test_resume_as_another_part_or_with_neurons_off_is_refused(tmp_path, eager_checkpoints):
+    """Also where weights and settings are the same: a shard reads other documents, activations are others."""
+    model, path = tiny_model("llama"), tmp_path / "checkpoint"
+    leave_a_checkpoint(model, path)
+    with pytest.raises(PLNDError, match="made with another model or settings"):
+        detect_shard(model, MANY, "1/2", SMALL, checkpoint=path, resume=True)
+    neurons = make_neurons({"0.down_proj": [1]}, model=Layout(model).description())
+    with deactivated(model, neurons, mode="activations"), pytest.raises(PLNDError, match="made with another model or"):
+        detect(model, MANY, SMALL, checkpoint=path, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from plnd.inspection.run import inspect_neurons
 from plnd.interventions import intervened
 from plnd.logit_lens.lens import decode_tokens
 from plnd.models.layout import Layout
-from plnd.models.running import lease
+from plnd.models.running import editing, hooked, lease, replaces, replacing
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.roles.deactivation import deactivated_rows
 from plnd.roles.parallel import Parallel
@@ -209,6 +209,15 @@ def test_a_thread_that_has_ended_keeps_nothing(model):
     release()
     left()
     in_thread(lambda: lease(model))()
+
+
+def test_an_error_inside_gives_the_model_back(model):
+    """Whoever had it: others may work on it, no value counts as replaced any more, and the collector goes on."""
+    for context in (hooked(model), replacing(model), editing()):
+        with pytest.raises(KeyError), context:
+            raise KeyError
+        assert gc.isenabled() and not replaces(model)
+        in_thread(lambda: lease(model))()
 
 
 def test_models_that_share_parts_count_as_one(model):
