@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plnd.errors import PLNDError
-from plnd.neurons.contrast import TIMES
 from plnd.numbers import is_real, is_whole
 
 Stop = Literal["both", "slips", "answers"]
@@ -47,7 +46,7 @@ class SuppressConfig:
     stop: Stop = "both"
     shares: Sequence[float] = (0.0005, 0.002, 0.005, 0.01, 0.02)
     factors: Sequence[float] = (0.0, 0.25)
-    times: Sequence[float] = (TIMES, 1.5, 1.2)
+    times: Sequence[float] = (2.0, 1.5, 1.2)  # as contrast's by default, whose module would bring numpy into the help
     questions: int = 24
     seed: int = 0
     tokens: int = 48

@@ -6,6 +6,12 @@ import pytest
 
 from lm_eval_plnd.experiments.suppression.config import SuppressConfig
 from plnd.errors import PLNDError
+from plnd.neurons.contrast import TIMES
+
+
+def test_the_first_bar_is_that_of_a_contrast():
+    """So that a suppression without a search would take what `plnd select --against` takes."""
+    assert SuppressConfig().times[0] == TIMES
 
 
 @pytest.mark.parametrize(
