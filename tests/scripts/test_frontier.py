@@ -317,6 +317,19 @@ def uninterrupted(small, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_dry_run(small, tmp_path, capsys):
+    """The runs, the documents and a time that was measured here; nothing is left behind."""
+    path = tmp_path / "small.yaml"
+    path.write_text(small.text())
+    run_script("frontier", path, "--dry-run", "--output", tmp_path / "none")
+    said = capsys.readouterr().out
+    assert "3 places, 12 runs (6 of them reported), 0 done" in said
+    assert "  lora: 2 of 2 documents, then 2 of 4 documents" in said
+    assert "documents: 36 trained on, 75 evaluated, 12 for detection" in said  # 3·(2·2 + 2·4), 3·2·2 + 7·3·3
+    assert "s a document trained on" in said and [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_every_budget_is_spent(uninterrupted):
     """All methods train as many parameters, up to one neuron's or one rank's of one module."""
     runs = without_times(uninterrupted)

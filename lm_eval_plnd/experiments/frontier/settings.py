@@ -22,7 +22,8 @@ ROWS = ("magnitude", "random", *RULES)
 """Kinds that train rows and columns with `peft_plnd`."""
 RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("lora", "rslora", "dora"), (0.0001, 0.0003, 0.001, 0.003)),
-    **dict.fromkeys(("shira", *ROWS), (0.0003, 0.001, 0.003, 0.01)),
+    **dict.fromkeys(ROWS, (0.0001, 0.0003, 0.001, 0.003)),
+    "shira": (0.0003, 0.001, 0.003, 0.01),
     "full": (0.00001, 0.00003, 0.0001, 0.0003),
 }
 """Kind of method to the peak learning rates that are tried."""
