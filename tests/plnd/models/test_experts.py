@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from plnd.detection.run import DetectConfig, detect
 from plnd.errors import FamilyError, PLNDError
 from plnd.interventions import Intervention, intervened
 from plnd.model_description import ModelDescription
+from plnd.models.experts import change_values
 from plnd.models.layout import Layout
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.units import neurons_of
@@ -206,3 +208,27 @@ def test_packed_experts_are_refused():
         with deactivated(model, neurons):
             pass
     assert vars(experts) == before
+
+
+def test_experts_of_a_part_are_refused():
+    """Of what one process has of experts that are spread over several, values are not changed; nothing stays behind."""
+    target = Layout(tiny_model("mixtral")).targets["0.up_proj"]
+    before = {**vars(target.plain)}
+    with pytest.raises(FamilyError, match="0.up_proj: values of experts that are spread over processes .*mode=weights"):
+        change_values(replace(target, own=True), lambda routed, values: values)
+    assert vars(target.plain) == before
+
+
+def test_generation_and_gradients_heed_what_is_off():
+    """Every step of an answer is without the neurons, which get no gradient while they are off."""
+    model = tiny_model("mixtral")
+    neurons = some_neurons(model)
+    with deactivated(model, neurons, mode="weights"):
+        expected = model.generate(IDS, max_new_tokens=3, do_sample=False)
+    with deactivated(model, neurons, mode="activations"):
+        assert torch.equal(model.generate(IDS, max_new_tokens=3, do_sample=False), expected)
+        model(IDS, labels=IDS).loss.backward()
+    for name, chosen in neurons.items():
+        target = Layout(model).targets[name]
+        gradient = target.neurons_first(target.stored.grad)[target.position(torch.from_numpy(chosen).long())]
+        assert not gradient.any() and bool(target.stored.grad.any())
