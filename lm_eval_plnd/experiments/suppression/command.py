@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 DEFAULTS = SuppressConfig()
 REPORTED = "report_questions"
 """The folder of the questions that the choice has not seen."""
+OF_CHOICE = ("card.md", "report.csv", "report.md", "report.tex", "answers.jsonl", "curve.png")
+"""What an earlier search may have left, beside its mask, that a later one that finds nothing would not replace."""
 MEASURED = "measured"
 """The folder of what was measured, from which the same command goes on."""
 
@@ -278,8 +280,8 @@ def _write(
     from plnd.io.files import write_bytes
 
     mask = folder / f"{args.language}.safetensors"
-    for path in (mask, folder / "card.md"):
-        path.unlink(missing_ok=True)
+    for name in (mask.name, *OF_CHOICE):
+        (folder / name).unlink(missing_ok=True)
     write(found, folder)
     plots = [args.plot] if args.plot else []
     plots += [folder / "curve.png"] if find_spec("matplotlib") else []

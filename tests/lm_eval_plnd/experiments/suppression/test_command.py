@@ -113,6 +113,8 @@ def test_it_is_questions_texts_and_a_choice(tmp_path, capsys):
     assert [record["answer"] for record in records if record["setting"] == "neurons"] == said
     assert {record["setting"] for record in records} == {"original", "neurons", "random0"}
     report = (out / "report.csv").read_bytes()
+    assert run(*words, "--shares", "0.001", "--target", 0) == 3
+    assert not [name for name in ("zh.safetensors", "card.md", "report.csv", "answers.jsonl") if (out / name).exists()]
     assert run(*words, "--shares", "0.3", "--target", 0.8) == 0
     assert {path.name: path.stat().st_mtime_ns for path in (out / "measured").iterdir()} == kept_files
     assert (out / "report.csv").read_bytes() == report
