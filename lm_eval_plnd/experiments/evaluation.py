@@ -86,8 +86,18 @@ def evaluate(
     limit: float | None = None,
     apply_chat_template: bool = False,
     answers: Answers | None = None,
+    gaps: bool = False,
 ) -> Values:
     """What the model as it is answers on some tasks; the first answers that it writes are added to `answers`, if given.
+
+    Args:
+        lm: lm-eval's model.
+        tasks: by name.
+        limit: at most so many documents of each task, or this share of them.
+        apply_chat_template: as lm-eval's.
+        answers: task to the first answers that the model writes; they are added to it.
+        gaps: with metrics that some documents do not have, such as the language of an answer of which nothing can be
+            told; these documents have nan. Otherwise such metrics are left out.
 
     Raises:
         PLNDError: if none of a task's metrics is a mean over documents.
@@ -105,7 +115,7 @@ def evaluate(
     if answers is not None:
         written = [name for name, task in tasks.items() if task.get_config("output_type") == "generate_until"]
         answers |= {name: first_answers(found["samples"][name]) for name in written}
-    return {name: _values(name, found) for name in tasks}
+    return {name: _values(name, found, gaps) for name in tasks}
 
 
 def first_answers(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -125,19 +135,21 @@ def _text(value: Any) -> str:
     return str(value).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
 
 
-def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:
+def _values(task: str, found: Mapping[str, Any], gaps: bool) -> dict[str, list[float]]:
     """Metric to one value per document of a task, of those metrics whose mean over documents is lm-eval's own result.
 
     Bits per byte come with the documents' `bytes`, by which that mean is weighted. The name of a metric has its filter
-    in it where the task has several.
+    in it where the task has several. With `gaps` a document without a metric has nan, which is not in that mean.
     """
     filters = list(dict.fromkeys(sample["filter"] for sample in found["samples"][task]))
     values: dict[str, list[float]] = {}
     for name in filters:
         samples = [sample for sample in found["samples"][task] if sample["filter"] == name]
         samples.sort(key=lambda sample: sample["doc_id"])
-        for metric in samples[0]["metrics"]:
-            raw, weights = [sample[metric] for sample in samples], {}
+        for metric in dict.fromkeys(metric for sample in samples for metric in sample["metrics"]):
+            raw, weights = [sample.get(metric, math.nan) for sample in samples], {}
+            if not gaps and not all(metric in sample for sample in samples):
+                continue
             if metric == BITS:
                 weights = {BYTES: [float(count) for _, count in raw]}
                 raw = [-likelihood / count / math.log(2) for likelihood, count in raw]
@@ -145,8 +157,9 @@ def _values(task: str, found: Mapping[str, Any]) -> dict[str, list[float]]:
                 continue
             raw = [float(value) for value in raw]
             theirs = found["results"][task].get(f"{metric},{name}")
+            there = [value for value, sample in zip(raw, samples, strict=True) if metric in sample]
             if isinstance(theirs, (int, float)) and math.isclose(
-                weighted_mean(raw, weights.get(BYTES))[0], theirs, rel_tol=1e-6
+                weighted_mean(there, weights.get(BYTES))[0], theirs, rel_tol=1e-6
             ):
                 values[metric if len(filters) == 1 else f"{metric},{name}"] = raw
                 values |= weights

