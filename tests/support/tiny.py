@@ -266,7 +266,6 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
     ),
     "vaultgemma": partial(_causal, "vaultgemma", **GEMMA, attn_logit_softcapping=2.0),
     "hyperclovax": partial(_causal, "hyperclovax", **SHAPE, **GROUPED, attention_multiplier=0.7),
-    "modernbert-decoder": partial(_causal, "modernbert-decoder", **MODERNBERT),
     "gpt_bigcode": partial(
         _causal,
         "gpt_bigcode",
@@ -464,6 +463,7 @@ BERT = dict(
     hidden_act="gelu",
 )
 MASKED: dict[str, Callable[..., PreTrainedModel]] = {
+    "modernbert-decoder": partial(_causal, "modernbert-decoder", **MODERNBERT),
     "modernbert": partial(_masked, "modernbert", **MODERNBERT),
     "eurobert": partial(_masked, "eurobert", **SHAPE, **GROUPED),
     "bert": partial(_masked, "bert", **BERT),
@@ -471,7 +471,7 @@ MASKED: dict[str, Callable[..., PreTrainedModel]] = {
     "roberta": partial(_masked, "roberta", **{**BERT, "pad_token_id": 1, "bos_token_id": 0}),
     "camembert": partial(_masked, "camembert", **{**BERT, "pad_token_id": 1, "bos_token_id": 0}),
 }
-"""Rows, and further models of them, of encoders that fill in masked tokens."""
+"""Rows, and further models of them, of encoders, and of a decoder with a head as they have, which no lens follows."""
 
 RARE = {
     *(
@@ -491,7 +491,6 @@ RARE = {
         "cohere2_moe",
         "vaultgemma",
         "hyperclovax",
-        "modernbert-decoder",
         "gpt_bigcode",
         "jais2",
         "mellum",

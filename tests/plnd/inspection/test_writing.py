@@ -18,15 +18,16 @@ from tiny import tiny_model
 
 CENTRED = (
     *("cohere", "gpt2", "gptj", "gpt_neox", "falcon", "bloom", "xglm", "opt"),
-    *("cohere2", "nemotron", "olmo", "phi", "stablelm", "starcoder2"),
+    *("cohere2", "cohere2_moe", "nemotron", "olmo", "phi", "stablelm", "starcoder2", "gpt_bigcode"),
 )
 """Rows whose final norm takes away the mean."""
-OFFSET = ("gemma2", "gemma3_text", "nemotron", "qwen3_5_text", "qwen3_next")
+OFFSET = ("gemma2", "gemma3_text", "vaultgemma", "nemotron", "qwen3_5_text", "qwen3_next")
 """Rows whose norms have a gain of one more than their weight."""
 POST_NORMS = {
     **dict.fromkeys(
         ("gemma2", "gemma3_text", "olmo2", "exaone4"), ("post_feedforward_layernorm", "post_attention_layernorm")
     ),
+    "hyperclovax": ("post_norm2", "post_norm1"),
     "glm4": ("post_mlp_layernorm", "post_self_attn_layernorm"),
 }
 """Rows with norms after the feed-forward and after attention."""
