@@ -128,8 +128,17 @@ def _accepted(annotation: Any) -> dict[str, Any]:
     """What argparse accepts for a field: a word of its `Literal`, or what reads as its type, None aside."""
     if get_origin(annotation) is Literal:
         return {"choices": get_args(annotation)}
-    (kind,) = {*(get_args(annotation) or (annotation,))} - {NoneType}
-    return {"type": kind}
+    parts = {*(get_args(annotation) or (annotation,))} - {NoneType}
+    words = {word for part in parts if get_origin(part) is Literal for word in get_args(part)}
+    (kind,) = (part for part in parts if get_origin(part) is not Literal)
+    if not words:
+        return {"type": kind}
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = " or ".join((kind.__name__, *sorted(words)))  # argparse says it of what it cannot read
+    return {"type": read}
 
 
 def from_flags(config: type[Config], args: argparse.Namespace) -> Config:

@@ -20,6 +20,9 @@ SCORINGS: dict[str, tuple[str, ...]] = {
 }
 """The ways to measure that each method has."""
 
+TOGETHER = 8
+"""Documents that shards and processes share out as one where `batch_size` is `auto`."""
+
 
 @dataclass(frozen=True)
 class DetectConfig:
@@ -43,8 +46,12 @@ class DetectConfig:
     )
     max_length: int = field(default=512, metadata={"help": "tokens kept of each document"})
     min_length: int = field(default=32, metadata={"help": "skip documents of fewer tokens, and count them"})
-    batch_size: int = field(
-        default=8, metadata={"help": "documents in one forward pass; changes the result by no more than float rounding"}
+    batch_size: int | Literal["auto"] = field(
+        default=8,
+        metadata={
+            "help": "documents in one forward pass, or auto: as many as fit into the free memory, fewer when they do"
+            " not; changes the result by no more than float rounding"
+        },
     )
     method: Method = field(
         default="plnd",
@@ -77,10 +84,11 @@ class DetectConfig:
             raise PLNDError(f"unknown qk {self.qk!r}: expected first_order, exact or off")
         for name in ("max_documents", "max_length", "min_length", "batch_size"):
             value = getattr(self, name)
-            if value is None and name == "max_documents":
+            if (name, value) in (("max_documents", None), ("batch_size", "auto")):
                 continue
             if not is_whole(value) or value < 1:
-                raise PLNDError(f"{name}={value!r}: expected {'1 or more' if is_whole(value) else 'a whole number'}")
+                expected = "1 or more" if is_whole(value) else "a whole number"
+                raise PLNDError(f"{name}={value!r}: expected {expected}{', or auto' if name == 'batch_size' else ''}")
             object.__setattr__(self, name, int(value))
         if self.epsilon is not None and self.method == "relevance":
             raise PLNDError("epsilon= says ahead which importances eq. 2 will keep, for method=plnd; leave it out")
@@ -90,6 +98,11 @@ class DetectConfig:
             raise PLNDError(
                 f"min_length={self.min_length} is above max_length={self.max_length}: no document could be scored"
             )
+
+    @property
+    def documents_together(self) -> int:
+        """Documents that one shard, or one process, scores as one: a batch, unless its size is found on the way."""
+        return self.batch_size if isinstance(self.batch_size, int) else TOGETHER
 
     @property
     def measured_qk(self) -> QK:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from plnd.detection.config import DetectConfig
+from plnd.detection.prefetch import prefetched
 from plnd.detection.shards import Shard
 from plnd.io.corpus import Sections
 from plnd.models.layout import Layout
@@ -87,6 +89,9 @@ class Section:
 class TokenizedCorpus:
     """Tokenised documents that are long enough, and what was met on the way.
 
+    A thread reads and tokenises, at most a window ahead of what is counted here; of a corpus of which `max_documents`
+    are wanted no more is read than that takes.
+
     Attributes:
         count: sections of the whole corpus (`plnd.io.corpus.Sections`). One, where `max_documents` are to be counted.
         sections: number to section, of those that this shard reads, as far as it has come.
@@ -108,8 +113,8 @@ class TokenizedCorpus:
         self.sections: dict[int, Section] = {}
         self.long_enough = 0
 
-    def windows(self, size: int) -> Iterator[tuple[Shard, int, list[Document]]]:
-        """So many documents after the other, of every section that the shard reads.
+    def windows(self, size: int) -> Generator[tuple[Shard, int, list[Document]], None, None]:
+        """So many documents after the other, of every section that the shard reads; to be closed when left early.
 
         Yields:
             the shard's share of the section, the number of the window within it, from 0, and its documents.
@@ -117,28 +122,37 @@ class TokenizedCorpus:
         for number in range(self.count):
             share = self.shard.within(number, self.count)
             if share is not None:
-                for window, documents in enumerate(batched(self._section(number), size)):
-                    yield share, window, documents
+                with closing(self._section(number, size)) as section:
+                    for window, documents in enumerate(batched(section, size)):
+                        yield share, window, documents
 
     @property
     def digest(self) -> str:
         """Of all that was read so far."""
         return combined_digest([section.digest.hexdigest() for section in self.sections.values()])
 
-    def _section(self, number: int) -> Iterator[Document]:
-        config, section = self.config, self.sections.setdefault(number, Section())
+    def _section(self, number: int, ahead: int) -> Generator[Document, None, None]:
+        section = self.sections.setdefault(number, Section())
+        with closing(prefetched(self._tokenised(number), ahead)) as tokenised:
+            for place, ids in tokenised:
+                section.read += 1
+                if len(ids) < self.config.min_length:
+                    section.short.add([place])
+                    continue
+                self.long_enough += 1
+                section.digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
+                yield Document(place, ids, number)
+
+    def _tokenised(self, number: int) -> Generator[tuple[int, list[int]], None, None]:
+        """Number and token ids of each document of a section, up to the last one that is wanted."""
         where = "" if self.count == 1 else f"section {number} of "
+        long_enough = 0
         for place, document in enumerate(self.documents[number]):
-            section.read += 1
             ids = self._ids(document)
             self.layout.check_tokens(ids, f"document {place} of {where}the corpus")
-            if len(ids) < config.min_length:
-                section.short.add([place])
-                continue
-            self.long_enough += 1
-            section.digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
-            yield Document(place, ids, number)
-            if self.long_enough == config.max_documents:
+            yield place, ids
+            long_enough += len(ids) >= self.config.min_length
+            if long_enough == self.config.max_documents:
                 return
 
     def _ids(self, document: str | Sequence[int]) -> list[int]:

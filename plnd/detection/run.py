@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,15 @@ from plnd.detection.part import Part
 from plnd.detection.processes import Processes
 from plnd.detection.shards import Shard
 from plnd.detection.tally import Tally
+from plnd.detection.token_budget import TokenBudget
 from plnd.detection.totals import LOG_FLOOR, Totals, summarized
 from plnd.errors import PLNDError
+from plnd.importance.memory import release_memory
 from plnd.io.corpus import Sections
 from plnd.io.metadata import PART, PartMetadata
 from plnd.models.batches import padded
 from plnd.models.blockwise import in_step, weights_of
+from plnd.models.free_memory import is_out_of_memory
 from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
 from plnd.models.running import measured
@@ -148,6 +154,9 @@ def _detect(
         check_official(layout, config.max_length)
     if config.method == "relevance" and weights_of(layout.model) is not None:
         raise PLNDError("method=relevance needs a backward pass, which blockwise does not have: load the model whole")
+    if config.batch_size == "auto" and (layout.group is not None or weights_of(layout.model) is not None):
+        how = "blockwise" if layout.group is None else "spread over processes"
+        raise PLNDError(f"batch_size=auto: this model is {how}, and batches pass through it together; give a number")
     processes = readers(processes or Processes(), layout.group)
     path = None if checkpoint is None else Path(checkpoint)
     with processes.together(), measured(layout.model, [block.module for block in layout.blocks]) as unchanged:
@@ -156,6 +165,7 @@ def _detect(
         if resume:
             run.resume()
         title, hidden = config.language or "detect", not (progress and run.processes.first)
+        run.speaks = not hidden
         with tqdm(total=config.max_documents, unit=" documents", desc=title, disable=hidden) as bar:
             run.read(corpus, bar.update)
         return run.part(corpus, source)
@@ -179,6 +189,8 @@ class _Run:
     ) -> None:
         self.layout, self.config, self.shard, self.processes, self.path = layout, config, shard, processes, path
         self.unchanged = unchanged
+        self.speaks = False
+        self.budget = TokenBudget.of(layout, config) if config.batch_size == "auto" else None
         self.input_device = layout.input_device
         self.device = processes.device or self.input_device
         self.windows = 0
@@ -198,8 +210,10 @@ class _Run:
 
     def read(self, corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
         """Takes in the whole corpus, window by window."""
-        with self.observer.attached():
-            windows = corpus.windows(WINDOW * self.config.batch_size)
+        if self.budget is not None:
+            self._say(f"up to {self.budget.tokens:,} tokens in a forward pass ({self.budget.why})")
+        windows = corpus.windows(WINDOW * self.config.documents_together)
+        with self.observer.attached(), closing(windows):
             for place, (share, number, window) in enumerate(windows):
                 if place < self.windows:
                     if place == self.windows - 1:
@@ -220,21 +234,47 @@ class _Run:
 
         Blockwise, when there are enough of them to read the weights for: a shard has one in many.
         """
-        rest = len(window)
-        for index, batch in enumerate(batched(sorted(window, key=lambda d: -len(d.ids)), self.config.batch_size)):
-            if share.has(number, index, self.processes.rank, self.processes.count):
-                self.ahead.append(batch)
-                rest -= len(batch)
-        advance(rest)  # others'
+        together = batched(sorted(window, key=lambda d: -len(d.ids)), self.config.documents_together)
+        rank, count = self.processes.rank, self.processes.count
+        mine = [batch for index, batch in enumerate(together) if share.has(number, index, rank, count)]
+        advance(len(window) - sum(map(len, mine)))  # others'
+        self.ahead += mine if self.budget is None else self.budget.batches(list(chain(*mine)))
         if weights_of(self.layout.model) is None or len(self.ahead) >= WINDOW:
             self._measure_ahead(advance)
 
     def _measure_ahead(self, advance: Callable[[int], Any]) -> None:
-        """Measures the batches that have been put off."""
-        batches, self.ahead = self.ahead, []
-        for batch, importance in zip(batches, self._measure(batches), strict=True):
-            self._add(batch, importance)
-            advance(len(batch))
+        """Measures the batches that have been put off; where their size is free, in smaller ones if they do not fit."""
+        while self.ahead:
+            batches, self.ahead = self.ahead, []
+            measuring = self._measure(batches)
+            for number, batch in enumerate(batches):
+                try:
+                    found = self._summarised(batch, next(measuring))
+                except Exception as error:
+                    if self.budget is None or not is_out_of_memory(error):
+                        raise
+                else:
+                    self.tally.add(batch, *found)
+                    advance(len(batch))
+                    continue
+                self._halve(batches[number:])  # not before the error, and all that it holds, is gone
+                break
+
+    def _halve(self, batches: Sequence[list[Document]]) -> None:
+        """Puts batches off again, the first of which did not fit, in smaller ones."""
+        assert self.budget is not None
+        self.budget.halve(batches[0])
+        self._say(f"out of memory: going on with up to {self.budget.tokens:,} tokens in a forward pass")
+        self.measured = {}
+        release_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.ahead = list(self.budget.batches(list(chain(*batches))))
+
+    def _say(self, line: str) -> None:
+        """A line beside the progress bar, if there is one."""
+        if self.speaks:
+            tqdm.write(line, file=sys.stderr)
 
     def _end_window(self, corpus: TokenizedCorpus, advance: Callable[[int], Any]) -> None:
         """Writes a checkpoint if the first process finds the last one old enough, and has put off nothing."""
@@ -249,8 +289,10 @@ class _Run:
     def _receive(self, block: Any, site: str, importance: Tensor) -> None:
         self.measured[f"{block}.{site}"] = importance
 
-    def _add(self, batch: list[Document], importance: Mapping[str, Tensor]) -> None:
-        """Adds what was found of a batch; documents with non-finite importance are left out."""
+    def _summarised(
+        self, batch: Sequence[Document], importance: Mapping[str, Tensor]
+    ) -> tuple[list[bool], Tensor, dict[str, int]]:
+        """What the tally takes of a batch: documents with non-finite importance are left out."""
         finite = torch.stack([torch.isfinite(x).all(-1).to(self.device) for x in importance.values()]).all(0)
         good = finite.tolist()  # the one wait for the device
         kept = [index for index, each in enumerate(good) if each]
@@ -259,7 +301,7 @@ class _Run:
         if len(kept) < len(batch):
             found = [x[torch.tensor(kept, dtype=torch.long, device=x.device)] for x in found]  # type: ignore[assignment]
         values = torch.cat([summarized(x, weights).to(self.device) for x in found], dim=1)
-        self.tally.add(batch, good, values, {name: x.shape[-1] for name, x in importance.items()})
+        return good, values, {name: x.shape[-1] for name, x in importance.items()}
 
     def _measure(self, batches: Sequence[list[Document]]) -> Iterator[dict[str, Tensor]]:
         """One pass over each batch: site to importance, [documents, width], in the order of the batches."""
@@ -269,14 +311,22 @@ class _Run:
             self.measured = found[number]
             self.observer.spans = [(0, len(d.ids)) for d in batches[number]]
 
-        for number, _ in in_step(self.layout.model, [partial(self._pass, batch) for batch in batches], turn):
+        inputs = [cache(partial(self._inputs, batch)) for batch in batches]
+
+        def run(number: int) -> None:
+            ids, mask = inputs[number]()
+            self.observer.run(ids.to(self.input_device), mask.to(self.input_device))
+            if number + 1 < len(inputs):
+                inputs[number + 1]()  # is padded while the device computes, before its results are waited for
+
+        for number, _ in in_step(self.layout.model, [partial(run, number) for number in range(len(batches))], turn):
             yield found[number]
             found[number] = {}
 
-    def _pass(self, batch: list[Document]) -> None:
+    def _inputs(self, batch: list[Document]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, [documents, longest]."""
         ids, mask = padded([document.ids for document in batch])
-        mask = mask_of_all(mask) if self.all_seen else mask
-        self.observer.run(ids.to(self.input_device), mask.to(self.input_device))
+        return ids, mask_of_all(mask) if self.all_seen else mask
 
     def _agree(self, corpus: TokenizedCorpus, value: Any = None) -> list[Any]:
         """What every process gave.

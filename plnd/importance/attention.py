@@ -249,8 +249,8 @@ def attention_importance(
         asked = [x.cpu().view(shape) for x, shape in zip(alive, shapes, strict=True)]
         active = asked[0].flatten(1).any(1) | asked[1].flatten(1).any(1)
         if not (whole or active.all()):
-            chosen = active.nonzero()[:, 0].to(device)
-        wanted = [x.to(device) for x in asked]
+            chosen = memory.sent(active.nonzero()[:, 0], device)
+        wanted = [memory.sent(x, device) for x in asked]
     results = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
     if chosen is None or len(chosen):
         order = None if trace.rotary is None else trace.rotary.order
@@ -261,7 +261,7 @@ def attention_importance(
             trace = replace(trace, mask=mask, sinks=sinks)
         if order is not None:
             wanted = [x[..., order] for x in wanted]
-        kind = _kind(algorithm, trace, on or engine(dtype, device))
+        kind = measurement(algorithm, trace, on or engine(dtype, device))
         totals = _measured(kind, trace, sides, wanted, range(heads if whole else 1))
         for result, total, asked_for in zip(results, totals, wanted, strict=True):
             importance = torch.where(asked_for, total.clamp_min(0).sqrt().to(dtype), 0)
@@ -273,19 +273,19 @@ def attention_importance(
     return results[0].flatten(), results[1].flatten()
 
 
-def _kind(algorithm: Literal["exact", "first_order"], trace: Attention, engine: Engine) -> type[Measurement]:
-    """What measures a document."""
-    turned = any(norm is not None and norm.turned for norm in (trace.query_norm, trace.key_norm))
-    if trace.sinks is not None or (turned and engine == "triton"):
-        return Exact if algorithm == "exact" else FirstOrder
+def measurement(algorithm: Literal["exact", "first_order"], trace: Attention, engine: Engine) -> type[Measurement]:
+    """What measures a document: on Triton every kind of attention has its kernels, on Numba some have not."""
     if engine == "triton":
-        from plnd.importance.triton_softmax import TritonExact, TritonFirstOrder  # Triton may be absent
+        from plnd.importance import triton_softmax  # Triton may be absent
 
-        return TritonExact if algorithm == "exact" else TritonFirstOrder
+        if algorithm == "first_order":
+            return triton_softmax.TritonFirstOrder
+        return triton_softmax.TritonExact if trace.sinks is None else triton_softmax.TritonExactWithSinks
+    plain = engine == "numba" and trace.sinks is None
     if algorithm == "exact":
-        return CompiledExact if engine == "numba" else Exact
-    plain = trace.query_norm is None and trace.key_norm is None and trace.softcap is None
-    return CompiledFirstOrder if plain and trace.rotary is not None and engine == "numba" else FirstOrder
+        return CompiledExact if plain else Exact
+    plain &= trace.query_norm is None and trace.key_norm is None and trace.softcap is None
+    return CompiledFirstOrder if plain and trace.rotary is not None else FirstOrder
 
 
 def _measured(

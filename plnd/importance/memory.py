@@ -35,6 +35,11 @@ def rows_budget(device: torch.device) -> int:
     return ROWS_BUDGET if device.type == "cpu" else ROWS_BUDGET_ACCELERATOR
 
 
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """What is on the CPU on another device, for which nobody waits: a plain `to` waits for all that it has to do."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 def chunks(length: int, size: int) -> Iterator[slice]:
     """Consecutive slices of `range(length)`, each of at most `size` (but at least one) elements."""
     size = max(1, size)

@@ -67,14 +67,14 @@ def _deltas(
 
 @triton.jit
 def _moderate(
-    p_row, s_row, a, b, k, m, v, v2, w, begin, end, at, there, asked, channels, cap, SMALL: tl.constexpr,
-    SECOND: tl.constexpr, LOGIT: tl.constexpr, CAPPED: tl.constexpr,
+    p_row, s_row, a, b, k, m, sunk, v, v2, w, begin, end, at, there, asked, channels, cap, SMALL: tl.constexpr,
+    SECOND: tl.constexpr, LOGIT: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Σ_j (after - before)² of each row and channel, [rows, channels], where no |δ - m| is above 40; `SMALL`: 1/4.
 
     With ε = e^(δ - m) - 1 and ζ = Σpε the change of a probability is p(ε - ζ)/(1 + ζ), whatever m; near Σpδ it leaves
-    nothing of order one to cancel.
+    nothing of order one to cancel. A sink of probability `sunk`, [rows, 1, 1], has a part in ζ, with δ = 0.
     """
     zeta = tl.zeros([ROWS, KEYS, CHANNELS], tl.float32)
     cross = tl.zeros([ROWS, KEYS, CHANNELS], tl.float32)
@@ -95,14 +95,19 @@ def _moderate(
         square += e * e
         mass += p * p
     z = tl.sum(zeta, 1)
+    if SINKS:
+        if SMALL:
+            z += tl.sum(sunk * _expm1_small(-m), 1)
+        else:
+            z += tl.sum(sunk * _expm1(-m), 1)
     change = tl.sum(square, 1) - z * (2.0 * tl.sum(cross, 1) - z * tl.sum(mass, 1))
-    return tl.maximum(change, 0.0) / ((1.0 + z) * (1.0 + z))
+    return tl.where(change < 0, 0.0, change) / ((1.0 + z) * (1.0 + z))  # a maximum with 0 would hide what is no number
 
 
 @triton.jit
 def _literal(
-    p_row, s_row, a, b, k, v, v2, w, begin, end, at, there, asked, channels, cap,
-    SECOND: tl.constexpr, LOGIT: tl.constexpr, CAPPED: tl.constexpr,
+    p_row, s_row, a, b, k, sunk, v, v2, w, begin, end, at, there, asked, channels, cap,
+    SECOND: tl.constexpr, LOGIT: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The same for changes of any size: p(e^(δ - L) - 1) with L = ln Σpe^δ, which a first pass over the keys finds."""
@@ -119,7 +124,11 @@ def _literal(
         total = total * tl.exp(top - higher) + p * tl.exp(d - higher)
         top = higher
     highest = tl.max(top, 1, keep_dims=True)
+    if SINKS:
+        highest = tl.where(sunk > 0, tl.maximum(highest, 0.0), highest)
     total = tl.sum(total * tl.exp(top - highest), 1, keep_dims=True)
+    if SINKS:
+        total += sunk * tl.exp(-tl.maximum(highest, 0.0))
     norm = highest + tl.log(tl.where(total > 0, total, 1.0))
     square = tl.zeros([ROWS, KEYS, CHANNELS], tl.float32)
     for start in range(begin, end, KEYS):
@@ -132,19 +141,20 @@ def _literal(
     return tl.sum(square, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "seen", "queries", "keys", "query", "key"))  # else compiled for many lengths
 def changes(
-    p, s, u, u2, r, v, v2, w, mean, v_top, v2_top, w_top, s_top, channel, count, out,
+    p, s, u, u2, r, v, v2, w, mean, v_top, v2_top, w_top, s_top, sink, channel, count, out,
     rows, seen, heads, queries, keys, channels, query, key, cap,
     HEADS_U: tl.constexpr, HEADS_R: tl.constexpr, HEADS_WANTED: tl.constexpr,
-    SECOND: tl.constexpr, LOGIT: tl.constexpr, CAPPED: tl.constexpr,
+    SECOND: tl.constexpr, LOGIT: tl.constexpr, CAPPED: tl.constexpr, SINKS: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, CHANNELS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Σ_i ‖softmax(s_i + δ_ic) - p_i‖² over `ROWS` rows of p, for each head and channel c.
 
     δ[i, j, c] = u[i, c]·v[j, c] (+ u2[i, c]·v2[j, c]) (+ r[i, c]·w[j, c]·s[i, j]), through a soft-cap if there is one.
-    What `SECOND`, `LOGIT` and `CAPPED` switch off is not compiled, and its arrays are not read. Arrays are float32 and
-    contiguous. A program takes `ROWS` rows of one head, and `CHANNELS` of its channels.
+    What `SECOND`, `LOGIT`, `CAPPED` and `SINKS` switch off is not compiled, and its arrays are not read. Arrays are
+    float32 and contiguous. A program takes `ROWS` rows of one head, and `CHANNELS` of its channels. What is no number
+    in a row of p is none in the sums.
 
     Args:
         p: probabilities, [groups, rows, heads, seen].
@@ -155,6 +165,7 @@ def changes(
         mean: about Σ_j pδ, [groups, rows, heads, channels].
         v_top, v2_top, w_top: the largest |v|, |v2| and |w|, [groups, channels].
         s_top: the largest |s| of each row, [groups, rows, heads].
+        sink: of each row the probability that is no key's and whose logit does not change, [groups, rows, heads].
         channel, count: which channels are wanted, and how many, [groups, heads or 1 (`HEADS_WANTED`), channels] int32,
             [groups, heads or 1] int32.
         out: [blocks of rows, groups, heads, channels], of which the wanted channels are written.
@@ -191,6 +202,9 @@ def changes(
         reach += tl.abs(k) * tl.load(w_top + group * channels + c) * tl.load(s_top + row[:, None, None])
     m = tl.load(mean + row[:, None, None] * channels + c, mask=here, other=0.0)
     reach += tl.abs(m)
+    sunk = m
+    if SINKS:
+        sunk = tl.load(sink + row[:, None, None], mask=there, other=0.0)
     first = group * keys * channels + c
     v += first
     v2 += first
@@ -198,18 +212,18 @@ def changes(
     top = tl.max(reach)
     if top <= 0.25:
         change = _moderate(
-            p_row, s_row, a, b, k, m, v, v2, w, begin, end, key, there, asked, channels, cap, True,
-            SECOND, LOGIT, CAPPED, ROWS, KEYS, CHANNELS,
+            p_row, s_row, a, b, k, m, sunk, v, v2, w, begin, end, key, there, asked, channels, cap, True,
+            SECOND, LOGIT, CAPPED, SINKS, ROWS, KEYS, CHANNELS,
         )  # fmt: skip
     elif top <= 40.0:
         change = _moderate(
-            p_row, s_row, a, b, k, m, v, v2, w, begin, end, key, there, asked, channels, cap, False,
-            SECOND, LOGIT, CAPPED, ROWS, KEYS, CHANNELS,
+            p_row, s_row, a, b, k, m, sunk, v, v2, w, begin, end, key, there, asked, channels, cap, False,
+            SECOND, LOGIT, CAPPED, SINKS, ROWS, KEYS, CHANNELS,
         )  # fmt: skip
     else:
         change = _literal(
-            p_row, s_row, a, b, k, v, v2, w, begin, end, key, there, asked, channels, cap,
-            SECOND, LOGIT, CAPPED, ROWS, KEYS, CHANNELS,
+            p_row, s_row, a, b, k, sunk, v, v2, w, begin, end, key, there, asked, channels, cap,
+            SECOND, LOGIT, CAPPED, SINKS, ROWS, KEYS, CHANNELS,
         )  # fmt: skip
     total = tl.sum(change, 0)
     groups_heads = tl.num_programs(2).to(tl.int64)
@@ -219,15 +233,15 @@ def changes(
 
 @triton.jit
 def _visible(p_row, there, seen, ROWS: tl.constexpr, WIDE: tl.constexpr):
-    """The first key that some row gives a probability, and the one behind the last."""
+    """The first key that some row gives a probability, or what is no number, and the one behind the last."""
     first = tl.full([ROWS, WIDE], 2147483647, tl.int32)
     last = tl.zeros([ROWS, WIDE], tl.int32)
     j = tl.arange(0, WIDE)[None, :]
     for start in range(0, seen, WIDE):
         keys = start + j
         p = tl.load(p_row + keys, mask=there[:, None] & (keys < seen), other=0.0)
-        first = tl.minimum(first, tl.where(p > 0, keys, 2147483647))
-        last = tl.maximum(last, tl.where(p > 0, keys + 1, 0))
+        first = tl.minimum(first, tl.where(p != 0, keys, 2147483647))
+        last = tl.maximum(last, tl.where(p != 0, keys + 1, 0))
     return tl.min(first), tl.max(last)
 
 
@@ -394,4 +408,5 @@ INTERPRETED = not isinstance(changes, JITFunction)
 def try_out(device: torch.device) -> None:
     """Compiles and runs a small kernel; raises what Triton raises where that cannot be, without a C compiler say."""
     x = torch.ones(1, 16, device=device)
-    weights[(1,)](x, x, x, x, x, x, x, x, x.new_empty(4), 16, 1, 1.0, LOGIT=False, CAPPED=False, KEYS=16)
+    with torch.cuda.device_of(x):
+        weights[(1,)](x, x, x, x, x, x, x, x, x.new_empty(4), 16, 1, 1.0, LOGIT=False, CAPPED=False, KEYS=16)

@@ -77,25 +77,30 @@ class TritonExact:
     """
 
     rows = 1024
+    sinks = False
+    """Whether probabilities have a column more, the sinks': these see what all keys share."""
 
     def __init__(
         self, sides: list[Side], wanted: list[Tensor], softcap: float | None, tile: Tile | None = None
     ) -> None:
         self.softcap, self.tile = softcap, tile or TILE
-        self.terms = [_Terms.of(side, first, softcap is None) for side, first in zip(sides, (True, False), strict=True)]
+        centred = softcap is None and not self.sinks
+        self.terms = [_Terms.of(side, first, centred) for side, first in zip(sides, (True, False), strict=True)]
         self.channel = [
-            torch.argsort(~x, dim=-1, stable=True).int() for x in wanted
+            torch.argsort((~x).byte(), dim=-1, stable=True).int() for x in wanted
         ]  # those that are wanted come first
         self.count = [x.sum(-1, dtype=torch.int32) for x in wanted]
         self.results = [torch.zeros(x.shape, dtype=torch.float64, device=x.device) for x in wanted]
 
     def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
         """Takes in rows of attention, [groups, per_group, rows, seen], and which keys and queries they are."""
+        shape, tile = logits.shape, self.tile
+        p, sink = p[..., : shape[-1]], p[..., shape[-1] :]
         weights = p
         if self.softcap is not None:
             weights = p * (1 - torch.tanh(logits / self.softcap).square())
-        shape, tile = p.shape, self.tile
         p, s = stacked(p).contiguous(), stacked(logits).contiguous()
+        sink = stacked(sink).contiguous() if self.sinks else p
         top = s.abs().amax(-1) if any(terms.logit for terms in self.terms) else p
         for terms, channel, count, result in zip(self.terms, self.channel, self.count, self.results, strict=True):
             groups, heads, n, keys = shape
@@ -103,20 +108,27 @@ class TritonExact:
             blocks = -(-n // tile.rows)
             out = p.new_zeros(blocks, groups, heads, channels)
             mean = stacked(_about_mean(terms, weights, logits, seen, rows)).contiguous()
-            kernels.changes[(blocks, -(-channels // tile.channels), groups * heads)](
-                p, s, *terms.own, *terms.met, mean, *terms.tops, top, channel, count, out,
-                n, keys, heads, terms.own[0].shape[2], terms.met[0].shape[1], channels, rows.start, seen.start,
-                float(self.softcap or 1), HEADS_U=terms.own[0].shape[1], HEADS_R=terms.own[2].shape[1],
-                HEADS_WANTED=result.shape[1], SECOND=terms.second, LOGIT=terms.logit,
-                CAPPED=self.softcap is not None, ROWS=tile.rows, KEYS=tile.keys, CHANNELS=tile.channels, WIDE=WIDE,
-                num_warps=tile.warps,
-            )  # fmt: skip
+            with torch.cuda.device_of(p):  # Triton launches on the current one
+                kernels.changes[(blocks, -(-channels // tile.channels), groups * heads)](
+                    p, s, *terms.own, *terms.met, mean, *terms.tops, top, sink, channel, count, out,
+                    n, keys, heads, terms.own[0].shape[2], terms.met[0].shape[1], channels, rows.start, seen.start,
+                    float(self.softcap or 1), HEADS_U=terms.own[0].shape[1], HEADS_R=terms.own[2].shape[1],
+                    HEADS_WANTED=result.shape[1], SECOND=terms.second, LOGIT=terms.logit,
+                    CAPPED=self.softcap is not None, SINKS=self.sinks, ROWS=tile.rows, KEYS=tile.keys,
+                    CHANNELS=tile.channels, WIDE=WIDE, num_warps=tile.warps,
+                )  # fmt: skip
             change = out.sum(0, dtype=torch.float64)
             result += change if result.shape[1] == heads else change.sum(1, keepdim=True)
 
     def totals(self) -> list[Tensor]:
         """For queries [groups, per_group, head_dim], for keys [groups, 1, head_dim], in float64."""
         return self.results
+
+
+class TritonExactWithSinks(TritonExact):
+    """The same where each head has a sink: a column of p behind those of the keys, whose logit does not change."""
+
+    sinks = True
 
 
 def _about_mean(terms: _Terms, weights: Tensor, logits: Tensor, seen: slice, rows: slice) -> Tensor:
@@ -152,7 +164,8 @@ class TritonFirstOrder(FirstOrder):
 
     def add(self, logits: Tensor, p: Tensor, seen: slice, rows: slice) -> None:
         """Takes in rows of attention, [groups, per_group, rows, seen], and which keys and queries they are."""
-        groups, heads, n, _ = p.shape
+        groups, heads, n, keys = logits.shape
+        p = p[..., :keys]  # without a sink, whose logit does not change
         weights, scaled, sums = self._weights(stacked(p).contiguous(), stacked(logits).contiguous())
         columns, linear = self.columns[:, seen], self.linear
         first = weights[0] @ columns[..., :linear]
@@ -174,14 +187,15 @@ class TritonFirstOrder(FirstOrder):
         size = max(1, SPREAD_CELLS // width)
         blocks = -(-n // size)
         out = p.new_empty(2, blocks, groups, heads, self.head_dim)
-        kernels.spreads[(blocks, groups * heads)](
-            first, second, squares, sums, self.channel, *self.factors, self.other,
-            self.channel if query_rescale is None else query_rescale, along, key_first, key_second, *out,
-            n, heads, self.channel.shape[2], self.head_dim, rows.start, sums.shape[1],
-            first.stride(1), second.stride(1), squares.stride(1), self.scale,
-            TURNS=self.turns, DERIVED=self.derived, RESCALED=query_rescale is not None,
-            KEYS_RESCALED=key_rescale is not None, ROWS=size, CHANNELS=width, num_warps=8,
-        )  # fmt: skip
+        with torch.cuda.device_of(p):
+            kernels.spreads[(blocks, groups * heads)](
+                first, second, squares, sums, self.channel, *self.factors, self.other,
+                self.channel if query_rescale is None else query_rescale, along, key_first, key_second, *out,
+                n, heads, self.channel.shape[2], self.head_dim, rows.start, sums.shape[1],
+                first.stride(1), second.stride(1), squares.stride(1), self.scale,
+                TURNS=self.turns, DERIVED=self.derived, RESCALED=query_rescale is not None,
+                KEYS_RESCALED=key_rescale is not None, ROWS=size, CHANNELS=width, num_warps=8,
+            )  # fmt: skip
         queries, keys = out.sum(1)
         self.queries += queries
         self.keys += keys.sum(1, keepdim=True)
@@ -194,8 +208,9 @@ class TritonFirstOrder(FirstOrder):
         first, third = (torch.empty_like(p), torch.empty_like(p)) if capped else (p, second)
         scaled = [torch.empty_like(p) if logit else p for _ in range(3)]
         sums = p.new_empty(4, groups * lines)
-        kernels.weights[(groups * lines,)](
-            p, s, first, second, third, *scaled, sums, seen, groups * lines, float(self.softcap or 1),
-            LOGIT=logit, CAPPED=capped, KEYS=KEYS_AT_ONCE,
-        )  # fmt: skip
+        with torch.cuda.device_of(p):
+            kernels.weights[(groups * lines,)](
+                p, s, first, second, third, *scaled, sums, seen, groups * lines, float(self.softcap or 1),
+                LOGIT=logit, CAPPED=capped, KEYS=KEYS_AT_ONCE,
+            )  # fmt: skip
         return [first, second, third], scaled, sums

@@ -63,7 +63,8 @@ def check_fits(name: str, size: int, device: str, what: str = "its weights", *, 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no more memory, of a device or of the machine."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return named or (isinstance(error, RuntimeError) and any(x in str(error) for x in words))
 
 
 def gibibytes(size: float) -> str:

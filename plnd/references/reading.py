@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from tqdm import tqdm
@@ -54,8 +55,9 @@ def read_corpora(
         read = TokenizedCorpus(documents, tokenizer, config.of(language), layout, Shard())
         source, count, tokens = (sources or {}).get(language), 0, 0
         source = source and without_secrets(source)
-        with tqdm(unit=" documents", desc=language, disable=not progress) as bar:
-            for _, _, window in read.windows(WINDOW * config.batch_size):
+        windows = read.windows(WINDOW * config.batch_size)
+        with closing(windows), tqdm(unit=" documents", desc=language, disable=not progress) as bar:
+            for _, _, window in windows:
                 for batch in batched(sorted(window, key=lambda d: -len(d.ids)), config.batch_size):
                     run(language, [document.ids for document in batch])
                     count, tokens = count + len(batch), tokens + sum(len(document.ids) for document in batch)

@@ -24,24 +24,32 @@ def trace(
     softcap: float | None = None,
     size: float = 1.0,
     shared: float = 0.0,
+    sinks: bool = False,
+    turned: bool = False,
+    temperature: bool = False,
+    head_dim: int = HEAD_DIM,
 ) -> Attention:
-    """Random attention in float64: `size` scales the logits, `shared` is a part that all keys have in common."""
+    """Random attention in float64: `size` scales the logits, `shared` is a part that all keys have in common.
+
+    `turned` puts head norms behind the rotation; `temperature` makes later queries larger.
+    """
     keys = queries if keys is None else keys
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    query, key = size * normal(heads, queries, HEAD_DIM), normal(groups, keys, HEAD_DIM) + shared
+    query, key = size * normal(heads, queries, head_dim), normal(groups, keys, head_dim) + shared
     rotary, norms = None, [None, None]
     if pairs is not None:
-        turning = HEAD_DIM // 2 if pairs == "neighbours" else HEAD_DIM  # the others stay as they are
+        turning = head_dim // 2 if pairs == "neighbours" else head_dim  # the others stay as they are
         angle = torch.arange(queries, dtype=torch.float64)[:, None] * 0.5 ** torch.arange(turning // 2)
         angle = angle.repeat_interleave(2, -1) if pairs == "neighbours" else torch.cat((angle, angle), -1)
-        rotary = Rotary.of(angle.cos(), angle.sin(), HEAD_DIM, pairs)
+        rotary = Rotary.of(angle.cos(), angle.sin(), head_dim, pairs)
     if norm:
-        norms = [HeadNorm(size * (1 + 0.1 * normal(HEAD_DIM)), 1e-6) for _ in norms]
-    entered = [attention.rotated(x, n, rotary) for x, n in zip((query, key), norms, strict=True)]
+        norms = [HeadNorm(size * (1 + 0.1 * normal(head_dim)), 1e-6, turned=turned) for _ in norms]
+    factor = 1 + 0.1 * torch.arange(queries, dtype=torch.float64) if temperature else None
+    entered = attention.rotated(query, norms[0], rotary, factor), attention.rotated(key, norms[1], rotary)
     i, j = torch.arange(queries)[:, None], torch.arange(keys)
     masks = {
         "window": ((j <= i) & (j > i - queries * 2 // 7))[None],
@@ -49,7 +57,10 @@ def trace(
         "all": torch.ones(1, 1, keys, dtype=torch.bool),
     }
     seen = None if mask is None else masks[mask]
-    return Attention(query, key, *entered, HEAD_DIM**-0.5, rotary, *norms, mask=seen, softcap=softcap)
+    return Attention(
+        query, key, *entered, head_dim**-0.5, rotary, *norms, mask=seen, softcap=softcap,
+        sinks=2 * normal(heads) if sinks else None, temperature=factor,
+    )  # fmt: skip
 
 
 def single(t: Attention) -> Attention:
@@ -83,6 +94,26 @@ CASES = {
     "shared by all keys": dict(shared=40.0, size=5.0, pairs=None),
     "shared by all keys, rotated": dict(shared=8.0, size=2.0),
 }
+
+FURTHER_CASES = {
+    "sinks": dict(sinks=True),
+    "sinks and window, small": dict(sinks=True, mask="window", size=0.1),
+    "sinks, sharp": dict(sinks=True, size=10.0),
+    "sinks, one-hot": dict(sinks=True, size=25.0),
+    "sinks, shared by all keys": dict(sinks=True, shared=8.0, size=2.0),
+    "sinks, shared by all keys, no rotation": dict(sinks=True, shared=8.0, size=0.5, pairs=None),
+    "sinks, soft-cap and head norm": dict(sinks=True, softcap=3.0, norm=True),
+    "head norm behind the rotation": dict(norm=True, turned=True),
+    "head norm behind the rotation, soft-cap": dict(norm=True, turned=True, softcap=3.0, pairs="neighbours"),
+    "temperature": dict(temperature=True),
+    "80 channels": dict(head_dim=80, heads=1, groups=1, queries=3),
+    "96 channels, soft-cap and head norm": dict(head_dim=96, heads=1, groups=1, queries=3, softcap=3.0, norm=True),
+    "192 channels": dict(head_dim=192, heads=1, groups=1, queries=3, pairs="neighbours"),
+    "256 channels": dict(head_dim=256, heads=1, groups=1, queries=3, pairs=None),
+    "two tokens": dict(queries=2),
+    "17 tokens, one more than two blocks of rows and keys": dict(queries=17),
+}
+"""Kinds of which the formulas of `test_kernels.py` know nothing, and sizes at which kernels' blocks end."""
 
 
 def error(found: tuple[torch.Tensor, torch.Tensor], expected: tuple[torch.Tensor, torch.Tensor]) -> float:

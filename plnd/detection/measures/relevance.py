@@ -81,6 +81,8 @@ class Relevance:
         Raises:
             FamilyError: if a projection's module runs more than once in a pass, or not at all.
         """
+        for value in self.values:
+            value.passed.clear()  # of a pass that did not end
         with torch.enable_grad(), without_parameter_gradients(layout.model):
             logits = layout.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
             loss = next_token_nats(logits, input_ids, attention_mask).sum()

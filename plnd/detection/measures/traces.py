@@ -265,7 +265,8 @@ class _LatentKeys:
         q = queries.unflatten(-1, (-1, self.query_dim)).transpose(0, 1)
         k = keys.unflatten(-1, (-1, self.key_dim)).transpose(0, 1)
         k = torch.cat((k, self.keys[index, span].expand(len(k), -1, -1)), dim=-1)
-        return q[..., self.order.to(q.device)], k[..., self.order.to(k.device)]
+        self.order = self.order.to(q.device)  # once: a copy waits for the device
+        return q[..., self.order], k[..., self.order]
 
     def rows(self, queries: Tensor, keys: Tensor) -> Pair:
         """Importance of the rows, from that of all channels, both [heads·query_dim]."""

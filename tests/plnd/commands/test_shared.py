@@ -22,6 +22,7 @@ class Example:
     share: float | None = field(default=None, metadata={"help": "how much"})
     colour: Literal["red", "green"] = field(default="red", metadata={"help": "what it looks like"})
     long_name: str | None = field(default=None, metadata={"help": "what it is called"})
+    count: int | Literal["auto"] = field(default=2, metadata={"help": "how many"})
 
 
 def parse(line: str, **keywords) -> argparse.Namespace:
@@ -37,6 +38,8 @@ def parse(line: str, **keywords) -> argparse.Namespace:
         ("", Example()),
         ("--size 4 --share 0.5", Example(size=4, share=0.5)),
         ("--colour green --long-name x", Example(colour="green", long_name="x")),
+        ("--count 7", Example(count=7)),
+        ("--count auto", Example(count="auto")),
     ],
 )
 def test_fields_are_flags(line, expected):
@@ -44,7 +47,7 @@ def test_fields_are_flags(line, expected):
     assert from_flags(Example, parse(line)) == expected
 
 
-@pytest.mark.parametrize("line", ["--size 0.5", "--share much", "--colour blue"])
+@pytest.mark.parametrize("line", ["--size 0.5", "--share much", "--colour blue", "--count many", "--count 0.5"])
 def test_values_of_another_type_are_refused(line):
     """A number that is none, a fraction for an int, and a word that the Literal does not have."""
     with pytest.raises(argparse.ArgumentError):

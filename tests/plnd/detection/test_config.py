@@ -12,7 +12,7 @@ from plnd.errors import PLNDError
     "settings, wording",
     [
         ({"qk": "exakt"}, "unknown qk 'exakt': expected first_order, exact or off"),
-        ({"batch_size": 0}, "batch_size=0: expected 1 or more"),
+        ({"batch_size": 0}, "batch_size=0: expected 1 or more, or auto"),
         ({"max_documents": -1}, "max_documents=-1: expected 1 or more"),
         ({"min_length": 0}, "min_length=0: expected 1 or more"),
         ({"max_length": 0}, "max_length=0: expected 1 or more"),
