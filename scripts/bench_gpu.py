@@ -143,6 +143,42 @@ def forward_work(shape: Shape, documents: int, tokens: int, batches: int) -> Wor
     return Work(bfloat16=each * (2 * shape.weights + attention), bytes=2 * batches * shape.blocks * shape.weights)
 
 
+def head_work(shape: Shape, tokens: int) -> Work:
+    """Of the unembedding."""
+    each = shape.hidden * shape.vocabulary
+    return Work(bfloat16=2 * tokens * each, bytes=2 * each)
+
+
+def generation_work(shape: Shape, tokens: int, new: int) -> Work:
+    """A prompt, and then all weights and the keys and values so far read anew for every token but the last one."""
+    work = forward_work(shape, 1, tokens, 1) + head_work(shape, 1)
+    cached = 2 * shape.blocks * 2 * shape.groups * (shape.hidden // shape.heads)  # bytes a token
+    weights = 2 * (shape.blocks * shape.weights + shape.hidden * shape.vocabulary)
+    steps = new - 1
+    return work + Work(bytes=steps * (weights + cached * (tokens + new / 2)))
+
+
+def dense_work(shape: Shape, tokens: int) -> dict[str, Work]:
+    """The paper's forms for all neurons: equation 5 multiplies by all weights for each neuron, equation 10 writes and
+    reads [tokens, tokens] twelve times for each channel of each head, queries' and keys'.
+    """
+    neurons, channels = shape.blocks * shape.ffn, 2 * shape.blocks * shape.hidden
+    return {
+        "equation 5": Work(bfloat16=neurons * 2 * tokens * shape.ffn * shape.hidden),
+        "equation 10": Work(bytes=channels * 12 * 2 * tokens**2),
+    }
+
+
+def tuning_work(shape: Shape, tokens: int, trained: int | None) -> Work:
+    """A step: three forward passes and the optimiser's state where all weights have gradients (`trained` of them, in
+    float32: gradient, two moments and weight, read or written), else two forward passes.
+    """
+    once = forward_work(shape, 1, tokens, 1) + head_work(shape, tokens)
+    if trained is None:
+        return once + once
+    return once + once + once + Work(bytes=7 * 4 * trained)
+
+
 def measure_work(shape: Shape, documents: int, tokens: int, qk: str) -> Work:
     """Beyond the forward pass.
 
@@ -404,6 +440,7 @@ def dense(bench: Bench) -> None:
         row = Row("dense", f"{name}, one document of {tokens} tokens", "seconds")
         row.measured = statistics.median(seconds) * shares[name]
         row.memory = memory[name]
+        row.floor, row.bound = dense_work(shape, tokens)[name].floor()
         bench.add(row)
 
 
@@ -424,7 +461,9 @@ def masked(bench: Bench) -> None:
     def generate() -> None:
         model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
 
-    for name, run in (("forward", forward), (f"{new} new tokens", generate)):
+    work_of_forward = forward_work(shape, 1, tokens, 1) + head_work(shape, tokens)
+    floors_of = {"forward": work_of_forward, f"{new} new tokens": generation_work(shape, tokens, new)}
+    for name, run in zip(floors_of, (forward, generate), strict=True):
 
         def off(mode: str, run: Callable[[], None] = run) -> None:
             with plnd.deactivated(model, neurons, mode=mode):  # type: ignore[arg-type]
@@ -440,7 +479,11 @@ def masked(bench: Bench) -> None:
             ratios = [mine / one for mine, one in zip(seconds, times["plain"], strict=True)]
             unit, values = ("seconds", seconds) if mode == "plain" else ("ratio", ratios)
             row = Row("masked", f"{name}, {mode}", unit, statistics.median(values), min(values), max(values))
-            row.floor, row.memory = None if mode == "plain" else 1.0, memory[mode]
+            row.memory = memory[mode]
+            if mode == "plain":
+                row.floor, row.bound = floors_of[name].floor()
+            else:
+                row.floor = 1.0
             bench.add(row)
 
 
@@ -449,19 +492,13 @@ def tune(bench: Bench) -> None:
     shape = Shape(64, 96, 4, 2, 2, 512) if bench.tiny else Shape(2048, 8192, 32, 8, 16)
     tokens = 24 if bench.tiny else 512
     ids = torch.randint(3, shape.vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0)).to(bench.device)
-    work = forward_work(shape, 1, tokens, 1)
-    head = Work(bfloat16=2 * tokens * shape.hidden * shape.vocabulary, bytes=2 * shape.hidden * shape.vocabulary)
     for method in (LORA, SELECT.format(SHARES[1 if bench.tiny else 0]), MASKED):
         weights = torch.float32 if method == MASKED else bench.dtype
         model = shape.model(weights, bench.device).train()
         step, trained = trainer(method, model, ids, 1, bench.dtype)
         memory = bench.peak(step)
         seconds = [bench.seconds(step) for _ in range(bench.rounds)]
-        passes = 3 if method == MASKED else 2
-        state = Work(bytes=7 * 4 * trained if method == MASKED else 0)  # gradient, two moments, weight: read or written
-        whole = state
-        for _ in range(passes):
-            whole = whole + work + head
+        whole = tuning_work(shape, tokens, trained if method == MASKED else None)
         floor, bound = whole.floor()
         row = Row(
             "tune", f"{method}, {tokens} tokens", "seconds", statistics.median(seconds), min(seconds), max(seconds)
@@ -516,7 +553,7 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
 
 
 def floors(bench: Bench) -> Iterator[str]:
-    """What an H100 cannot do without for each line of `detect`, without measuring: a table in Markdown."""
+    """What an H100 cannot do without for each line that has a floor, without measuring: two tables in Markdown."""
     shape = Shape(4096, 14336, 32, 8, bench.blocks)
     yield "| what is scored | tokens | milliseconds a document and block | over a forward pass | bound by |"
     yield "|---|---|---|---|---|"
@@ -527,6 +564,28 @@ def floors(bench: Bench) -> Iterator[str]:
             seconds, bound = work.floor()
             ratio = seconds / plain.floor()[0]
             yield f"| {name} | {tokens:,} | {seconds * 1000 / number / shape.blocks:.3f} | {ratio:.2f} | {bound} |"
+    yield ""
+    yield "| line | milliseconds | bound by |"
+    yield "|---|---|---|"
+    for name, work in further_floors(shape).items():
+        seconds, bound = work.floor()
+        yield f"| {name} | {seconds * 1000:,.2f} | {bound} |"
+
+
+def further_floors(shape: Shape) -> dict[str, Work]:
+    """Lines of the other sections to what they cannot do without, as they are run on a card."""
+    small, eight = Shape(2048, 8192, 32, 8, 16), Shape(4096, 14336, 32, 8, 8)
+    trained = small.blocks * small.weights + 2 * small.hidden * small.vocabulary
+    found = {
+        f"masked: forward, {shape.blocks} blocks, 512 tokens": forward_work(shape, 1, 512, 1) + head_work(shape, 512),
+        f"masked: 64 new tokens after 512, {shape.blocks} blocks": generation_work(shape, 512, 64),
+        "tune: LoRA or neuron-select, 1B shape, 512 tokens": tuning_work(small, 512, None),
+        "tune: masked full training, 1B shape, 512 tokens": tuning_work(small, 512, trained),
+        "blockwise: 64 documents of 512 tokens, 8 blocks": forward_work(eight, 64, 512, 1)
+        + measure_work(eight, 64, 512, "off"),
+    }
+    dense = {f"dense: {name}, {shape.blocks} blocks, 512 tokens": work for name, work in dense_work(shape, 512).items()}
+    return found | dense
 
 
 def main() -> None:

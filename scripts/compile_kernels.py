@@ -4,7 +4,7 @@
 
 For each kernel, variant and architecture: registers a thread, bytes of spilled registers (0, or a program waits for
 memory where it should compute), bytes of shared memory, and seconds to compile. Variants: `rotary` (Llama), `all`
-(rotary, head norms, soft-cap).
+(rotary, head norms, soft-cap, sinks).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def variants() -> dict[tuple[str, str], tuple[dict, int]]:
     tile = dict(ROWS=TILE.rows, KEYS=TILE.keys, CHANNELS=TILE.channels, WIDE=WIDE)
     spread = dict(ROWS=SPREAD_CELLS // HEAD_DIM, CHANNELS=HEAD_DIM)
     return {
-        ("changes", "rotary"): (dict(SECOND=True, LOGIT=False, CAPPED=False, **heads, **tile), TILE.warps),
-        ("changes", "all"): (dict(SECOND=True, LOGIT=True, CAPPED=True, **heads, **tile), TILE.warps),
+        ("changes", "rotary"): (dict(SECOND=True, LOGIT=False, CAPPED=False, SINKS=False, **heads, **tile), TILE.warps),
+        ("changes", "all"): (dict(SECOND=True, LOGIT=True, CAPPED=True, SINKS=True, **heads, **tile), TILE.warps),
         ("weights", "rotary"): (dict(LOGIT=False, CAPPED=False, KEYS=KEYS_AT_ONCE), 4),
         ("weights", "all"): (dict(LOGIT=True, CAPPED=True, KEYS=KEYS_AT_ONCE), 4),
         ("spreads", "rotary"): (dict(TURNS=True, DERIVED=True, RESCALED=False, KEYS_RESCALED=False, **spread), 8),

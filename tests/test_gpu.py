@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import plnd
-from attention_cases import CASES, error, single, trace
+from attention_cases import CASES, FURTHER_CASES, error, single, trace
 from plnd.detection import run as detection
 from plnd.importance.attention import attention_importance
 from plnd.importance.softmax import engine
@@ -24,13 +24,13 @@ pytestmark = [
 ]
 
 
-def there(t):
+def there(t, device: str = DEVICE):
     """Attention in float32 on the device."""
     import dataclasses
 
     def move(x):
         if isinstance(x, torch.Tensor):
-            return x.to(DEVICE)
+            return x.to(device)
         return dataclasses.replace(x, **{k: move(v) for k, v in vars(x).items()}) if hasattr(x, "__dict__") else x
 
     return move(single(t))
@@ -38,16 +38,34 @@ def there(t):
 
 @pytest.mark.parametrize("on", ["triton", "torch"])
 @pytest.mark.parametrize("algorithm", ["exact", "first_order"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *FURTHER_CASES])
 def test_attention_agrees_with_float64(name, algorithm, on):
     """Every kind of attention, in the kernels that were compiled here and in PyTorch, is what float64 says."""
     if on == "triton":
         assert engine(torch.float32, torch.device(DEVICE)) == "triton"
-    t = trace(**CASES[name])
+    t = trace(**(CASES | FURTHER_CASES)[name])
     found = [x.cpu() for x in attention_importance(there(t), algorithm, on=on)]
     largest = float((t.query_rotated @ t.key_rotated[:1].mT).abs().max()) * t.scaling
     rounding = 2e-2 if "shared" in name and algorithm == "first_order" else 5e-6 * max(4.0, largest)
     assert error(found, attention_importance(t, algorithm)) < rounding
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one accelerator here: expected two")
+@pytest.mark.parametrize("algorithm", ["exact", "first_order"])
+def test_kernels_run_on_the_card_of_their_tensors(algorithm):
+    """On the second card, while the first is the current one, they give the bits that the first gives."""
+    t = trace(**CASES["halves"])
+    first, second = (attention_importance(there(t, f"cuda:{n}"), algorithm, on="triton") for n in range(2))
+    assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(first, second, strict=True))
+
+
+def test_batches_that_fit_change_nothing_but_roundings():
+    """With `batch_size=auto` scores are those of any other batch size."""
+    model = tiny_model("llama", torch.float32).to(DEVICE)
+    expected = plnd.detect(model, DOCUMENTS, plnd.DetectConfig(**CONFIG))
+    found = plnd.detect(model, DOCUMENTS, plnd.DetectConfig(**{**CONFIG, "batch_size": "auto"}))
+    for address, values in expected.minimum.items():
+        assert abs(found.minimum[address] - values).max() < 2e-3 * values.max(), address
 
 
 @pytest.mark.parametrize("qk", ["exact", "first_order", "off"])

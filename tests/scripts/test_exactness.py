@@ -46,6 +46,17 @@ def test_the_table_of_the_docs(capsys):
             assert cell == "–" or float(cell) <= max(20 * float(told), 1e-14), name
 
 
+@pytest.mark.slow
+def test_the_float32_table_has_every_model():
+    """A row for each tiny model in docs/accelerators.md, and no error above what float32 leaves."""
+    text = (DOCS.parent / "accelerators.md").read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    found = {cells[0]: [float(x) for x in cells[1:]] for cells in lines if cells[0] in {*TINY, *VARIANTS}}
+    assert found.keys() == {*TINY, *VARIANTS}
+    for kernels, pytorch, kernels_first, pytorch_first in found.values():
+        assert kernels < max(5 * pytorch, 1e-6) and kernels_first < max(5 * pytorch_first, 1e-6)
+
+
 def rows(text: str) -> dict[str, list[str]]:
     """Model to the cells of its row in a Markdown table that has one column for each projection."""
     lines = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines()]
