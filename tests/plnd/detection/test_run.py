@@ -128,6 +128,7 @@ def test_metadata_says_what_was_done(tmp_path):
             "model_type": "llama",
             "blocks": 2,
             "widths": Layout(model).widths,
+            "units": Layout(model).units,
         },
         "language": "xx",
         "corpus": {
