@@ -28,6 +28,7 @@ RUN_BY = {
     "docs/compatibility.md": "tests/scripts/test_compatibility.py",
     "docs/corpora.md": "tests/scripts/test_plnd_paper_lens.py",
     "docs/experiments.md": "tests/lm_eval_plnd/experiments/test_run.py",
+    "docs/explore.md": "tests/plnd/commands/test_explore.py",
     "docs/families.md": "tests/plnd/commands/test_probe.py",
     "docs/guide.md": "tests/test_readme.py",
     "docs/hub.md": "tests/plnd/exchange/test_push.py",
