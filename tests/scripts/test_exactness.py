@@ -55,7 +55,7 @@ def test_the_float32_table_is_of_roundings():
     found = {cells[0]: [float(x) for x in cells[1:]] for cells in lines if len(cells) == 5 and cells[0] in known}
     assert len(found) >= 69
     for kernels, pytorch, kernels_first, pytorch_first in found.values():
-        assert kernels < max(5 * pytorch, 1e-6) and kernels_first < max(5 * pytorch_first, 1e-6)
+        assert kernels < max(5 * pytorch, 1e-6) and kernels_first < max(20 * pytorch_first, 1e-6)
 
 
 def rows(text: str) -> dict[str, list[str]]:

@@ -150,4 +150,4 @@ def test_every_family_has_kernels_that_agree_with_the_oracle(name):
     assert all(kind.startswith("Triton") for kind in measured_by) and len(measured_by) == 2
     for (algorithm, on), found in errors.items():
         assert found < (5e-6 if algorithm == "exact" else 2e-3), (algorithm, on)
-        assert found < 4 * errors[algorithm, "torch"] + 1e-6, (algorithm, on)
+        assert found < (4 if algorithm == "exact" else 20) * errors[algorithm, "torch"] + 1e-6, (algorithm, on)
