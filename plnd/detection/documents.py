@@ -89,8 +89,8 @@ class Section:
 class TokenizedCorpus:
     """Tokenised documents that are long enough, and what was met on the way.
 
-    A thread reads and tokenises, at most a window ahead of what is counted here; of a corpus of which `max_documents`
-    are wanted no more is read than that takes.
+    A thread tokenises, at most a window ahead of what is counted here; of a corpus of which `max_documents` are wanted
+    no more is read than that takes.
 
     Attributes:
         count: sections of the whole corpus (`plnd.io.corpus.Sections`). One, where `max_documents` are to be counted.
@@ -133,8 +133,20 @@ class TokenizedCorpus:
 
     def _section(self, number: int, ahead: int) -> Generator[Document, None, None]:
         section = self.sections.setdefault(number, Section())
-        with closing(prefetched(self._tokenised(number), ahead)) as tokenised:
-            for place, ids in tokenised:
+        where = "" if self.count == 1 else f"section {number} of "
+        wanted = self.config.max_documents
+
+        def tokenised(numbered: tuple[int, str | list[int]]) -> tuple[int, list[int]]:
+            place, document = numbered
+            ids = document if isinstance(document, list) else self._ids(document)
+            self.layout.check_tokens(ids, f"document {place} of {where}the corpus")
+            return place, ids
+
+        def room() -> int:  # each that is read may be one that is wanted
+            return ahead if wanted is None else min(ahead, wanted - self.long_enough)
+
+        with closing(prefetched(enumerate(map(self._read, self.documents[number])), tokenised, room)) as documents:
+            for place, ids in documents:
                 section.read += 1
                 if len(ids) < self.config.min_length:
                     section.short.add([place])
@@ -143,22 +155,12 @@ class TokenizedCorpus:
                 section.digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
                 yield Document(place, ids, number)
 
-    def _tokenised(self, number: int) -> Generator[tuple[int, list[int]], None, None]:
-        """Number and token ids of each document of a section, up to the last one that is wanted."""
-        where = "" if self.count == 1 else f"section {number} of "
-        long_enough = 0
-        for place, document in enumerate(self.documents[number]):
-            ids = self._ids(document)
-            self.layout.check_tokens(ids, f"document {place} of {where}the corpus")
-            yield place, ids
-            long_enough += len(ids) >= self.config.min_length
-            if long_enough == self.config.max_documents:
-                return
+    def _read(self, document: str | Sequence[int]) -> str | list[int]:
+        """Token ids as they are now: the next document may come in the same list."""
+        return document if isinstance(document, str) else [int(token) for token in document][: self.config.max_length]
 
-    def _ids(self, document: str | Sequence[int]) -> list[int]:
-        if isinstance(document, str):
-            return self.tokenizer(document, truncation=True, max_length=self.config.max_length)["input_ids"]
-        return [int(token) for token in document][: self.config.max_length]
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, truncation=True, max_length=self.config.max_length)["input_ids"]
 
 
 def combined_digest(digests: Sequence[str]) -> str:

@@ -1,55 +1,51 @@
-"""Items that a thread makes while those before are used: tokens of the next documents, while the device computes."""
+"""What is made of items while those before are used: tokens of the next documents, while the device computes."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Generator
-from contextlib import closing
-from contextvars import copy_context
-from queue import SimpleQueue
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-PATIENCE = 2.0
-"""Seconds that are waited for a thread whose items are no longer wanted; one that reads a silent pipe never ends."""
+Made = TypeVar("Made")
 
 
-def prefetched(items: Generator[Item, None, None], size: int) -> Generator[Item, None, None]:
-    """The same items in the same order, made by one thread that is at most `size` of them ahead.
+def prefetched(
+    items: Iterable[Item], make: Callable[[Item], Made], room: Callable[[], int]
+) -> Generator[Made, None, None]:
+    """What `make` makes of each item, in order; one thread is some items ahead of what is taken.
 
-    What making one raises, an interruption too, is raised in its place. The thread ends, and `items` is closed in it,
-    when all are made, or when the generator that this returns is closed.
+    Items are read in the caller's thread, which may use the model that is being measured, or anything else that belongs
+    to one thread. What reading or making an item raises is raised in its place; an interruption at once. When the last
+    one is made, or the generator is closed, the thread ends.
 
     Args:
-        items: a generator; it runs in the thread, with the caller's context variables, from the first item on that is
-            asked for.
-        size: one or more.
+        items: read as far ahead as there is room.
+        make: runs in the thread.
+        room: how many may be read that are not taken yet, asked before each is read; with less than one the reading
+            ends when all that were read are taken.
     """
-    made: SimpleQueue[tuple[Item] | BaseException | None] = SimpleQueue()
-    room, unwanted = threading.Semaphore(size), threading.Event()
-
-    def make() -> None:
-        try:
-            with closing(items):
-                room.acquire()
-                for item in items:
-                    made.put((item,))
-                    room.acquire()
-                    if unwanted.is_set():
-                        return
-            made.put(None)
-        except BaseException as error:  # whoever takes the items is told
-            made.put(error)
-
-    thread = threading.Thread(target=copy_context().run, args=(make,), name="prefetch", daemon=True)
-    thread.start()
+    pending: deque[Future[Made]] = deque()
+    source, failure = iter(items), None
+    pool = ThreadPoolExecutor(1, "prefetch")
     try:
-        while (found := made.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            room.release()
-            yield found[0]
+        while failure is None:
+            while pending and len(pending) >= room():
+                yield pending.popleft().result()
+            if room() < 1:
+                return
+            try:
+                item = next(source)
+            except StopIteration:
+                break
+            except Exception as error:  # after what was read before it
+                failure = error
+            else:
+                pending.append(pool.submit(make, item))
+        while pending:
+            yield pending.popleft().result()
+        if failure is not None:
+            raise failure
     finally:
-        unwanted.set()
-        room.release()
-        thread.join(PATIENCE)
+        pool.shutdown(cancel_futures=True)

@@ -40,13 +40,17 @@ MANY = some_documents([4 + n % 7 for n in range(10)], seed=1)
 SMALL = replace(CONFIG, batch_size=1, qk="off")
 
 
+class Stopped(Exception):
+    """What ends a run in the middle."""
+
+
 def interrupted(documents, after: int) -> Iterator:
-    """The documents, with an interrupt before number `after`."""
+    """The documents, which end in an error before number `after`."""
     yield from documents[:after]
-    raise KeyboardInterrupt
+    raise Stopped
 
 
 def leave_a_checkpoint(model, path, documents=MANY, after: int = 9, config=SMALL) -> None:
     """Detection that is interrupted."""
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         detect(model, interrupted(documents, after), config, checkpoint=path)

@@ -158,7 +158,7 @@ def said(use: Callable[[], object]) -> str:
 def interrupted(texts: list[list[int]]) -> Iterator[list[int]]:
     """All documents but the last two, and then an interrupt."""
     yield from texts[:-2]
-    raise KeyboardInterrupt
+    raise RuntimeError
 
 
 def commands(folder: Path, output: Path) -> None:
@@ -179,7 +179,7 @@ def commands(folder: Path, output: Path) -> None:
     checkpoint = folder / "checkpoint"
     detection.CHECKPOINT_SECONDS, detection.WINDOW = 0, 1
     whole = detect(model, texts, CONFIG)
-    with suppress(KeyboardInterrupt):
+    with suppress(RuntimeError):
         detect(model, interrupted(texts), CONFIG, checkpoint=checkpoint)
     dist.barrier()
     found["left"] = checkpoint.exists()

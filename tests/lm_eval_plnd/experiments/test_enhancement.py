@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+import lm_eval_plnd.experiments
 from lm_eval_plnd.experiments.changes import Folder
 from lm_eval_plnd.experiments.conditions import Setting
 from lm_eval_plnd.experiments.enhancement import Tuning, tunings, write_documents
@@ -27,7 +28,7 @@ TEXT = {
     "model": {"max_length": 64, "add_bos_token": False},
     "limit": 2,
 }
-SETTINGS = Path(__file__).resolve().parents[3] / "scripts" / "settings"
+SETTINGS = Path(lm_eval_plnd.experiments.__file__).parent / "settings_files"
 FEW = {"documents": [2], "compared": 3, "max_length": 16, "batch_size": 2}
 TINY = {"tasks": {"text": TEXT}, "experiments": ["figure4", "table6"], "enhancement": {**FEW, "low": ["zh"]}}
 

@@ -806,7 +806,7 @@ USAGE = [
         "plnd select: argument --fraction: not allowed with argument",
     ),
     ("select zh.scores --top-k many --output out", "plnd select: argument --top-k: invalid int value: 'many'"),
-    ("{detect} --batch-size some", "plnd detect: argument --batch-size: invalid int or auto value: 'some'"),
+    ("detect --batch-size some", "plnd detect: argument --batch-size: invalid int or auto value: 'some'"),
     ("detect --qk nearly", "plnd detect: argument --qk: invalid choice: 'nearly'"),
 ]
 

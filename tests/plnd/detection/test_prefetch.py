@@ -22,73 +22,89 @@ def no_thread_is_left():
     """Whatever a test does, the thread ends."""
     before = set(threading.enumerate())
     yield
-    assert [x.name for x in set(threading.enumerate()) - before if x.name == "prefetch"] == []
+    assert [x.name for x in set(threading.enumerate()) - before if x.name.startswith("prefetch")] == []
 
 
-def test_items_come_in_order_from_another_thread():
-    """All items, in order, and made by one other thread."""
-    makers = set()
+def test_items_come_in_order_made_by_another_thread():
+    """All items, in order; read in the caller's thread, and made of by one other."""
+    readers, makers = set(), set()
 
-    def made():
+    def numbers():
         for number in range(100):
-            makers.add(threading.get_ident())
+            readers.add(threading.get_ident())
             yield number
 
-    assert list(prefetched(made(), 3)) == list(range(100))
-    assert len(makers) == 1 and threading.get_ident() not in makers
+    def make(number: int) -> int:
+        makers.add(threading.get_ident())
+        return number**2
+
+    assert list(prefetched(numbers(), make, lambda: 3)) == [n**2 for n in range(100)]
+    assert readers == {threading.get_ident()} and len(makers) == 1 and not makers & readers
 
 
 def test_no_more_than_so_many_are_ahead():
-    """The thread makes as many as it may, and then waits for one to be taken."""
-    made, third, fifth = [], threading.Event(), threading.Event()
+    """As many are read as there is room for, and made while those before are in use."""
+    read, third = [], threading.Event()
 
-    def numbers():
-        for number in count():
-            made.append(number)
-            (third if number == 3 else fifth if number == 5 else threading.Event()).set()
-            yield number
+    def make(number: int) -> int:
+        if number == 3:
+            third.set()
+        return number
 
-    items = prefetched(numbers(), 3)
-    assert next(items) == 0
-    assert third.wait(5) and made == [0, 1, 2, 3]  # the first is in use
-    assert next(items) == 1 and next(items) == 2
-    assert fifth.wait(5) and made == [0, 1, 2, 3, 4, 5]
+    items = prefetched((read.append(n) or n for n in count()), make, lambda: 4)
+    assert next(items) == 0 and third.wait(5) and read == [0, 1, 2, 3]
+    assert next(items) == 1 and next(items) == 2 and read == [0, 1, 2, 3, 4, 5]
     items.close()
-    assert made == [0, 1, 2, 3, 4, 5]
+    assert read == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_what_is_raised_comes_in_its_place(kind):
-    """An error, or an interruption, in the making of the third item comes after the second."""
+def test_without_room_reading_ends():
+    """Whoever has enough is given what was read, and no more is."""
+    read: list[int] = []
+    assert list(prefetched((read.append(n) or n for n in count()), str, lambda: 5 - len(read))) == list(
+        "01234"[: len(read)]
+    )
+    assert 0 < len(read) <= 5
 
-    def made():
+
+def test_what_is_raised_comes_in_its_place():
+    """An error in reading, or in making, the third item comes after the second."""
+
+    def broken():
         yield 1
         yield 2
-        raise kind("the third")
+        raise ValueError("the third")
 
-    items = prefetched(made(), 10)
-    assert [next(items), next(items)] == [1, 2]
-    with pytest.raises(kind, match="the third"):
-        next(items)
+    for items in (prefetched(broken(), int, lambda: 10), prefetched(["1", "2", "the third"], int, lambda: 10)):
+        assert [next(items), next(items)] == [1, 2]
+        with pytest.raises(ValueError, match="the third"):
+            next(items)
 
 
-def test_who_leaves_early_ends_the_thread_and_the_source():
-    """The source is closed, in its thread, when its items are no longer wanted, also by an error of who uses them."""
-    closed = []
+def test_an_interruption_of_reading_is_raised_at_once():
+    """What was read before it is not waited for."""
 
-    def made():
-        try:
-            yield from count()
-        finally:
-            closed.append(threading.get_ident())
+    def interrupted():
+        yield 1
+        raise KeyboardInterrupt
 
-    items = prefetched(made(), 2)
-    assert next(items) == 0
-    items.close()
-    with pytest.raises(ZeroDivisionError):
-        for number in prefetched(made(), 2):
-            number // 0
-    assert len(closed) == 2 and threading.get_ident() not in closed
+    with pytest.raises(KeyboardInterrupt):
+        next(prefetched(interrupted(), int, lambda: 10))
+
+
+def test_tokens_that_come_in_one_list_are_those_of_their_document():
+    """A corpus may fill the same list again for every document."""
+    one: list[int] = []
+
+    def documents():
+        for document in MANY[:6]:
+            one[:] = document
+            yield one
+
+    corpus = TokenizedCorpus(documents(), None, CONFIG, Layout(tiny_model("llama")), Shard())
+    assert [d.ids for _, _, found in corpus.windows(4) for d in found] == [
+        list(x)[: CONFIG.max_length] for x in MANY[:6]
+    ]
 
 
 def test_no_more_documents_are_read_than_are_wanted():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from detecting import CONFIG, LENGTHS, MANY, SMALL, interrupted, some_documents
+from detecting import CONFIG, LENGTHS, MANY, SMALL, Stopped, interrupted, some_documents
 from plnd.deactivation import deactivated
 from plnd.detection.config import DetectConfig
 from plnd.detection.part import merge
@@ -103,7 +103,7 @@ def test_one_goes_on_where_the_other_was_killed(first, second, tmp_path, monkeyp
     monkeypatch.setattr("plnd.detection.run.CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr("plnd.detection.run.WINDOW", 4)
     path, checkpoint = saved("llama", tmp_path / "model"), tmp_path / "checkpoint"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         detect(first(path, device="cpu"), interrupted(MANY, 9), SMALL, checkpoint=checkpoint)
     assert checkpoint.exists()
     model = second(path, device="cpu")
