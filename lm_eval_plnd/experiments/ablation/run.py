@@ -113,7 +113,7 @@ def ablation(
         intervention: what is done to neurons, the random ones too, instead of switching them off.
 
     Raises:
-        PLNDError: if the set is empty or of another model, or the folder holds another ablation.
+        PLNDError: if the set is empty or of another model, or the folder holds another ablation; as `effects`.
     """
     from tqdm import tqdm
 
@@ -153,7 +153,7 @@ def ablation(
     better = {name: task.higher_is_better() or {} for name, task in tasks.items()}
     model = lm.pretrained if isinstance(lm.pretrained, str) else neurons.model.name
     about = (model, neurons.metadata.language, len(neurons), neurons.total, neurons.digest, draws)
-    return Ablation(*about, tuple(effects(values, better)), _done(intervention))
+    return Ablation(*about, effects(values, better), _done(intervention))
 
 
 def _done(intervention: Intervention) -> str:
@@ -166,14 +166,24 @@ def _done(intervention: Intervention) -> str:
     }[intervention.kind]
 
 
-def effects(values: Mapping[str, Values], better: Mapping[str, Mapping[str, bool]]) -> Iterator[Effect]:
+def effects(values: Mapping[str, Values], better: Mapping[str, Mapping[str, bool]]) -> tuple[Effect, ...]:
     """A line for each task and metric, from each setting's values per document.
 
     Args:
         values: setting to task to metric to one value per document, nan where there is none; bits per byte count by the
             documents' bytes.
         better: task to metric to whether more is better, which is so where nothing is said.
+
+    Raises:
+        PLNDError: if no metric has a value in every setting.
     """
+    found = tuple(_effects(values, better))
+    if not found:
+        raise PLNDError("no metric has a value in every setting, so that nothing can be compared; choose other --tasks")
+    return found
+
+
+def _effects(values: Mapping[str, Values], better: Mapping[str, Mapping[str, bool]]) -> Iterator[Effect]:
     random = sorted(values.keys() - {ORIGINAL, OFF})
     for task, metrics in values[ORIGINAL].items():
         for metric in metrics:

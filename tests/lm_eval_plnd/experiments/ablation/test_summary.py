@@ -9,6 +9,7 @@ import pytest
 
 from lm_eval_plnd.experiments.ablation.run import Ablation, effects
 from lm_eval_plnd.experiments.ablation.summary import draw, sentence, text, write
+from plnd.errors import PLNDError
 from plnd.statistics import weighted_mean
 
 BYTES = [10.0, 30.0, 20.0, 40.0]
@@ -27,7 +28,7 @@ BETTER = {"zh": {"bits_per_byte": False}, "quiz": {"acc": True}}
 
 def made(values=None, draws: int = 2) -> Ablation:
     """An ablation with these values."""
-    return Ablation("m", "zh", 87, 23040, "0" * 64, draws, tuple(effects(values or VALUES, BETTER)))
+    return Ablation("m", "zh", 87, 23040, "0" * 64, draws, effects(values or VALUES, BETTER))
 
 
 def test_scores_and_changes_are_those_of_lm_eval():
@@ -54,6 +55,9 @@ def test_documents_of_which_a_setting_says_nothing_are_left_out_of_all():
     assert (second.metric, second.documents) == ("undetermined", 3)
     del values["neurons"]["talk"]["lpr"]
     assert [one.metric for one in effects(values, {})] == ["undetermined"]
+    del values["random0"]["talk"]["undetermined"]
+    with pytest.raises(PLNDError, match="no metric has a value in every setting"):
+        effects(values, {})
 
 
 def test_the_sentence_names_what_suffers_most_and_by_how_much():
