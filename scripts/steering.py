@@ -13,20 +13,20 @@ the wanted language, how far they are about the question, the product, all with 
 differences between methods over all languages. Beside them stand the model as it is, and as many random neurons of each
 block and projection, amplified by the same factor.
 
-Answers are kept in the output folder, setting by setting: a run that was killed goes on. With its defaults it answers
-some 3,400 questions, of which a model of 0.5 B parameters on one core answers about two a second.
+Answers are kept in the output folder by all that they depend on: a run that was killed, or is asked for more, goes on.
+With its defaults it answers some 3,400 questions, of which a model of 0.5 B parameters on one core answers about two a
+second.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,11 @@ from tqdm import tqdm
 
 from lm_eval_plnd.experiments.changes import estimate
 from lm_eval_plnd.experiments.evaluation import load_lm
+from lm_eval_plnd.experiments.kept import Kept
 from lm_eval_plnd.experiments.questions import Rate, Row, answers, halves, in_turn
-from lm_eval_plnd.experiments.results import read_json
 from lm_eval_plnd.experiments.tables import Shown, markdown, write_tables
 from lm_eval_plnd.scoring.confusion import forced_scores
 from plnd import Direction, NeuronSet, PLNDError, Scores, contrast, intervened, steered
-from plnd.io.files import write_bytes
 from plnd.references.direction import named_blocks
 from plnd.statistics import bootstrap_interval
 
@@ -122,14 +121,15 @@ def run(args: argparse.Namespace) -> None:
     """The experiment.
 
     Raises:
-        PLNDError: if something is missing, or the output folder holds another experiment.
+        PLNDError: if something is missing, or a kept answer is damaged.
     """
     wanted = list(read_wanted(args))
-    open_folder(args, wanted)
     blocks = None if args.blocks is None else named_blocks(args.blocks)
     lm = load_lm({"pretrained": args.model, "dtype": args.dtype, "device": args.device, "batch_size": args.batch_size})
     if args.chat_template and not lm.tokenizer.chat_template:
         raise PLNDError(f"{args.model}: its tokenizer has no chat template; give --no-chat-template")
+    args.output.mkdir(parents=True, exist_ok=True)
+    kept = Kept.of(lm, args.output / "answers")
     grid = {
         "neurons": [Setting(factor) for factor in args.factors],
         "direction": [Setting(strength=strength) for strength in args.strengths],
@@ -142,15 +142,22 @@ def run(args: argparse.Namespace) -> None:
         def scores(one: Wanted, setting: Setting, half: str) -> dict[str, np.ndarray]:
             bar.set_postfix_str(f"{one.language} {setting.name}")
             questions = one.validation if half == "validation" else one.report
-            path = args.output / "answers" / f"{one.language}-{half}-{setting.name}.json"
-            if not path.exists():
+
+            def found() -> list[str]:
                 with applied(lm.model, one, setting, blocks):
-                    said = answers(lm, questions, tokens=args.tokens, chat=args.chat_template)
-                write_bytes((json.dumps({"answers": said}, ensure_ascii=False, indent=1) + "\n").encode(), path)
-            said = read_json(path)["answers"]
+                    return answers(lm, questions, tokens=args.tokens, chat=args.chat_template)
+
+            about = {
+                "setting": asdict(setting) | {"blocks": blocks and list(blocks)},
+                "neurons": one.neurons.digest,
+                "direction": one.direction.digest,
+                "prompts": [row["prompt"] for row in questions],
+                "generation": [args.tokens, args.chat_template, args.batch_size],
+            }
+            said = kept.get(f"{one.language}-{half}-{setting.name}", about, found)
             bar.update()
-            found = [forced_scores(dict(row), [answer]) for row, answer in zip(questions, said, strict=True)]
-            return {measure: np.array([one[measure] for one in found], float) for measure in MEASURES}
+            scored = [forced_scores(dict(row), [answer]) for row, answer in zip(questions, said, strict=True)]
+            return {measure: np.array([each[measure] for each in scored], float) for measure in MEASURES}
 
         for one in wanted:
             chosen = {"nothing": Setting()}
@@ -278,26 +285,6 @@ def _mean(values: np.ndarray, measure: str) -> tuple[float, float, float]:
         rate = Rate.among(values)
         return rate.value, *rate.interval
     return float(values.mean()), *bootstrap_interval(values)
-
-
-def open_folder(args: argparse.Namespace, wanted: Sequence[Wanted]) -> None:
-    """The output folder, new or of the same experiment.
-
-    Raises:
-        PLNDError: if it holds another one's answers.
-    """
-    given = {name: str(value) for name, value in vars(args).items() if name not in ("output", "by", "device", "scores")}
-    given |= {"languages": [one.language for one in wanted]}
-    given |= {one.language: [one.neurons.digest, one.direction.digest] for one in wanted}
-    path = args.output / "asked.json"
-    (args.output / "answers").mkdir(parents=True, exist_ok=True)
-    free = ("factors", "strengths")  # more of these may be asked for later
-    if path.exists():
-        before = read_json(path)
-        wrong = [name for name in given if name in before and name not in free and before[name] != given[name]]
-        if wrong:
-            raise PLNDError(f"{args.output}: holds answers of another {wrong[0]}; choose another folder with --output")
-    write_bytes((json.dumps(given, indent=2) + "\n").encode(), path)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

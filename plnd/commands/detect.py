@@ -95,6 +95,7 @@ class Detect(Command):
 
 def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     """What each process does; the first one writes."""
+    from plnd.detection.documents import OwnTokenizer
     from plnd.detection.run import detect, detect_shard
     from plnd.detection.shards import Shard
     from plnd.io.corpus import pipes
@@ -124,7 +125,7 @@ def detect_as(processes: Processes, args: argparse.Namespace) -> None:
     spread = {"tensor_parallel": args.tensor_parallel, "expert_parallel": args.expert_parallel}
     model = load_any(args, device=device, **spread)
     options: dict[str, Any] = {
-        "tokenizer": tokenizer,
+        "tokenizer": OwnTokenizer(lambda: tokenizer),
         "source": ", ".join(args.corpus),
         "checkpoint": checkpoint,
         "resume": args.resume,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,20 +36,32 @@ class Document:
     section: int = 0
 
 
-class SavedTokenizer:
-    """The tokenizer saved with the model, loaded when the first text arrives."""
+class OwnTokenizer:
+    """A tokenizer that nobody uses but who reads the documents, so that a thread may; loaded with the first text.
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    Every call of a fast tokenizer sets how it truncates and pads, for whoever uses it at the same time.
+    """
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self.load = load
         self.tokenizer: Any = None
+
+    @classmethod
+    def saved(cls, layout: Layout) -> OwnTokenizer:
+        """The one saved with the model."""
+
+        def load() -> Any:
+            from plnd.models.loading import load_tokenizer
+
+            description = layout.description()
+            return load_tokenizer(description["name"], description["revision"])
+
+        return cls(load)
 
     def __call__(self, text: str, **kwargs: Any) -> Any:
         """As the tokenizer."""
         if self.tokenizer is None:
-            from plnd.models.loading import load_tokenizer
-
-            description = self.layout.description()
-            self.tokenizer = load_tokenizer(description["name"], description["revision"])
+            self.tokenizer = self.load()
         return self.tokenizer(text, **kwargs)
 
 
@@ -89,8 +101,8 @@ class Section:
 class TokenizedCorpus:
     """Tokenised documents that are long enough, and what was met on the way.
 
-    A thread tokenises, at most a window ahead of what is counted here; of a corpus of which `max_documents` are wanted
-    no more is read than that takes.
+    Documents are read at most a window ahead of what is counted here, of a corpus of which `max_documents` are wanted
+    no more than that takes; a thread tokenises them, if it has an `OwnTokenizer`.
 
     Attributes:
         count: sections of the whole corpus (`plnd.io.corpus.Sections`). One, where `max_documents` are to be counted.
@@ -156,8 +168,10 @@ class TokenizedCorpus:
                 yield Document(place, ids, number)
 
     def _read(self, document: str | Sequence[int]) -> str | list[int]:
-        """Token ids as they are now: the next document may come in the same list."""
-        return document if isinstance(document, str) else [int(token) for token in document][: self.config.max_length]
+        """What is left to the thread; token ids as they are now, as the next document may come in the same list."""
+        if not isinstance(document, str):
+            return [int(token) for token in document][: self.config.max_length]
+        return document if isinstance(self.tokenizer, OwnTokenizer) else self._ids(document)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, truncation=True, max_length=self.config.max_length)["input_ids"]

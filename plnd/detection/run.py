@@ -20,7 +20,7 @@ from plnd.addresses import PROJECTIONS
 from plnd.deactivation import active
 from plnd.detection.checkpoint import Checkpoint, run_settings
 from plnd.detection.config import DetectConfig
-from plnd.detection.documents import Document, SavedTokenizer, Skipped, TokenizedCorpus, batched
+from plnd.detection.documents import Document, OwnTokenizer, Skipped, TokenizedCorpus, batched
 from plnd.detection.measures.choice import measure_of
 from plnd.detection.measures.official import check_official, mask_of_all, sees_all
 from plnd.detection.meeting import readers
@@ -161,7 +161,7 @@ def _detect(
     path = None if checkpoint is None else Path(checkpoint)
     with processes.together(), measured(layout.model, [block.module for block in layout.blocks]) as unchanged:
         run = _Run(layout, config, shard, processes, path, unchanged)
-        corpus = TokenizedCorpus(documents, tokenizer or SavedTokenizer(layout), config, layout, shard)
+        corpus = TokenizedCorpus(documents, tokenizer or OwnTokenizer.saved(layout), config, layout, shard)
         if resume:
             run.resume()
         title, hidden = config.language or "detect", not (progress and run.processes.first)

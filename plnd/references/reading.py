@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from plnd.detection.documents import SavedTokenizer, TokenizedCorpus, batched
+from plnd.detection.documents import OwnTokenizer, TokenizedCorpus, batched
 from plnd.detection.shards import Shard
 from plnd.errors import CorpusError, PLNDError
 from plnd.io.corpus import Sections
@@ -50,7 +50,7 @@ def read_corpora(
     """
     if not corpora:
         raise PLNDError("no corpora, expected one of each language")
-    tokenizer, said = tokenizer or SavedTokenizer(layout), {}
+    tokenizer, said = tokenizer or OwnTokenizer.saved(layout), {}
     for language, documents in corpora.items():
         read = TokenizedCorpus(documents, tokenizer, config.of(language), layout, Shard())
         source, count, tokens = (sources or {}).get(language), 0, 0

@@ -25,8 +25,8 @@ from plnd.errors import PLNDError
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
+    from lm_eval_plnd.experiments.kept import Kept
     from lm_eval_plnd.experiments.questions import Halves
-    from lm_eval_plnd.experiments.suppression.kept import Kept
     from lm_eval_plnd.experiments.suppression.run import Suppression
     from lm_eval_plnd.experiments.suppression.texts import Texts
     from plnd.neurons.scores import Scores
@@ -134,8 +134,8 @@ class Suppress(Command):
     def run(args: argparse.Namespace) -> None:
         """Detects where no scores are given, searches, prints and writes what came of it."""
         from lm_eval_plnd.experiments.evaluation import load_lm
+        from lm_eval_plnd.experiments.kept import Kept
         from lm_eval_plnd.experiments.questions import halves
-        from lm_eval_plnd.experiments.suppression.kept import Kept
         from lm_eval_plnd.experiments.suppression.run import candidates, check_found, suppress
         from lm_eval_plnd.experiments.suppression.summary import text
         from plnd.neurons.scores import Scores

@@ -18,10 +18,10 @@ import numpy as np
 from lm_eval_plnd.experiments.ablation.run import ORIGINAL, Effect, effects
 from lm_eval_plnd.experiments.changes import Estimate, estimate
 from lm_eval_plnd.experiments.evaluation import Values
+from lm_eval_plnd.experiments.kept import Kept
 from lm_eval_plnd.experiments.questions import Halves, Rate, Row, answers, in_turn, slips, speaks
 from lm_eval_plnd.experiments.results import BITS, BYTES
 from lm_eval_plnd.experiments.suppression.config import SuppressConfig
-from lm_eval_plnd.experiments.suppression.kept import Kept
 from lm_eval_plnd.experiments.suppression.texts import Texts
 from lm_eval_plnd.scoring.confusion import confusion_scores, prose
 from lm_eval_plnd.scoring.relevance import relevance

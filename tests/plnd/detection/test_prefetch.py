@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detecting import CONFIG, MANY, SMALL
-from plnd.detection.documents import TokenizedCorpus
+from plnd.detection.documents import OwnTokenizer, TokenizedCorpus
 from plnd.detection.prefetch import prefetched
 from plnd.detection.run import detect
 from plnd.detection.shards import Shard
@@ -105,6 +105,26 @@ def test_tokens_that_come_in_one_list_are_those_of_their_document():
     assert [d.ids for _, _, found in corpus.windows(4) for d in found] == [
         list(x)[: CONFIG.max_length] for x in MANY[:6]
     ]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_tokenizer_that_others_may_use_stays_in_their_thread(own):
+    """What a call sets in it holds for whoever calls it at the same time: only one of our own goes into the thread."""
+    callers = set()
+
+    def tokenizer(text: str, **_: object) -> dict[str, list[int]]:
+        callers.add(threading.get_ident())
+        return {"input_ids": [int(word) for word in text.split()]}
+
+    corpus = TokenizedCorpus(
+        ["5 6 7 8"] * 3,
+        OwnTokenizer(lambda: tokenizer) if own else tokenizer,
+        CONFIG,
+        Layout(tiny_model("llama")),
+        Shard(),
+    )
+    assert [d.ids for _, _, found in corpus.windows(2) for d in found] == [[5, 6, 7, 8]] * 3
+    assert (threading.get_ident() in callers) != own
 
 
 def test_no_more_documents_are_read_than_are_wanted():

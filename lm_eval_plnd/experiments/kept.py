@@ -1,4 +1,4 @@
-"""What a search measured, kept by all that it depends on: one that was killed, or has another target, goes on."""
+"""What was measured on a model, kept by all that it depends on: a run that was killed goes on."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ class Kept:
 
     def path(self, name: str, about: Any) -> Path | None:
         """The file of what depends on the model and on `about`, which JSON can say."""
-        if self.folder is None:
-            return None
-        key = hashlib.sha256(json.dumps([self.model, about], sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{name}-{key[:24]}"
+        return None if self.folder is None else self.folder / f"{name}-{_digest([self.model, about])[:24]}"
 
     def get(self, name: str, about: Any, measure: Callable[[], Any]) -> Any:
         """A value that JSON can say: the one that is kept, else what `measure` finds, kept from now on.
+
+        Args:
+            name: the file begins with it, for people.
+            about: what the value depends on beside the model, which JSON can say.
+            measure: finds it.
 
         Raises:
             PLNDError: if the file is damaged, naming it.
@@ -56,9 +58,18 @@ class Kept:
         path = self.path(name, about)
         if path is None:
             return measure()
-        path = path.with_suffix(".json")
+        path = path.with_name(f"{path.name}.json")
         if path.exists():
-            return read_json(path)
+            kept = read_json(path)
+            if kept.get("sha256") != _digest(kept.get("value")):
+                raise PLNDError(f"{path}: damaged; delete it, and this is measured again")
+            return kept["value"]
         found = measure()
-        write_bytes((json.dumps(found, ensure_ascii=False) + "\n").encode(), path)
+        content = json.dumps({"value": found, "sha256": _digest(found)}, ensure_ascii=False) + "\n"
+        write_bytes(content.encode(), path)
         return found
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of what JSON says of a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lm_eval_plnd.experiments.suppression.kept import Kept
+from lm_eval_plnd.experiments.kept import Kept
 from plnd.errors import PLNDError
 
 
@@ -20,11 +20,12 @@ def test_what_is_kept_is_not_measured_again(tmp_path):
     assert Kept().get("answers", {"n": 1}, dict) == {} and Kept().path("answers", 1) is None
 
 
-def test_a_damaged_file_is_named(tmp_path):
-    """And not taken for nothing."""
+@pytest.mark.parametrize("change", [("0.5", "0.6"), ("value", "other"), ("{", "")])
+def test_a_damaged_file_is_named(tmp_path, change):
+    """Another number, another field, no JSON: not taken for what was measured, nor for nothing."""
     kept = Kept(tmp_path, "a")
-    kept.get("answers", 1, dict)
+    kept.get("answers", 1, lambda: {"nats": [0.5]})
     (path,) = tmp_path.iterdir()
-    path.write_text("{")
+    path.write_text(path.read_text().replace(*change, 1))
     with pytest.raises(PLNDError, match=path.name):
         kept.get("answers", 1, dict)
