@@ -19,9 +19,12 @@ from lm_eval_plnd.experiments.frontier.budgets import Population, choose, fit_ra
 from lm_eval_plnd.experiments.frontier.run import frontier, how_of, read_runs
 from lm_eval_plnd.experiments.frontier.schedule import Cell, cells, due, rounds, sizes
 from lm_eval_plnd.experiments.frontier.settings import RATES, load_frontier_settings, parse_frontier_settings
+from lm_eval_plnd.experiments.frontier.texts import read_texts
 from pictures import drawn
-from plnd.demo_data import demo_corpus
+from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
+from plnd.io.corpus import read_documents
+from plnd.models.loading import load_tokenizer
 from plnd.neurons.neuron_set import NeuronSet
 from programs import run_script
 
@@ -91,6 +94,19 @@ def test_settings_that_come_along_are_valid(path):
     """Each file of `scripts/settings/frontier` is read, and what is written of it is read as the same."""
     found = load_frontier_settings(path)
     assert parse_frontier_settings(yaml.safe_load(found.text())) == found and list(cells(found))
+
+
+def test_no_text_is_learnt_from_and_measured():
+    """Nor is one that rates are chosen on reported; a text that comes again counts once."""
+    tokenizer = load_tokenizer(str(demo_model()))
+    found = read_texts(settings(), "zh", tokenizer)
+    source = list(dict.fromkeys(read_documents(FIELDS["corpus"].replace("{language}", "zh"))))
+    parts = [{source[d.number] for d in found.choice}, {source[d.number] for d in found.held_out}, set(found.rest)]
+    assert [len(part) for part in parts[:2]] == [2, 3] and len(parts[2]) == len(found.rest) >= 8
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    for document in (*found.choice, *found.held_out):
+        own = tokenizer(source[document.number], add_special_tokens=False)["input_ids"]
+        assert document.ids[1:] == own[:31]
 
 
 def test_successive_halving():

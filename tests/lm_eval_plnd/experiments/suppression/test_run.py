@@ -7,9 +7,11 @@ import pytest
 
 from handmade import make_scores
 from lm_eval_plnd.experiments.changes import Estimate
-from lm_eval_plnd.experiments.questions import Rate
+from lm_eval_plnd.experiments.questions import Halves, Rate
 from lm_eval_plnd.experiments.suppression.config import SuppressConfig
-from lm_eval_plnd.experiments.suppression.run import Point, Suppression, candidates, check_found, choose
+from lm_eval_plnd.experiments.suppression.run import Point, Suppression, candidates, check_found, choose, material
+from lm_eval_plnd.experiments.suppression.texts import Texts
+from plnd.comparison.documents import Document
 from plnd.errors import NotFoundError
 
 
@@ -98,3 +100,20 @@ def test_candidates_are_nested_and_each_has_every_factor():
     assert len(mild[1].neurons) > len(found[4].neurons)  # those 1.1 times as important come behind those that are twice
     none = candidates(zh, [en], SuppressConfig(shares=(0.05,), factors=(0.0,), times=(2.0, 1000.0)))
     assert none[0].neurons == found[2].neurons
+
+
+def test_the_report_sees_nothing_that_the_choice_has_seen():
+    """Neither a question, in whatever language, nor a text; kept languages take turns, and share no question."""
+    languages = ("zh", "en", "de")
+    rows = {part: {x: [{"id": n, "language": x} for n in ids] for x in languages}
+            for part, ids in (("validation", [0, 2, 4]), ("report", [1, 3, 5, 6]))}  # fmt: skip
+    texts = {
+        x: Texts([], [Document(0, [1, 2], 1)], [Document(1, [1, 2], 1), Document(2, [1, 2], 1)]) for x in languages
+    }
+    choice, report = material(Halves(**rows), texts, "zh", ["en", "de"])
+    assert [(row["id"], row["language"]) for row in choice.kept] == [(0, "en"), (2, "de"), (4, "en")]
+    assert [(row["id"], row["language"]) for row in report.kept] == [(1, "en"), (3, "de"), (5, "en"), (6, "de")]
+    assert [row["id"] for row in choice.own] == [0, 2, 4] and [row["id"] for row in report.own] == [1, 3, 5, 6]
+    assert {row["language"] for row in (*choice.own, *report.own)} == {"zh"}
+    numbers = [{x: [d.number for d in found] for x, found in one.texts.items()} for one in (choice, report)]
+    assert numbers == [{"en": [0], "de": [0]}, {"zh": [1, 2], "en": [1, 2], "de": [1, 2]}]
