@@ -93,6 +93,11 @@ def detected(settings: Settings) -> list[str]:
     return [x for x in settings.languages if x in {setting.language for setting in planned}]
 
 
+def languages_read(settings: Settings) -> list[str]:
+    """The languages whose corpora are read: means are of all."""
+    return settings.languages if settings.ablation == "mean" else detected(settings)
+
+
 def plan(settings: Settings) -> list[Setting]:
     """All settings of an experiment, in the order in which they are run; those of several tables once."""
     wanted: dict[Setting, list[str]] = {}

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 RESULTS, SETTINGS, ENVIRONMENT = "results.csv", "settings.yaml", "environment.json"
 SAMPLES, NEURONS, ANSWERS = "samples", "neurons", "answers"
+MEANS = "means.safetensors"
+"""Of all neurons, among `NEURONS`, where the ablation is mean."""
 TEXT, BITS, BYTES = "text", "bits_per_byte", "bytes"
 MODEL_OPTIONS = ("batch_size", "device")
 """Of the model's arguments, those that lm-eval's command line has options for."""
@@ -229,6 +231,8 @@ def arguments(row: Row, settings: Settings, folder: str, path: Callable[[Any], A
     chosen = {"mask": mask_file(Path(folder), row).as_posix(), **regions_of(row, settings)}
     if row.control:
         chosen |= {"control": row.control, "seed": row.seed}
+    if settings.ablation == "mean":
+        chosen |= {"intervene": "mean", "means": (Path(folder) / NEURONS / MEANS).as_posix()}
     return f"--model plnd --model_args {_joined({**chosen, **given})}"
 
 

@@ -22,7 +22,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.conditions import Setting, chosen, detected, neuron_sets, plan, region_of, switched_off
+from lm_eval_plnd.experiments.conditions import (
+    Setting,
+    chosen,
+    detected,
+    languages_read,
+    neuron_sets,
+    plan,
+    region_of,
+    switched_off,
+)
 from lm_eval_plnd.experiments.enhancement import COLUMNS as TUNED_COLUMNS
 from lm_eval_plnd.experiments.enhancement import ENHANCED, TUNED, Tuning, train, tunings, write_documents
 from lm_eval_plnd.experiments.enhancement import rows as tuned_rows
@@ -32,6 +41,7 @@ from lm_eval_plnd.experiments.results import (
     BYTES,
     COLUMNS,
     ENVIRONMENT,
+    MEANS,
     NEURONS,
     RESULTS,
     SAMPLES,
@@ -50,6 +60,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.models.huggingface import HFLM
 
+    from plnd.interventions import Intervention
     from plnd.neurons.neuron_set import NeuronSet
 
 
@@ -137,6 +148,35 @@ def _shard_of(path: Path) -> str | None:
     """Which shard a path is for, `3/8`; None if it is for all of it."""
     found = re.search(r"\.(\d+)-of-(\d+)\.part$", path.name)
     return f"{found[1]}/{found[2]}" if found else None
+
+
+def ablation(settings: Settings, model: Callable[[], HFLM], folder: Path, log: Callable[..., None]) -> Intervention:
+    """What becomes of neurons that are off: zero, or their means over the first sample's documents, kept in `folder`.
+
+    Of every language as many documents as of the one with the fewest, so that none weighs more by their number.
+    """
+    from plnd.interventions import Intervention
+    from plnd.io.corpus import read_documents
+    from plnd.references.config import ReferenceConfig
+    from plnd.references.means import Means
+    from plnd.references.run import reference
+
+    if settings.ablation == "zero":
+        return Intervention()
+    path = folder / NEURONS / MEANS
+    for missing in unwritten({path: None}, folder):
+        elapsed, sources = _clock(), {x: expand(settings.corpus_of(x)) for x in settings.languages}
+        chosen = [settings.detection_of(language) for language in settings.languages]
+        options = {name: chosen[0][name] for name in ("max_length", "min_length", "batch_size") if name in chosen[0]}
+        limits = [each["max_documents"] for each in chosen if each.get("max_documents")]
+        config = ReferenceConfig(max_documents=min(limits, default=None), **options)
+        documents = {language: read_documents(source) for language, source in sources.items()}
+        names = {language: Path(source).name for language, source in sources.items()}
+        lm = model()
+        found = reference(lm.model, documents, config, tokenizer=lm.tokenizer, sources=names, progress=True)
+        found.means.save(missing)
+        log(step="means", **elapsed())
+    return Intervention("mean", means=Means.load(path))
 
 
 def write_equal(
@@ -265,7 +305,6 @@ def experiment(settings: Settings, output: str | Path) -> Path:
     """
     from tqdm import tqdm
 
-    from plnd.deactivation import deactivated
     from plnd.io.files import write_bytes, write_csv
 
     output, tasks = Path(output), prepared(settings)
@@ -291,6 +330,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
     if not planned:
         return output / NEURONS
     write_equal(planned, settings, samples, output)
+    done = ablation(settings, model, output, log)
     paths = {output / SAMPLES / f"{setting.name}.json": number for number, setting in enumerate(planned)}
 
     @cache
@@ -310,7 +350,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
             bar.update(sum(count for path, count in evaluations.items() if path.exists()) - bar.n)
             values: Values = {}
             answers: Answers = {}
-            with deactivated(model().model, neurons) if neurons else nullcontext():
+            with done.applied(model().model, neurons) if neurons else nullcontext():
                 for item, named in setting.tasks(settings).items():
                     elapsed = _clock()
                     values |= evaluator()(item, list(named.values()), answers)
@@ -401,7 +441,7 @@ def prepared(settings: Settings) -> dict[str, Task]:
     from plnd.models.loading import load_skeleton
 
     tasks = load_tasks(settings)
-    for language in detected(settings):
+    for language in languages_read(settings):
         source = expand(settings.corpus_of(language))
         if pipes([source]):
             raise PLNDError(f"corpus: {source} is a pipe, expected files, which can be read again; write one")

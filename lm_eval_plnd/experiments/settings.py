@@ -45,6 +45,8 @@ TWICE = {
 """Numbers that two versions of the paper give to different tables, and what each is called here."""
 ENHANCING = ("figure4", "table6")
 """What trains neurons instead of switching them off (`lm_eval_plnd.experiments.enhancement`)."""
+ABLATIONS = ("zero", "mean")
+"""What becomes of the values of neurons that a setting switches off (`plnd.interventions`)."""
 BENCHMARKS = ("reasoning", "understanding", "knowledge", "generation")
 """The items that the paper enhances, in the order of Figure 4: MGSM, XQuAD, X-CSQA and XL-Sum."""
 HIGH, LOW = ("de", "fr", "zh", "es", "ru"), ("vi", "th", "ar", "sw")
@@ -235,6 +237,8 @@ class Settings(Fields):
         equal: whether all rows of a table by region (2 to 5) switch off equally many neurons: of each region the most
             important ones, as many as the region that has fewest, or the number given; and so many random ones. For a
             number, `all` neurons of a region are its most important ones, whatever the rule keeps of them.
+        ablation: `zero`, as in the paper, or `mean`: neurons are at their means over the documents of detection, of all
+            languages together, in place of switched off.
         task_languages: `own` evaluates each set in its own language and English, `all` in every language.
         samples: how many samples of documents to detect on, each beginning where the last one ended.
         shards: parts into which each detection is cut, so that several processes share it; changes no result.
@@ -257,6 +261,7 @@ class Settings(Fields):
     search: Search | None = None
     neurons: list[str] = ["specific"]
     equal: bool | int = False
+    ablation: str = "zero"
     task_languages: str = "own"
     samples: int = 1
     shards: int = 1
@@ -470,6 +475,8 @@ def _check(settings: Settings) -> None:
             raise PLNDError(f"neurons: unknown {name!r}, expected some of {', '.join(NEURONS)}")
         if name not in settings.kinds:
             raise PLNDError(f"neurons: {name!r} {_NO_LANGUAGE_NEURONS}")
+    if settings.ablation not in ABLATIONS:
+        raise PLNDError(f"ablation: unknown {settings.ablation!r}, expected {' or '.join(ABLATIONS)}")
     if settings.task_languages not in ("own", "all"):
         raise PLNDError(f"task_languages: unknown {settings.task_languages!r}, expected own or all")
     if settings.equal is not True and settings.equal is not False and settings.equal < 1:

@@ -25,6 +25,7 @@ from plnd.commands.main import main
 from plnd.errors import PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
+from plnd.references.means import Means
 from plnd.statistics import weighted_mean
 from programs import run_script
 
@@ -250,6 +251,36 @@ def test_equal_numbers_are_in_the_results(tiny, tmp_path, capsys):
     assert "mask=run/neurons/zh.all.gen.table5.safetensors" in line and "regions" not in line
     run_script("plnd_paper", "table5", str(tmp_path / "run"), "--output", str(tmp_path / "t"))
     assert {row["neurons"] for row in table(tmp_path / "t.csv")} == {str(count)}
+
+
+@pytest.mark.slow
+def test_mean_ablation(tiny, tmp_path):
+    """With `ablation: mean` a setting is what `lm_eval --model plnd` finds with the command that the folder gives for
+    it, neurons at their means over the documents of detection of all languages; it is not what zero gives."""
+    from lm_eval_plnd.experiments.results import arguments, read_results
+
+    settings = tiny(languages=["en", "zh"], experiments={"table5": ["text"]}, ablation="mean")
+    experiment(settings, tmp_path / "mean")
+    means = Means.load(tmp_path / "mean" / "neurons" / "means.safetensors")
+    assert {language: said["documents"] for language, said in means.metadata.corpora.items()} == {"en": 2, "zh": 2}
+    rows = read_results(tmp_path / "mean")
+    row = next(x for x in rows if (x.setting, x.task, x.metric) == ("zh.specific.gen", "plnd_text_zh", "bits_per_byte"))
+    given = arguments(row, settings, str(tmp_path / "mean")).split("--model_args ")[1]
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from lm_eval_plnd.task_folder import tasks_folder
+    from plnd.demo_data import demo_corpus
+
+    metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"}
+    manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
+    options = {"device": "cpu", "limit": 2, "batch_size": 2, "bootstrap_iters": 0, "task_manager": manager}
+    own = simple_evaluate("plnd", f"{given},max_length=64,add_bos_token=False", tasks=["plnd_text_zh"], **options)
+    assert row.value == pytest.approx(own["results"]["plnd_text_zh"]["bits_per_byte,none"], rel=1e-6)
+    experiment(tiny(languages=["en", "zh"], experiments={"table5": ["text"]}), tmp_path / "zero")
+    zero = {(x.setting, x.task, x.metric): x for x in read_results(tmp_path / "zero")}
+    assert zero[row.setting, row.task, row.metric].mask_sha256 == row.mask_sha256
+    assert zero[row.setting, row.task, row.metric].value != row.value
 
 
 @pytest.mark.slow

@@ -194,6 +194,7 @@ SEARCH = {"under": [1, 2], "gen": [1]}
             {"neurons": ["own"]},
             "neurons: unknown 'own', expected some of all, specific, without_english, without_shared",
         ),
+        ({"ablation": "noise"}, "ablation: unknown 'noise', expected zero or mean"),
         ({"task_languages": "both"}, "task_languages: unknown 'both', expected own or all"),
     ],
 )
