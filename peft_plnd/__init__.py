@@ -6,10 +6,10 @@ loads adapters loads these too.
 
 from peft_plnd.config import NeuronSelectConfig
 from peft_plnd.conversion import save_as_lora, to_lora
-from peft_plnd.layer import NeuronSelectLinear
 from peft_plnd.model import NeuronSelectModel
 from peft_plnd.rates import importance_rates, scale_rates
 from peft_plnd.registration import register
+from peft_plnd.tuner.layer import NeuronSelectLinear
 
 __all__ = [
     "NeuronSelectConfig",

@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from peft_plnd.config import NeuronSelectConfig
-from peft_plnd.errors import NeuronSelectError
-from peft_plnd.layer import NeuronSelectLayer
 from peft_plnd.model import NeuronSelectModel
+from peft_plnd.tuner.errors import NeuronSelectError
+from peft_plnd.tuner.layer import NeuronSelectLayer
 from plnd.io.files import write_bytes
 
 _PREFIX = "base_model.model."

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from peft_plnd.errors import NeuronSelectError
-from peft_plnd.layer import NeuronSelectLayer
+from peft_plnd.tuner.errors import NeuronSelectError
+from peft_plnd.tuner.layer import NeuronSelectLayer
 from plnd.models.layout import Layout
 from plnd.neurons.neuron_set import NeuronSet
 

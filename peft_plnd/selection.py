@@ -1,40 +1,24 @@
-"""From a config to indices: which rows and columns of which modules of a given model."""
+"""From a mask or a share to indices: rows and columns of the projections that plnd knows of a given model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from peft_plnd.config import AXES, DEFAULT_FRACTION, NeuronSelectConfig
-from peft_plnd.errors import NeuronSelectError
-from peft_plnd.layer import linear_shape
+from peft_plnd.config import NeuronSelectConfig
+from peft_plnd.tuner.config import DEFAULT_FRACTION
+from peft_plnd.tuner.errors import NeuronSelectError
+from peft_plnd.tuner.selection import Indices, draw_rows, draw_share, module_names, shape_of
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.layout import Layout, Target, unwrap
 from plnd.neurons.history import rule_in_words
 from plnd.neurons.neuron_set import NeuronSet
-from plnd.neurons.random_draw import draw
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses
-
-Indices = dict[str, dict[str, list[int]]]
-
-
-def module_names(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module that an adapter could wrap or extend, by name: not what lies inside an adapter layer."""
-    names: dict[str, nn.Module] = {}
-    wrapped: list[str] = []
-    for name, module in model.named_modules():
-        if not name or any(name.startswith(f"{outer}.") for outer in wrapped):
-            continue
-        names[name] = module
-        if isinstance(module, BaseTunerLayer):
-            wrapped.append(name)
-    return names
 
 
 def find_layout(model: nn.Module) -> Layout | None:
@@ -86,25 +70,6 @@ def from_mask(config: NeuronSelectConfig, model: nn.Module) -> tuple[Indices, di
     return _gather(model, [(layout.targets[address], chosen) for address, chosen in neurons.items()]), source
 
 
-def locate(neurons: Mapping[str, Mapping[str, list[int]]], model: nn.Module) -> Indices:
-    """Neurons given by module name, each under its module's full name in this model, ascending.
-
-    A name is a module's full name, or else the end of one or of several.
-
-    Raises:
-        NeuronSelectError: if a name fits no module, or the indices do not fit it.
-    """
-    names, located = module_names(model), {}
-    for wanted, chosen in neurons.items():
-        found = [wanted] if wanted in names else [name for name in names if name.endswith(f".{wanted}")]
-        if not found:
-            raise NeuronSelectError(f"neurons are named in {wanted!r}, but the model has no such module")
-        for name in found:
-            check_indices(name, names[name], chosen)
-            located[name] = {axis: sorted(chosen[axis]) for axis in AXES if chosen.get(axis)}
-    return located
-
-
 def from_fraction(config: NeuronSelectConfig, model: nn.Module, matched: Iterable[str] | None) -> Indices:
     """A reproducible random fraction of the neurons of every target.
 
@@ -130,39 +95,13 @@ def from_fraction(config: NeuronSelectConfig, model: nn.Module, matched: Iterabl
         for address in chosen_addresses(layout.widths, blocks, config.projections, _regions(config)):
             target = layout.targets[address]
             targets.setdefault(id(target.module), []).append(target)
-    names, drawn, others = module_names(model), [], {}
+    names, drawn, others = module_names(model), [], []
     for name in names if matched is None else matched:
         inside = targets.get(id(names[name]), [])
-        drawn += [(target, _draw(target.name, target.width, fraction, config.seed)) for target in inside]
+        drawn += [(target, draw_share(target.name, target.width, fraction, config.seed)) for target in inside]
         if not inside and matched is not None and config.projections is None and config.regions is None:
-            rows = _shape(name, names[name])[0]
-            others[name] = {"out": _draw(name, rows, fraction, config.seed).tolist()}
-    return _gather(model, drawn) | others
-
-
-def _draw(name: str, width: int, fraction: float, seed: int) -> np.ndarray:
-    """A fraction of `width` indices, rounded, at least one; ascending int64."""
-    return draw(width, max(1, round(fraction * width)), seed, name)
-
-
-def check_indices(name: str, module: nn.Module, chosen: Mapping[str, Iterable[int]]) -> None:
-    """Refuses indices that are not distinct whole numbers within the module's shape.
-
-    Raises:
-        NeuronSelectError: naming the module and what is wrong.
-    """
-    shape = dict(zip(AXES, _shape(name, module), strict=True))
-    if unknown := sorted(chosen.keys() - shape.keys()):
-        raise NeuronSelectError(f"{name}: unknown axis {unknown[0]!r}: expected 'out' (rows) or 'in' (columns)")
-    for axis, values in chosen.items():
-        values = list(values)
-        if not all(isinstance(value, int) for value in values):
-            raise NeuronSelectError(f"{name}: {axis!r} holds something that is not a whole number")
-        if values and not 0 <= min(values) <= max(values) < shape[axis]:
-            worst = min(values) if min(values) < 0 else max(values)
-            raise NeuronSelectError(f"{name}: {axis!r} holds {worst}, but the module has {shape[axis]} features there")
-        if len(set(values)) != len(values):
-            raise NeuronSelectError(f"{name}: {axis!r} names a neuron twice")
+            others.append(name)
+    return _gather(model, drawn) | draw_rows(others, model, fraction, config.seed)
 
 
 def _gather(model: nn.Module, chosen: Iterable[tuple[Target, np.ndarray]]) -> Indices:
@@ -171,25 +110,12 @@ def _gather(model: nn.Module, chosen: Iterable[tuple[Target, np.ndarray]]) -> In
     gathered: Indices = {}
     for target, neurons in chosen:
         name = names.get(id(target.module), target.name)
-        _shape(name, target.module)
+        shape_of(name, target.module)  # refuses what cannot be tuned
         axis = "out" if target.projection.axis == "row" else "in"
         stored = target.storage(torch.from_numpy(np.asarray(neurons, dtype=np.int64))).tolist()
         module = gathered.setdefault(name, {})
         module[axis] = sorted([*module.get(axis, []), *stored])
     return gathered
-
-
-def _shape(name: str, module: nn.Module) -> tuple[int, int]:
-    """(out, in) of a module that can be tuned, inside an adapter or not."""
-    plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    shape = linear_shape(plain)
-    if shape is None:
-        raise NeuronSelectError(
-            f"Target module {name} ({type(plain).__name__}) is not supported: neurons can be trained in linear layers, "
-            "dense or quantised, and in Conv1D, not in experts fused into one parameter; leave it out with "
-            "projections=, target_modules= or exclude_modules="
-        )
-    return shape
 
 
 def _regions(config: NeuronSelectConfig) -> Regions | None:

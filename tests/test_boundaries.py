@@ -222,6 +222,21 @@ def test_experiments_are_on_top(package):
     assert [name for name, source in outside.items() if any(".experiments" in n for n in names_imported(source))] == []
 
 
+OF_THE_TUNER = {"plnd.errors", "plnd.models.quantised", "plnd.models.spread", "plnd.neurons.random_draw"}
+
+
+def test_the_tuner_knows_torch_and_peft():
+    """What `scripts/upstream.py` puts into PEFT's tree knows neither a model's family nor an artifact."""
+    assert foreign(modules("peft_plnd/tuner")) == set()
+
+
+def foreign(sources_by_module: dict[str, str]) -> set[str]:
+    """The modules of plnd and of peft_plnd that the tuner's sources import, and may not."""
+    named = {name for source in sources_by_module.values() for name in names_imported(source)}
+    ours = {name for package in ("plnd", "peft_plnd") for name in modules(package)}
+    return {name for name in named & ours if not name.startswith("peft_plnd.tuner")} - OF_THE_TUNER
+
+
 def test_every_package_is_installed():
     """setup.cfg names every folder that holds modules: an editable install would not notice a missing one."""
     settings = configparser.ConfigParser()
@@ -269,6 +284,12 @@ def test_public_names_are_lazy():
 
 
 # proofs that the tests above can fail
+
+
+def test_foreign_sees_a_stranger():
+    """A family's layout is none of the tuner's business, a drawn number is."""
+    lines = {"a": "from plnd.models.layout import Layout", "b": "from plnd.neurons.random_draw import draw"}
+    assert foreign(lines) == {"plnd.models.layout"}
 
 
 def test_circle_finds_one():

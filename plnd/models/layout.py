@@ -16,7 +16,7 @@ from plnd.model_description import is_hub_name
 from plnd.models.accepted import accepted, listed
 from plnd.models.distributed import Group, group_of
 from plnd.models.families import Family, Norm, Projection, Stack, like_llama
-from plnd.models.spread import is_spread, local, whole
+from plnd.models.spread import check_whole, is_spread, local, whole
 
 if TYPE_CHECKING:
     import torch
@@ -79,27 +79,6 @@ def _inner(module: Any) -> Any:
         if kind.__module__.startswith("peft.") and kind.__name__ == "PeftMixedModel":
             return module.base_model.model
     return module
-
-
-def check_whole(model: nn.Module) -> None:
-    """Refuses a model of whose weights each process has a part: neurons are numbered over the whole matrix.
-
-    Raises:
-        PLNDError: naming the first such weight.
-    """
-    if (getattr(model, "_tp_size", None) or 1) > 1:
-        raise PLNDError(
-            f"{type(model).__name__} is tensor-parallel over {model._tp_size} processes; detection and deactivation"
-            " take it so (docs/larger.md), nothing else does: load it without tp_plan="
-        )
-    for name, parameter in model.named_parameters():
-        kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
-        if "DTensor" in kinds or "FlatParameter" in kinds or hasattr(parameter, "ds_id"):
-            how = "DeepSpeed ZeRO-3" if hasattr(parameter, "ds_id") else "tensor-parallel or FSDP"
-            raise PLNDError(
-                f"{name} is spread over processes ({how}), which is not supported yet: load the model whole in each"
-                " process (without tp_plan=)"
-            )
 
 
 def find_family(model: PreTrainedModel) -> Family:

@@ -1,11 +1,13 @@
-"""Tensors of which a process has a part only (`DTensor`)."""
+"""Weights of which a process has a part only: what they are, and who refuses them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from plnd.errors import PLNDError
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 def is_spread(tensor: Any) -> bool:
@@ -26,3 +28,24 @@ def local(tensor: Any) -> Any:
 def whole(tensor: Any) -> Tensor:
     """All of a tensor, gathered from its processes where it is spread."""
     return tensor.full_tensor() if is_spread(tensor) else tensor
+
+
+def check_whole(model: nn.Module) -> None:
+    """Refuses a model of whose weights each process has a part: neurons are numbered over the whole matrix.
+
+    Raises:
+        PLNDError: naming the first such weight.
+    """
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        raise PLNDError(
+            f"{type(model).__name__} is tensor-parallel over {model._tp_size} processes; detection and deactivation"
+            " take it so (docs/larger.md), nothing else does: load it without tp_plan="
+        )
+    for name, parameter in model.named_parameters():
+        kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
+        if "DTensor" in kinds or "FlatParameter" in kinds or hasattr(parameter, "ds_id"):
+            how = "DeepSpeed ZeRO-3" if hasattr(parameter, "ds_id") else "tensor-parallel or FSDP"
+            raise PLNDError(
+                f"{name} is spread over processes ({how}), which is not supported yet: load the model whole in each"
+                " process (without tp_plan=)"
+            )

@@ -18,7 +18,7 @@ from peft import get_peft_model
 
 from lm_eval_plnd.bridge import register
 from peft_plnd import NeuronSelectConfig
-from peft_plnd.layer import NeuronSelectLayer
+from peft_plnd.tuner.layer import NeuronSelectLayer
 from plnd.commands.main import main
 from plnd.demo_data import demo_model
 from plnd.exchange.export import export

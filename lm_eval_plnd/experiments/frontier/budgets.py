@@ -83,7 +83,7 @@ class Population:
         Raises:
             PLNDError: if there are none.
         """
-        from peft_plnd.layer import linear_shape
+        from peft_plnd.tuner.layer import linear_shape
 
         each = {}
         for address, target in layout.targets.items():

@@ -167,7 +167,7 @@ class Bench:
 
     def _rank_sizes(self, magnitudes: bool) -> tuple[dict[str, int], dict[str, int]]:
         """Parameters of rank 1 of LoRA by module, and those of DoRA's magnitudes."""
-        from peft_plnd.layer import linear_shape
+        from peft_plnd.tuner.layer import linear_shape
 
         names = {id(module): name for name, module in self.model.named_modules()}
         one, fixed = {}, {}

@@ -11,7 +11,7 @@ from peft.utils import resolve_quantization_backend
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 
-from peft_plnd.errors import NeuronSelectError
+from peft_plnd.tuner.errors import NeuronSelectError
 from plnd.models.quantised import dequantised, packing, restore_order
 
 _FOUR_BITS, _EIGHT_BITS, _TORCHAO, _HQQ = "bnb 4bit", "bnb 8bit", "torchao", "hqq"

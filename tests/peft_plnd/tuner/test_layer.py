@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peft_plnd import NeuronSelectConfig
-from peft_plnd.errors import NeuronSelectError
+from peft_plnd.tuner.errors import NeuronSelectError
 from plnd.models.quantised import dequantised
 from tuning import fill
 

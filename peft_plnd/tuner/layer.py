@@ -15,8 +15,8 @@ from peft.utils import quantization_extra_repr
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peft_plnd.errors import NeuronSelectError
-from peft_plnd.packed import Kept, backend_of, check_merge, keep, put_back, write
+from peft_plnd.tuner.errors import NeuronSelectError
+from peft_plnd.tuner.packed import Kept, backend_of, check_merge, keep, put_back, write
 from plnd.models.quantised import DENSE, dequantised
 
 
@@ -197,7 +197,7 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
         """The base layer's output for `x` [..., in] plus what the active adapters add, in the base layer's dtype.
 
         Deltas are cast to the dtype of `x` for the product, so float32 deltas over a bfloat16 base cost no float32 copy
-        of the activations. With `adapter_names` (`NeuronSelectModel`) each row of the batch has an adapter of its own.
+        of the activations. With `adapter_names` each row of the batch has an adapter of its own.
         """
         names: list[str] | None = kwargs.pop("adapter_names", None)
         if self.disable_adapters:
