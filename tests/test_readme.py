@@ -27,7 +27,7 @@ PAGES = ("README.md", "docs/guide.md", "docs/importance.md")
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 
 RUN = {
-    "plnd": "detect select combine show overlap layers neuron export convert experiment report card tasks",
+    "plnd": "detect select ablate combine show overlap layers neuron export convert experiment report card tasks",
     "lm_eval": "--model",
     "python": "scripts/plnd_paper.py",
 }
@@ -49,7 +49,12 @@ SMALLER = {
     f"{{'data_dir': '{demo_corpus('evaluate')}'}})",
     "under=8,gen=2": "under=2,gen=1",  # of 8 blocks
     "--under 8 --gen 2": "--under 2 --gen 1",
+    "wikimedia/wikipedia:20231101.$language": "$language.jsonl",  # scripts/follow_readme.py asks a hub on this machine
+    "wikimedia/wikipedia:20231101.{x}": "{x}.jsonl",
     "--max-documents 200": "--max-documents 4 --device cpu",
+    "max_documents=200": "max_documents=4",
+    "--limit 50": "--limit 1",
+    "plnd_text_ru ": f'plnd_text_ru --device cpu --metadata \'{{"data_dir": "{demo_corpus("evaluate")}"}}\' ',
     "--tasks plnd_text_zh,plnd_xquad_zh": "--tasks plnd_text_zh",  # XQuAD is on the hub
     " …": ' --include_path "$(plnd tasks)" --tasks plnd_text_zh',  # "and so on": what the command before it has
     "lm_eval --model plnd": f'lm_eval --model plnd --device cpu --limit 1 --metadata \'{{"data_dir": '
