@@ -34,6 +34,7 @@ _HOMES = {
     "deactivated": "deactivation",
     "export": "exchange.export",
     "contrast": "neurons.contrast",
+    "stability": "neurons.stability",
     "select_units": "neurons.unit_selection",
     "convert": "exchange.convert",
     "Parallel": "roles.parallel",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from plnd.neurons.overlap import overlap as overlap
     from plnd.neurons.regions import Regions as Regions
     from plnd.neurons.scores import Scores as Scores
+    from plnd.neurons.stability import stability as stability
     from plnd.neurons.unit_selection import select_units as select_units
     from plnd.probing.probe import probe as probe
     from plnd.probing.rows import accept_family as accept_family

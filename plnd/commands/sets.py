@@ -112,12 +112,15 @@ class Select(Command):
         others = [Scores.load(file) for file in args.against or ()]
         if compared == "contrast":
             from plnd.neurons.contrast import contrast
+            from plnd.neurons.stability import stability
 
             names = ("count", "share", "error_rate", "times")
             numbers = {name: value for name in names if (value := getattr(args, name)) is not None}
             neurons = contrast(own, others, **numbers, **restriction(args))
             save_neurons(neurons, args.output)
             _say_if_fewer(neurons)
+            if min(each.metadata.corpus.documents for each in (*own, *others)) > 1:
+                _say_how_stable(stability(own, others, **numbers, **restriction(args)))
         elif compared == "lape":
             from plnd.neurons.lape import lape
 
@@ -237,6 +240,19 @@ def _say_if_fewer(neurons: NeuronSet) -> None:
         print(
             f"note: {rule['kept']:,} neurons instead of {rule['asked']:,}: no others are {rule['times']:g} times as"
             f" important here as in any other language{passing}",
+            file=sys.stderr,
+        )
+
+
+def _say_how_stable(share: float) -> None:
+    """How much of the set other documents are expected to choose again, and what to do where that is little."""
+    from plnd.neurons.stability import ENOUGH
+
+    say(f"stability {share:.2f}: this share of them is expected to be chosen again on as many other documents")
+    if share < ENOUGH:
+        print(
+            f"note: a stability below {ENOUGH:g} comes of too few documents, of too many neurons, or of a language"
+            " without neurons of its own: detect on more documents, or ask for fewer neurons",
             file=sys.stderr,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,62 +79,152 @@ def contrast(
             kept.
         ModelMismatchError: if the scores are of different models.
     """
-    own, others = _listed(own), _listed(others)
-    if count is None and share is None and error_rate is None:
-        share, error_rate = DEFAULT_SHARE, DEFAULT_ERROR_RATE
-    check_numbers(count, share, error_rate, times)
-    projections = listed(ONCE if projections is None else projections)
-    check_comparable(own, others)
-    first = own[0]
-    widths = {address: len(values) for address, values in first.minimum.items()}
-    chosen = chosen_addresses(widths, first.metadata.model.blocks, projections, regions)
-    if not chosen:
-        scored = ", ".join(first.metadata.method.projections)
-        raise PLNDError(f"no neuron to select from: these scores cover {scored}")
-    _check_measured([*own, *others], chosen)
-    if error_rate is not None:
-        _check_documents([*own, *others])
-    places = sites(chosen)
-    neurons = sum(widths[addresses[0]] for addresses in places)
-    asked = None if count is None else int(count)
-    if share is not None:
-        asked = round(share * neurons)
-        if not asked:
-            advice = "give a larger share, or a count"
-            raise PLNDError(f"share={share:g}: less than one of the {neurons:,} neurons chosen from; {advice}")
-    here, elsewhere = ([_Statistic.of(scores, places) for scores in side] for side in (own, others))
-    means, theirs = (np.stack([statistic.mean for statistic in side]) for side in (here, elsewhere))
-    above = (means > 0).all(0)
-    contrasts = contrast_of(means, theirs)
-    more = above & (contrasts >= math.log(times)) & (contrasts > 0)  # once as important is not more important
-    units = np.stack([_units(scores, places) for scores in own])
-    excess = excess_of(means, theirs, times, units)
-    kept = more
-    counts = {"chosen from": neurons, "above the median": int(above.sum()), "more so than elsewhere": int(more.sum())}
-    if error_rate is not None:
-        kept = more & _significant(here, elsewhere, error_rate)
-        counts["significant"] = int(kept.sum())
-    ordered = np.flatnonzero(kept)
-    ordered = ordered[np.argsort(-excess[ordered], kind="stable")][:asked]  # ties: by address and index
-    if not len(ordered):
-        raise PLNDError(_why_none(own, others, counts, error_rate, times))
+    found = Comparison.of(own, others, count, share, error_rate, times, projections, regions)
+    ordered = found.chosen()
+    first, places = found.scores[0][0], found.places
     rule = {
         "name": "contrast",
-        "count": asked if share is None else None,
-        "share": None if share is None else float(share),
-        "error_rate": None if error_rate is None else float(error_rate),
+        "count": found.asked if share is None else None,
+        "share": None if found.share is None else float(found.share),
+        "error_rate": None if found.error_rate is None else float(found.error_rate),
         "times": float(times),
-        "asked": asked,
+        "asked": found.asked,
         "kept": len(ordered),
-        "chosen_from": neurons,
+        "chosen_from": found.neurons,
         "log_floor": first.metadata.method.log_floor,
-        "projections": projections,
+        "projections": found.projections,
         "regions": regions.description() if regions else None,
-        "with": named(own[1:]),
-        "against": named(others),
+        "with": named(found.scores[0][1:]),
+        "against": named(found.scores[1]),
     }
     metadata = NeuronsMetadata.selected(first.metadata, rule, first.digest)
-    return NeuronSet(*by_address(ordered, excess.astype(np.float32), places, widths), metadata)
+    widths = {address: len(values) for address, values in first.minimum.items()}
+    return NeuronSet(*by_address(ordered, found.excess().astype(np.float32), places, widths), metadata)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `contrast` chooses by.
+
+    Attributes:
+        scores: those of the own languages, and of the others.
+        own, others: means and deviations of the logs.
+        units: what the excess is counted in, in each own language, [languages, neurons].
+        places: addresses of the projections chosen from; those that share their neurons stand together.
+        times, error_rate, share, asked, projections: the rule, with its defaults.
+    """
+
+    scores: tuple[list[Scores], list[Scores]]
+    own: list[_Statistic]
+    others: list[_Statistic]
+    units: np.ndarray
+    places: Sequence[Sequence[str]]
+    times: float
+    error_rate: float | None
+    share: float | None
+    asked: int | None
+    projections: list[str] | None
+
+    @classmethod
+    def of(
+        cls,
+        own: Scores | Sequence[Scores],
+        others: Scores | Sequence[Scores],
+        count: int | None,
+        share: float | None,
+        error_rate: float | None,
+        times: float,
+        projections: str | Iterable[str] | None,
+        regions: Regions | None,
+    ) -> Comparison:
+        """Checks all that `contrast` is given."""
+        own, others = _listed(own), _listed(others)
+        if count is None and share is None and error_rate is None:
+            share, error_rate = DEFAULT_SHARE, DEFAULT_ERROR_RATE
+        check_numbers(count, share, error_rate, times)
+        names = listed(ONCE if projections is None else projections)
+        check_comparable(own, others)
+        first = own[0]
+        widths = {address: len(values) for address, values in first.minimum.items()}
+        chosen = chosen_addresses(widths, first.metadata.model.blocks, names, regions)
+        if not chosen:
+            scored = ", ".join(first.metadata.method.projections)
+            raise PLNDError(f"no neuron to select from: these scores cover {scored}")
+        _check_measured([*own, *others], chosen)
+        if error_rate is not None:
+            check_documents(
+                [*own, *others],
+                "an error rate takes two or more: detect on more documents, or give a count or a share alone",
+            )
+        places = sites(chosen)
+        neurons = sum(widths[addresses[0]] for addresses in places)
+        asked = None if count is None else int(count)
+        if share is not None:
+            asked = round(share * neurons)
+            if not asked:
+                advice = "give a larger share, or a count"
+                raise PLNDError(f"share={share:g}: less than one of the {neurons:,} neurons chosen from; {advice}")
+        here, elsewhere = ([_Statistic.of(scores, places) for scores in side] for side in (own, others))
+        units = np.stack([_units(scores, places) for scores in own])
+        return cls((own, others), here, elsewhere, units, places, times, error_rate, share, asked, names)
+
+    @property
+    def neurons(self) -> int:
+        """How many are chosen from."""
+        return len(self.own[0].mean)
+
+    @property
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean logs of the own languages and of the others, [languages, neurons] each."""
+        own, others = (np.stack([statistic.mean for statistic in side]) for side in (self.own, self.others))
+        return own, others
+
+    def excess(self) -> np.ndarray:
+        """As `excess_of`, [neurons]."""
+        return excess_of(*self.means, self.times, self.units)
+
+    def more(self) -> np.ndarray:
+        """Which neurons are above the median and have the contrast, [neurons] boolean."""
+        own, others = self.means
+        contrasts = contrast_of(own, others)
+        # once as important is not more important
+        return (own > 0).all(0) & (contrasts >= math.log(self.times)) & (contrasts > 0)
+
+    def limit(self) -> float | None:
+        """The largest p-value that the error rate allows; None without one."""
+        if self.error_rate is None:
+            return None
+        from scipy.stats import false_discovery_control
+
+        found = _p_values(self.own, self.others, slice(None))
+        passing = found[false_discovery_control(found) <= self.error_rate]
+        return float(passing.max(initial=-1.0))
+
+    def ordered(self, limit: float | None) -> np.ndarray:
+        """The neurons that are kept, the largest excess first, where the error rate allows p-values up to `limit`."""
+        found = np.flatnonzero(self.more())
+        if limit is not None:
+            found = found[_p_values(self.own, self.others, found) <= limit]
+        excess = self.excess()[found]
+        return found[np.argsort(-excess, kind="stable")][: self.asked]  # ties: by address and index
+
+    def chosen(self) -> np.ndarray:
+        """The neurons that are kept, the largest excess first.
+
+        Raises:
+            PLNDError: if none is, saying where the last one was lost.
+        """
+        found = self.ordered(self.limit())
+        if not len(found):
+            above, more = int((self.means[0] > 0).all(0).sum()), int(self.more().sum())
+            counts = {"chosen from": self.neurons, "above the median": above, "more so than elsewhere": more}
+            raise PLNDError(_why_none(*self.scores, counts, self.error_rate, self.times))
+        return found
+
+    def moved(self, random: np.random.Generator) -> Comparison:
+        """The same with mean logs as they might be of other documents."""
+        own, others = ([statistic.moved(random) for statistic in side] for side in (self.own, self.others))
+        return replace(self, own=own, others=others)
 
 
 def contrast_of(own: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -184,21 +275,29 @@ class _Statistic(NamedTuple):
         )
         return cls(mean, deviation, scores.metadata.corpus.documents)
 
+    def of_neurons(self, neurons: np.ndarray | slice) -> _Statistic:
+        """Of these alone."""
+        return self._replace(mean=self.mean[neurons], deviation=self.deviation[neurons])
 
-def _significant(own: Sequence[_Statistic], others: Sequence[_Statistic], error_rate: float) -> np.ndarray:
-    """Which neurons are more important in every own language than in every other one, [neurons] boolean.
+    def moved(self, random: np.random.Generator) -> _Statistic:
+        """With the mean of as many other documents: the difference of two such means is added."""
+        step = self.deviation * math.sqrt(2 / self.documents)
+        return self._replace(mean=self.mean + step * random.standard_normal(len(step)))
 
-    At most a share `error_rate` of them is expected not to be.
-    """
-    from scipy.stats import false_discovery_control, ttest_ind_from_stats
 
-    largest = np.zeros(len(own[0].mean))
+def _p_values(own: Sequence[_Statistic], others: Sequence[_Statistic], neurons: np.ndarray | slice) -> np.ndarray:
+    """The p-value of some neurons being more important in every own language than in every other one, [neurons]."""
+    from scipy.stats import ttest_ind_from_stats
+
+    largest = np.zeros(len(own[0].mean[neurons]))
     with np.errstate(divide="ignore", invalid="ignore"):  # neurons whose documents all agree
         for one in own:
             for other in others:
-                test = ttest_ind_from_stats(*one, *other, equal_var=False, alternative="greater")
+                test = ttest_ind_from_stats(
+                    *one.of_neurons(neurons), *other.of_neurons(neurons), equal_var=False, alternative="greater"
+                )
                 largest = np.maximum(largest, np.nan_to_num(test.pvalue, nan=1.0))
-    return false_discovery_control(largest) <= error_rate
+    return largest
 
 
 def _listed(scores: Scores | Sequence[Scores]) -> list[Scores]:
@@ -340,13 +439,12 @@ def _check_measured(scores: Iterable[Scores], chosen: Iterable[str]) -> None:
             )
 
 
-def _check_documents(scores: Iterable[Scores]) -> None:
-    """Refuses an error rate that there are too few documents for."""
+def check_documents(scores: Iterable[Scores], expected: str) -> None:
+    """Refuses scores of one document where more are needed."""
     for each in scores:
         if each.metadata.corpus.documents < 2:
             raise PLNDError(
-                f"the scores of {_name(each)} are of {each.metadata.corpus.documents} document, and an error rate takes"
-                " two or more: detect on more documents, or give a count or a share alone"
+                f"the scores of {_name(each)} are of {each.metadata.corpus.documents} document, and {expected}"
             )
 
 
