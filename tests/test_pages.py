@@ -41,6 +41,7 @@ RUN_BY = {
     "docs/peft_plnd.md": "tests/scripts/test_frontier.py",
     "docs/report.md": "tests/lm_eval_plnd/test_leaderboard.py",
     "docs/sharing-matters.md": "tests/scripts/test_sharing_matters.py",
+    "docs/slips.md": "tests/lm_eval_plnd/experiments/suppression/test_command.py",
     "docs/suppression.md": "tests/lm_eval_plnd/experiments/suppression/test_command.py",
     "docs/units.md": "tests/plnd/neurons/test_unit_selection.py",
     "tasks/README.md": "tests/tasks/test_round_trips.py",
