@@ -30,7 +30,7 @@ from transformers import (
 
 from handmade import MODEL, make_neurons, make_scores, neurons_metadata, scores_metadata
 from pictures import curves, drawn, ticks
-from plnd import NeuronSet, PLNDError, Regions, Scores, contrast, detect, lens, load_model, read_documents
+from plnd import NeuronSet, PLNDError, Regions, Scores, contrast, detect, lens, load_model, read_documents, stability
 from plnd.commands.main import COMMANDS, find_commands, main, make_parser
 from plnd.detection.config import DetectConfig
 from plnd.logit_lens.config import LensConfig
@@ -442,13 +442,21 @@ def test_fewer_than_asked_for_is_said(sets, capsys):
     """A set that is smaller than what was asked for is a result, with a line that says so."""
     assert plnd("select zh.scores --against en.scores --count 50 --times 1 --output out") == 0
     kept = len(NeuronSet.load("out"))
-    assert capsys.readouterr().err == (
-        f"note: {kept} neurons instead of 50: no others are 1 times as important here as in any other language\n"
-    )
+    line = f"note: {kept} neurons instead of 50: no others are 1 times as important here as in any other language\n"
+    assert line in capsys.readouterr().err
     assert plnd("select de.scores --against en.scores --count 50 --error-rate 0.4 --times 1 --output out") == 0
-    assert capsys.readouterr().err.endswith(" any other language and pass at an error rate of 0.4\n")
+    assert " any other language and pass at an error rate of 0.4\n" in capsys.readouterr().err
     assert plnd("select zh.scores --against en.scores --count 2 --times 1 --output out") == 0
-    assert not capsys.readouterr().err
+    assert " instead of " not in capsys.readouterr().err
+
+
+def test_how_stable_a_set_is(sets, capsys):
+    """What Python finds with the same rule, and what to do where it is little."""
+    rule = {"count": 50, "times": 1}
+    share = stability(Scores.load("zh.scores"), Scores.load("en.scores"), **rule)
+    assert plnd("select zh.scores --against en.scores --count 50 --times 1 --output out") == 0
+    out, err = capsys.readouterr()
+    assert f"stability {share:.2f}: " in out and ("detect on more documents" in err) == (share < 0.8)
 
 
 @pytest.mark.parametrize(
