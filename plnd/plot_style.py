@@ -124,10 +124,15 @@ def pyplot() -> Any:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Sizes of letters and lines that can be read at the size of a paper's column; letters of PDF stay letters."""
+    """Sizes of letters and lines that can be read at the size of a paper's column; letters of PDF stay letters.
+
+    Names inside an SVG come of what they name, not of chance, so that the same picture is the same bytes.
+    """
     sizes: dict[str, float] = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7}
     sizes |= {"xtick.labelsize": 7, "ytick.labelsize": 7, "hatch.linewidth": 0.5, "axes.linewidth": 0.6}
-    with pyplot().rc_context({**sizes, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}):
+    with pyplot().rc_context(
+        {**sizes, "pdf.fonttype": 42, "svg.hashsalt": "plnd", "axes.spines.top": False, "axes.spines.right": False}
+    ):
         yield
 
 

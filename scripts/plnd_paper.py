@@ -4,7 +4,7 @@
     python scripts/plnd_paper.py table2 demo-experiment --output table2
 
 prints the table and writes `table2.csv`, `table2.md` and `table2.tex` and, where there is something to draw,
-`table2.png`, or --plot FILE.pdf or .svg, as wide as one column of a paper's page or two (--columns). Tables read the
+`table2.svg`, or --plot FILE.pdf or .png, as wide as one column of a paper's page or two (--columns). Tables read the
 folder that `plnd experiment` left behind and cost a read; figures read its neurons, or neurons artifacts named one by
 one. docs/papers.md has the command of each.
 """
@@ -138,7 +138,7 @@ def active_of(args: argparse.Namespace, sets: Mapping[str, NeuronSet]) -> dict[s
 
 def picture(args: argparse.Namespace, name: str = "") -> Path:
     """Where a picture goes: --plot, or beside the table; of several, the name is in it."""
-    path = Path(args.plot or f"{args.output}.png")
+    path = Path(args.plot or f"{args.output}.svg")
     return path.with_name(f"{path.stem}_{name}{path.suffix}") if name else path
 
 
@@ -930,7 +930,7 @@ def main() -> None:
         command = commands.add_parser(name, help=text.partition("\n")[0], description=text)
         command.add_argument("inputs", nargs="+", help="folder of `plnd experiment`, or artifacts")
         command.add_argument("--output", required=True, help="beginning of the names of the files to write")
-        command.add_argument("--plot", help="picture to write, .pdf, .svg or .png (default: OUTPUT.png)")
+        command.add_argument("--plot", help="picture to write, .svg, .pdf or .png (default: OUTPUT.svg)")
         command.add_argument("--columns", type=int, choices=(1, 2), default=2, help="of a paper's page (default: 2)")
         add_options(command)
         command.set_defaults(run=run)

@@ -4,7 +4,7 @@
     python scripts/sharing_matters.py figure12 sharing --output figure12                                 # one again
     python scripts/sharing_matters.py figure3 xnli.roles.safetensors facts.roles.safetensors --output figure3
 
-prints the numbers and writes `figure3.csv` and `figure3.png`, tables also as `.md` and `.tex`. `plnd roles`, which
+prints the numbers and writes `figure3.csv` and `figure3.svg`, tables also as `.md` and `.tex`. `plnd roles`, which
 `run` calls, makes what they read: roles artifacts, and with `--attribution` the CSV of scores. Figures cost a read,
 Table 2 an evaluation for each of its rows (its results are kept in `table2.json`, from which a run that was stopped
 goes on). docs/papers.md has the command of each.
@@ -349,7 +349,7 @@ def evaluator(
 
 def picture(args: argparse.Namespace, name: str = "") -> Path:
     """Where a picture goes: --plot, or beside the table; of several, the name is in it."""
-    path = Path(args.plot or f"{args.output}.png")
+    path = Path(args.plot or f"{args.output}.svg")
     return path.with_name(f"{path.stem}_{name}{path.suffix}") if name else path
 
 
@@ -501,7 +501,7 @@ def make_parser() -> argparse.ArgumentParser:
         )
         command.add_argument("inputs", nargs="+", help="folder of `run`, or what `plnd roles` wrote: roles or scores")
         command.add_argument("--output", required=True, help="beginning of the names of the files to write")
-        command.add_argument("--plot", help="picture to write, .pdf, .svg or .png (default: OUTPUT.png)")
+        command.add_argument("--plot", help="picture to write, .svg, .pdf or .png (default: OUTPUT.svg)")
         command.add_argument("--columns", type=int, choices=(1, 2), default=2, help="of a paper's page (default: 2)")
         command.set_defaults(run=of_item(name))
         if make is figure7:

@@ -163,7 +163,7 @@ def test_scripts(inputs, tmp_path, command):
         return
     with (tmp_path / "out.csv").open(newline="") as stream:
         assert len(list(csv.reader(stream))) > 1
-    assert {path.suffix for path in tmp_path.glob("out.*")} & {".md", ".png"}
+    assert {path.suffix for path in tmp_path.glob("out.*")} & {".md", ".svg"}
     if "table" in first or first in ("prompts", "original"):
         assert "|---" in (tmp_path / "out.md").read_text().replace(":", "-")
         assert r"\begin{tabular}" in (tmp_path / "out.tex").read_text()

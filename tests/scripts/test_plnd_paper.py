@@ -94,7 +94,7 @@ def test_table2(tmp_path, capsys):
     assert numbers(found[0], *names) == pytest.approx([75, 62.5, 0, 0, 0, 3])
     # English: (75 + 50) / 2; the others: (0 + 50) / 2; changes (0 - 25) / 2 and (-25 - 50) / 2
     assert numbers(found[4], *names) == pytest.approx([62.5, 25, -12.5, -37.5, 25, 3])
-    assert {path.name for path in tmp_path.glob("*.png")} == {"t_understanding.png", "t_text.png"}
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"t_understanding.svg", "t_text.svg"}
     picture = next(figure for figure in figures if figure.axes[0].get_xlabel().startswith("understanding: "))
     heights = {name: [height for _, _, height in columns] for name, columns in named_bars(picture.axes[0]).items()}
     for label, column in (("ΔEng", "delta_english"), ("Δn-Eng", "delta_others"), ("Δ", "delta")):
