@@ -84,7 +84,8 @@ def _tokenizer(tokenizer: Any) -> str:
         content = sorted(tokenizer.get_vocab().items())
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
     added = {key: getattr(tokenizer, key, None) for key in ("add_bos_token", "add_eos_token", "padding_side")}
-    return json.dumps([type(tokenizer).__qualname__, content, special, added], sort_keys=True)
+    template = getattr(tokenizer, "chat_template", None)
+    return json.dumps([type(tokenizer).__qualname__, content, special, added, template], sort_keys=True)
 
 
 def _refuse_hooks(name: str, module: nn.Module) -> None:

@@ -88,7 +88,10 @@ def main() -> None:
     add("--model", required=True, help="folder or hub name")
     add("--scores", nargs="+", required=True, help="scores artifacts from plnd detect, one of each language")
     add("--reference", type=Path, required=True, help="folder of plnd reference")
-    add("--languages", help="to steer to, comma-separated (default: all that there are scores of)")
+    add(
+        "--languages",
+        help="to steer to, comma-separated, and in which is asked (default: all that there are scores of)",
+    )
     add("--factors", type=_numbers, default=(1.5, 2, 4), help="of neurons (default: 1.5,2,4)")
     add("--strengths", type=_numbers, default=(0.05, 0.1, 0.2, 0.4), help="of directions (default: 0.05,0.1,0.2,0.4)")
     add("--blocks", help="at which blocks directions are added, 8-15 or joined by commas (default: all)")
@@ -191,7 +194,7 @@ def read_wanted(args: argparse.Namespace) -> Iterator[Wanted]:
             scores[language], [scores[x] for x in scores if x != language], share=args.share, times=args.times
         )
         direction = Direction.load(args.reference / f"{language}.direction.safetensors")
-        others = [x for x in languages if x != language]
+        others = [x for x in languages if x != language] or [x for x in scores if x != language]
         asked = halves(others, args.questions, args.seed, wanted=language)
         yield Wanted(language, neurons, direction, in_turn(asked.validation, others), in_turn(asked.report, others))
 

@@ -50,7 +50,7 @@ from lm_eval_plnd.experiments.results import (
     mask_name,
 )
 from lm_eval_plnd.experiments.settings import Settings, load_settings
-from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
+from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, claimed, unwritten
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io.files import read_bounded
@@ -312,7 +312,9 @@ def experiment(settings: Settings, output: str | Path) -> Path:
 
     @cache
     def model() -> HFLM:
-        return load_lm(settings.model)
+        lm = load_lm(settings.model)
+        check_weights(lm.model, output)
+        return lm
 
     @cache
     def evaluator() -> Evaluator:

@@ -13,7 +13,7 @@ from plnd.detection.documents import batched
 from plnd.detection.measures.relevance import next_token_nats
 from plnd.interventions import Kind, intervened
 from plnd.models.batches import padded
-from plnd.models.layout import unwrap
+from plnd.models.layout import input_device, unwrap
 from plnd.models.running import measured
 from plnd.neurons.neuron_set import NeuronSet
 
@@ -27,8 +27,9 @@ def document_nats(model: nn.Module, documents: Sequence[Document], batch_size: i
     with measured(language_model, [language_model], whole=False):
         for rows in batched(order, batch_size):
             batch = padded([documents[n].ids for n in rows])
-            ids, mask = (tensor.to(language_model.device) for tensor in batch)
-            logits = language_model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            ids, mask = (tensor.to(input_device(language_model)) for tensor in batch)
+            seen = torch.ones_like(mask)  # see `padded`
+            logits = language_model(input_ids=ids, attention_mask=seen, use_cache=False).logits
             nats[rows] = next_token_nats(logits, ids, mask).double().cpu().numpy()
     return nats
 

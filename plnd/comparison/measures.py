@@ -207,10 +207,10 @@ def _with_gradients(
         with tqdm(total=len(documents), unit=" documents", desc=progress, disable=progress is None) as bar:
             for rows in _batches(documents, batch_size):
                 ids, mask = (x.to(layout.input_device) for x in padded([documents[n].ids for n in rows]))
+                seen = torch.ones_like(mask)  # see `padded`
                 with torch.enable_grad():
-                    nats = next_token_nats(
-                        model(input_ids=ids, attention_mask=mask, use_cache=False).logits, ids, mask
-                    ).sum()
+                    logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits
+                    nats = next_token_nats(logits, ids, mask).sum()
                     gradients = torch.autograd.grad(nats, [values[name] for name in widths])
                 unit = torch.tensor([math.log(2) * documents[n].size for n in rows])[:, None]
                 parts: list[dict[str, Tensor]] = []

@@ -30,6 +30,7 @@ from plnd.comparison.measures import (
 )
 from plnd.comparison.summary import Comparison, Outcome, Point
 from plnd.comparison.tables import write_tables
+from plnd.detection.checkpoint import fingerprint
 from plnd.errors import PLNDError
 from plnd.io import strict_json
 from plnd.io.files import whole_file, write_bytes
@@ -126,6 +127,7 @@ class _Run:
         settings = {
             "plnd": __version__,
             "model": {k: v for k, v in self.layout.description().items() if k not in ("widths", "units")},
+            "weights": fingerprint(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "neurons": self.main.count,
             **{name: value for name, value in asdict(self.config).items() if name not in (*FREE, "share", "count")},

@@ -10,7 +10,8 @@ import torch
 def padded(documents: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, padded on the right, where no token of a causal model looks.
 
-    Each document is padded with its own last token: no other token's embedding can spoil it.
+    Each document is padded with its own last token: no other token's embedding can spoil it. A causal model is given a
+    mask of ones instead: padding that sees nothing (behind a sliding window) may be no number, and spoils the rest.
 
     Args:
         documents: token ids of each, at least one each.

@@ -475,12 +475,8 @@ class Layout:
 
     @property
     def input_device(self) -> torch.device:
-        """Where token ids go in: where the embedding runs. (In an offloaded model, parameters are nowhere.)"""
-        import torch
-
-        embedding: Any = self.body.get_input_embeddings()
-        device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-        return torch.device(embedding.weight.device if device is None else device)
+        """As the function, of the language model alone."""
+        return input_device(self.body)
 
     def check_tokens(self, ids: Iterable[int], what: str) -> None:
         """As the function, for this model."""
@@ -490,12 +486,14 @@ class Layout:
         """One pass of the body, without its head; a decoder with an encoder reads the same document, shifted by one.
 
         Args:
-            input_ids: [batch, seq].
-            attention_mask: [batch, seq], 1 for tokens and 0 for padding.
+            input_ids: [batch, seq], padded on the right (`plnd.models.batches`).
+            attention_mask: [batch, seq], 1 for tokens and 0 for padding; or what each token sees, [batch, 1, seq, seq].
             kwargs: further arguments of the body of a decoder-only model.
         """
         body, config = self.body, self.model.config
         if not getattr(config, "is_encoder_decoder", False):
+            if attention_mask.dim() == 2 and not self.family.masked:
+                attention_mask = attention_mask.new_ones(attention_mask.shape)  # see `padded`
             body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **kwargs)
             return
         before = attention_mask.roll(1, dims=1)
@@ -627,6 +625,15 @@ def locate(block: nn.Module, path: str) -> nn.Module:
         AttributeError: if there is none.
     """
     return _inner(block.get_submodule(path))
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where token ids go in: where the embedding runs. (In an offloaded model, parameters are nowhere.)"""
+    import torch
+
+    embedding: Any = model.get_input_embeddings()
+    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return torch.device(embedding.weight.device if device is None else device)
 
 
 def check_tokens(model: Any, ids: Iterable[int], what: str) -> None:

@@ -117,7 +117,7 @@ class _Counter:
         ids, mask = padded(documents)
         self.language, self.mask, self.seen = language, mask.flatten().bool(), set()
         device = self.layout.input_device
-        self.layout.forward(ids.to(device), torch.ones_like(mask).to(device))  # padding is on the right, and not seen
+        self.layout.forward(ids.to(device), mask.to(device))
         missing = next((block.name for block in self.blocks if block.name not in self.seen), None)
         if missing is not None:
             raise FamilyError(f"block {missing} ran without its experts, so that what is routed cannot be counted")

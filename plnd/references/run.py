@@ -182,9 +182,6 @@ class _Adder:
         """One pass over a batch."""
         ids, mask = padded(documents)
         self.mask, device = mask.flatten(), self.layout.input_device
-        decoder = not (self.layout.family.masked or getattr(self.layout.model.config, "is_encoder_decoder", False))
-        if decoder:
-            mask = torch.ones_like(mask)  # padding is on the right, where no token looks; masked, it may be no number
         self.layout.forward(ids.to(device), mask.to(device))
         self.sums.documents += len(documents)
         self.sums.tokens += int(self.mask.sum())

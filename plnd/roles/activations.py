@@ -110,7 +110,7 @@ class Watch:
         """
         ids, mask = padded(inputs)
         self._seen, self._weights = {}, {}
-        device = self.layout.model.device
+        device = self.layout.input_device
         self._forward(ids.to(device), mask.bool().to(device))
         missing = [block.name for block in self.blocks if block.name not in self._seen]
         if missing:
@@ -124,8 +124,7 @@ class Watch:
         self._mask = mask
         config = self.layout.model.config
         if not getattr(config, "is_encoder_decoder", False):
-            seen = mask.long() if self.layout.family.masked else torch.ones_like(ids)
-            self.layout.forward(ids, seen)  # padding is on the right, where no token of a decoder looks
+            self.layout.forward(ids, mask.long())
             return
         body: Any = self.layout.body
         encoded = body.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state

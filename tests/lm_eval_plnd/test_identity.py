@@ -93,8 +93,9 @@ def test_models_are_named_by_content(tokenizer):
 
 
 def test_the_name_is_that_of_tokenizer_mask_and_settings_too(tokenizer):
-    """Another tokenizer, mask or argument of `hf` gives another name; using the tokenizer does not."""
-    (other, ending, side), model = (AutoTokenizer.from_pretrained(demo_model()) for _ in range(3)), llama()
+    """Another tokenizer, chat template, mask or argument of `hf` gives another name; using the tokenizer does not."""
+    (other, ending, side, chat), model = (AutoTokenizer.from_pretrained(demo_model()) for _ in range(4)), llama()
+    chat.chat_template = "{{ messages[0]['content'] }}"
     other.add_tokens(["zzz"])
     ending.eos_token = ending.convert_ids_to_tokens(50)  # a token that it had
     side.padding_side = {"left": "right", "right": "left"}[side.padding_side]
@@ -103,11 +104,12 @@ def test_the_name_is_that_of_tokenizer_mask_and_settings_too(tokenizer):
         answers_digest(model, other, "mask", {}),
         answers_digest(model, ending, "mask", {}),
         answers_digest(model, side, "mask", {}),
+        answers_digest(model, chat, "mask", {}),
         answers_digest(model, tokenizer, "another", {}),
         answers_digest(model, tokenizer, "mask", {"max_length": 64}),
         answers_digest(model, tokenizer, "mask", {"dtype": torch.float32, "tokenizer": tokenizer}),
     }
-    assert len(names) == 7
+    assert len(names) == 8
     tokenizer(["a", "a longer one"], padding=True, truncation=True, max_length=3)
     assert answers_digest(model, tokenizer, "mask", {}) in names
 

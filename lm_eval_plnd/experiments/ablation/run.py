@@ -15,7 +15,7 @@ import numpy as np
 from lm_eval_plnd.experiments.changes import Estimate, estimate
 from lm_eval_plnd.experiments.evaluation import Values, evaluate, read_values
 from lm_eval_plnd.experiments.results import BYTES, SAMPLES, document_weights, read_json
-from lm_eval_plnd.experiments.sharing import LOCKS, unwritten
+from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, unwritten
 from plnd.errors import PLNDError
 from plnd.statistics import relative_lengths
 
@@ -113,7 +113,8 @@ def ablation(
         intervention: what is done to neurons, the random ones too, instead of switching them off.
 
     Raises:
-        PLNDError: if the set is empty or of another model, or the folder holds another ablation; as `effects`.
+        PLNDError: if the set is empty or of another model, or the folder holds another ablation, or one of other
+            weights; as `effects`.
     """
     from tqdm import tqdm
 
@@ -134,6 +135,8 @@ def ablation(
     }
     said |= {"intervention": intervention.record()} if intervention.kind != "zero" else {}
     kept = None if folder is None else _opened(Path(folder), {**said, **(asked or {})})
+    if kept is not None:
+        check_weights(lm.model, kept)
     values: dict[str, Values] = {}
     with tqdm(total=len(off), desc="ablate", unit=" settings", file=sys.stderr) as bar:
         for name in _missing(off, kept):

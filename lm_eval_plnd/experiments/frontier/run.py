@@ -15,7 +15,7 @@ from lm_eval_plnd.experiments.frontier.report import write_report
 from lm_eval_plnd.experiments.frontier.schedule import Run, cells, due, rounds, sizes
 from lm_eval_plnd.experiments.frontier.settings import ROWS, FrontierSettings, Method, load_frontier_settings
 from lm_eval_plnd.experiments.frontier.training import DOCUMENTS, NEURONS, Bench
-from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
+from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, claimed, unwritten
 from plnd.errors import PLNDError
 from plnd.io import strict_json
 
@@ -40,7 +40,9 @@ def frontier(settings: FrontierSettings, output: str | Path) -> Path:
 
     @cache
     def bench() -> Bench:
-        return Bench(settings, folder)
+        found = Bench(settings, folder)
+        check_weights(found.model, folder)
+        return found
 
     base = _base(settings, folder, bench)
     total, checked = sum(1 for _ in sizes(settings)), False

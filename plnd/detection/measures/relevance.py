@@ -84,7 +84,8 @@ class Relevance:
         for value in self.values:
             value.passed.clear()  # of a pass that did not end
         with torch.enable_grad(), without_parameter_gradients(layout.model):
-            logits = layout.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            seen = torch.ones_like(attention_mask)  # see `padded`
+            logits = layout.model(input_ids=input_ids, attention_mask=seen, use_cache=False).logits
             loss = next_token_nats(logits, input_ids, attention_mask).sum()
             passed = {id(x): x for value in self.values for x in value.passed}
             gradients = dict(zip(passed, torch.autograd.grad(loss, list(passed.values())), strict=True))

@@ -153,6 +153,10 @@ def test_what_is_missing_is_run_again(finished, tmp_path):
     experiment(load_settings(copy / "settings.yaml"), copy)
     same_files(finished, copy)
     assert not list(copy.rglob("*.partial"))
+    (copy / "samples" / "original.json").unlink()
+    (copy / "weights.json").write_text('{"sha256": "of others"}')
+    with pytest.raises(PLNDError, match="holds numbers of other weights than "):
+        experiment(load_settings(copy / "settings.yaml"), copy)
 
 
 @pytest.mark.parametrize(

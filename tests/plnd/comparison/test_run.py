@@ -211,6 +211,13 @@ def test_damaged_files_of_a_folder_are_one_line(loaded, ran, tmp_path):
         assert problem in line and line.endswith("; delete it, and it is made again")
     assert "not JSON" in refused(folder / "settings.json", b"{")
     assert "delete it" in refused(folder / "results" / "plain.json", b"{}")
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        before = weight.clone()
+        weight.add_(1)
+        with pytest.raises(PLNDError, match=r"holds a comparison with other settings \(weights\)"):
+            arena(model, *halves, config, output=folder, tokenizer=tokenizer)
+        weight.copy_(before)
     result.unlink()  # so that measures are read
     arrays = dict(np.load(measures))
     objects, other = io.BytesIO(), io.BytesIO()

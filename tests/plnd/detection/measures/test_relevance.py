@@ -87,9 +87,9 @@ def test_slopes_are_those_of_the_loss():
         assert float(found[f"1.{site}"][0, 2]) == pytest.approx(expected, rel=5e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "phi3", "falcon"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "falcon", "gemma2"])
 def test_padding_and_batch_do_not_change_a_document(name):
-    """Each document of a batch has the relevances that it has alone."""
+    """Each document of a batch has the relevances that it has alone, also where padding is longer than a window."""
     model = tiny_model(name)
     together = relevances(model)
     for row, document in enumerate(DOCUMENTS):
