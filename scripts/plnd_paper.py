@@ -29,7 +29,7 @@ from lm_eval_plnd.experiments.conditions import by_region as row_of
 from lm_eval_plnd.experiments.enhancement import TUNED, sizes
 from lm_eval_plnd.experiments.gains import Gain, gain
 from lm_eval_plnd.experiments.report.note import write_note
-from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT, read_json
+from lm_eval_plnd.experiments.results import BITS, NEURONS, SETTINGS, TEXT, less_is_better, read_json
 from lm_eval_plnd.experiments.run import load_tasks
 from lm_eval_plnd.experiments.settings import OVERLAPPING, TABLES, TWICE, load_settings
 from lm_eval_plnd.experiments.tables import Shown, write_tables
@@ -229,8 +229,13 @@ def title_of(folder: Folder, item: str, languages: Sequence[str]) -> str:
     task = folder.settings.tasks[item].task
     sizes = "/".join(map(str, dict.fromkeys(len(values) for values in scores.values())))
     original = "  ".join(f"{x} {values.mean():.{digits(metric)}f}" for x, values in scores.items())
-    unit = "less is better" if metric == BITS else "%"
+    unit = unit_of(metric)
     return f"{item}: {metric} ({unit}) of {task}, {sizes} documents a language\noriginal: {original}"
+
+
+def unit_of(metric: str) -> str:
+    """What a metric is shown in, and whether less of it is better."""
+    return ", ".join([*(["%"] if metric != BITS else []), *(["less is better"] if less_is_better(metric) else [])])
 
 
 def digits(metric: str) -> int:
@@ -443,7 +448,7 @@ def table1(args: argparse.Namespace) -> None:
         places = digits(metric)
         averaged = [x for x in languages if x != folder.settings.english]
         title = (
-            f"{item}: {metric} ({'less is better' if metric == BITS else '%'}) of {folder.settings.tasks[item].task}"
+            f"{item}: {metric} ({unit_of(metric)}) of {folder.settings.tasks[item].task}"
         )
         print(title)
         print(f"{'':<40}" + "".join(f"{x:>16}" for x in (*languages, "average")))
@@ -535,7 +540,7 @@ def figure4(args: argparse.Namespace) -> None:
         for title, items in groups.items():
             metric = folder.metrics[items[0]] if len(items) == 1 else "%"
             panels[title] = {}
-            print(f"{title}, {where} ({'less is better' if metric == BITS else '%'})")
+            print(f"{title}, {where} ({unit_of(metric)})")
             print(f"  {'trained':<10}{'documents':>10}{'score':>9}{'change':>9}{'95 % interval':>19}{'p':>8}")
             for state in settings.enhancement.states:
                 numbers = sizes(settings, "figure4", state)
@@ -584,7 +589,7 @@ def table6(args: argparse.Namespace) -> None:
             state: {x: gain(folder, items, state, documents, of, english=e) for x, (of, e) in chosen.items()}
             for state in settings.enhancement.states
         }
-        print(f"{title} ({'less is better' if metric == BITS else '%'}), {documents} documents")
+        print(f"{title} ({unit_of(metric)}), {documents} documents")
         print(f"{'':<18}" + "".join(f"{x:>9}" for x in chosen))
         originals = next(iter(found.values()))
         texts = [["original", *(f"{one.original:.{digits(metric)}f}" for one in originals.values())]]
@@ -608,7 +613,7 @@ def table6(args: argparse.Namespace) -> None:
             ends[state] = np.array(list(parts))
         unit = "bits per byte (less is better)" if metric == BITS else f"{in_words(title)}, score (%)"
         plot_bars(bars, list(chosen), picture(args, title), unit, intervals=ends, columns=args.columns)
-        unit = "less is better" if metric == BITS else "%"
+        unit = unit_of(metric)
         tables.append(Shown(f"{title} ({unit}), {documents} documents, {STAR}", ("trained", *chosen), texts))
     print(STAR)
     write_tables(args.output, GAINS, rows, tables)
@@ -680,7 +685,7 @@ def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: 
             estimates = [getattr(moved, pick) for moved in changes]
             bars[label] = np.array([e.value for e in estimates])
             errors[label] = np.array([[e.low for e in estimates], [e.high for e in estimates]])
-        better = "; ΔEng, Δn-Eng: less is better" if folder.metrics[item] == BITS else ""
+        better = "; ΔEng, Δn-Eng: less is better" if less_is_better(folder.metrics[item]) else ""
         label = f"{in_words(item)}: change of {in_words(folder.metrics[item])}{better}"
         plot_bars(bars, names, picture(args, item), label, intervals=errors, columns=args.columns)
 
@@ -688,7 +693,7 @@ def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: 
 def unit_of(folder: Folder, item: str) -> str:
     """An item's metric in words, with its unit, and where less is better."""
     metric = folder.metrics[item]
-    return f"{in_words(item)}: {in_words(metric)} ({'less is better' if metric == BITS else '%'})"
+    return f"{in_words(item)}: {in_words(metric)} ({unit_of(metric)})"
 
 
 def lens_of(args: argparse.Namespace) -> dict[str, list[LensCounts]]:

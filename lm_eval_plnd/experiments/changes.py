@@ -18,6 +18,7 @@ from lm_eval_plnd.experiments.results import (
     SETTINGS,
     Samples,
     document_weights,
+    less_is_better,
     read_results,
     read_samples,
 )
@@ -184,7 +185,7 @@ def change(folder: Folder, item: str, template: Setting, random: bool, languages
         after = [folder.documents(draw, item, whose) for draw in draws]
         return np.mean(after, axis=0) - original[whose]
 
-    sign = -1 if folder.metrics[item] == BITS else 1
+    sign = -1 if less_is_better(folder.metrics[item]) else 1
 
     def groups(draws: slice) -> tuple[Groups, Groups]:
         of_english = np.mean([shift(x, settings[x][draws], english) for x in languages], axis=0)

@@ -31,6 +31,10 @@ SAMPLES, NEURONS, ANSWERS = "samples", "neurons", "answers"
 MEANS = "means.safetensors"
 """Of all neurons, among `NEURONS`, where the ablation is mean."""
 TEXT, BITS, BYTES = "text", "bits_per_byte", "bytes"
+LESS_IS_BETTER = frozenset(
+    "bits_per_byte byte_perplexity word_perplexity perplexity brier_score ter unreadable undetermined".split()
+)
+"""Metrics, lm-eval's own and plnd's tasks', of which a smaller score is better."""
 MODEL_OPTIONS = ("batch_size", "device")
 """Of the model's arguments, those that lm-eval's command line has options for."""
 MAX_BYTES = 2**26
@@ -190,6 +194,11 @@ def document_weights(metrics: Mapping[str, list[Any]], metric: str) -> list[Any]
     """
     name, _, _filter = metric.partition(",")
     return metrics[BYTES] if name == BITS else None
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether a smaller score is better; the name may have its filter behind it."""
+    return metric.partition(",")[0] in LESS_IS_BETTER
 
 
 def mask_file(folder: Path, row: Row) -> Path:

@@ -15,6 +15,7 @@ from functools import lru_cache
 import regex
 
 from lm_eval_plnd.scoring.answers import ARABIC_PARTICLE
+from plnd.logit_lens.language_id import base_code
 
 ENOUGH = 2
 """So many of a question's concepts make an answer relevant; fewer, in part."""
@@ -43,9 +44,10 @@ def mentioned(text: str, concepts: Sequence[Sequence[str]], language: str) -> li
     Args:
         text: any text.
         concepts: a list of patterns each.
-        language: two-letter code of the patterns' language. In Chinese, Japanese, Thai a pattern is found anywhere; in
+        language: code of the patterns' language. In Chinese, Japanese, Thai a pattern is found anywhere; in
             Arabic also behind particles that are joined to a word, whatever its vowel signs and hamzas.
     """
+    language = base_code(language)
     folded = _folded(text, language)
     if language in _UNSPACED:
         return [any(term in folded for term in concept) for concept in concepts]

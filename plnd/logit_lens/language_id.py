@@ -27,6 +27,20 @@ _CLD3_CODES = {"he": "iw", "nb": "no", "tl": "fil"}
 _FASTTEXT_CODES = {"nb": "no", "fil": "tl", "iw": "he"}
 """Languages for which lid.176 has another code."""
 
+_TWO_LETTERS = dict(
+    pair.split("=")
+    for pair in """
+    afr=af amh=am ara=ar arb=ar asm=as aze=az azj=az bel=be ben=bn bod=bo bos=bs bul=bg cat=ca ces=cs cmn=zh cos=co
+    cym=cy dan=da deu=de div=dv ell=el eng=en epo=eo est=et eus=eu ekk=et fas=fa fin=fi fra=fr fry=fy gla=gd gle=ga
+    glg=gl guj=gu hat=ht hau=ha heb=he hin=hi hrv=hr hun=hu hye=hy ibo=ig ind=id isl=is ita=it jav=jv jpn=ja kan=kn
+    kat=ka kaz=kk khk=mn khm=km kir=ky kmr=ku kor=ko kur=ku lao=lo lat=la lav=lv lit=lt ltz=lb lvs=lv mal=ml mar=mr
+    mkd=mk mlg=mg mlt=mt mon=mn mri=mi msa=ms mya=my nep=ne nld=nl nno=nn nob=nb nor=no npi=ne nya=ny ori=or ory=or
+    pan=pa pbt=ps pes=fa plt=mg pol=pl por=pt pus=ps ron=ro rus=ru san=sa sin=si slk=sk slv=sl smo=sm sna=sn snd=sd
+    som=so sot=st spa=es sqi=sq srp=sr sun=su swa=sw swe=sv swh=sw tam=ta tat=tt tel=te tgk=tg tgl=tl tha=th tir=ti
+    tur=tr uig=ug ukr=uk urd=ur uzb=uz uzn=uz vie=vi xho=xh ydd=yi yid=yi yor=yo zho=zh zsm=ms zul=zu
+    """.split()
+)
+"""ISO 639-3 codes, as FLORES and Belebele have them (`zho_Hans`), of languages that have a code of two letters."""
 _ONE_LANGUAGE = {
     **dict.fromkeys(("bs", "cnr", "hr", "sh", "sr"), "sh"),
     **dict.fromkeys(("nb", "nn", "no"), "no"),
@@ -42,10 +56,10 @@ _ROMANISED = {"bg-Latn", "el-Latn", "hi-Latn", "ja-Latn", "ru-Latn", "zh-Latn"}
 """cld3's codes for a language in letters that are not its own."""
 
 _SCRIPTS = {
-    **dict.fromkeys(("zh", "yue"), ("Han",)),
+    **dict.fromkeys(("zh", "yue", "wuu", "gan"), ("Han",)),
     "ja": ("Han", "Hiragana", "Katakana"),
     "ko": ("Hangul", "Han"),
-    **dict.fromkeys(("ar", "fa", "ur", "ps", "sd", "ug"), ("Arabic",)),
+    **dict.fromkeys(("ar", "arz", "azb", "ckb", "fa", "mzn", "pnb", "ps", "sd", "ug", "ur"), ("Arabic",)),
     **dict.fromkeys(("be", "bg", "kk", "ky", "mk", "mn", "ru", "sr", "tg", "tt", "uk"), ("Cyrillic",)),
     **dict.fromkeys(("hi", "mr", "ne", "sa"), ("Devanagari",)),
     **dict.fromkeys(("bn", "as"), ("Bengali",)),
@@ -126,7 +140,7 @@ class Cld3:
     @staticmethod
     def labels(language: str) -> tuple[str, ...]:
         """Its code for a language, also where that is written in Latin letters."""
-        base = _base(language)
+        base = base_code(language)
         code = _CLD3_CODES.get(base, base)
         return code, f"{code}-Latn"
 
@@ -162,7 +176,7 @@ class FastText:
     @staticmethod
     def labels(language: str) -> tuple[str, ...]:
         """Its code for a language."""
-        base = _base(language)
+        base = base_code(language)
         return (_FASTTEXT_CODES.get(base, base),)
 
 
@@ -179,7 +193,7 @@ class Script:
     @staticmethod
     def labels(language: str) -> tuple[str, ...]:
         """The scripts that a language is written in."""
-        return _SCRIPTS.get(_base(language), ("Latin",))
+        return _SCRIPTS.get(base_code(language), ("Latin",))
 
 
 IDENTIFIERS: dict[str, type[Cld3] | type[FastText] | type[Script]] = {
@@ -210,9 +224,10 @@ def labels(identifier: str, language: str) -> tuple[str, ...]:
 def same_language(label: str, language: str) -> bool:
     """Whether two codes, a classifier's or a user's, name one language.
 
-    Regions and scripts do not count (`zh-Hant` is `zh`, `pt_BR` is `pt`, `sr-Latn` is `sr`), but a language in Latin
-    letters that are not its own (cld3's `zh-Latn`, `ru-Latn`) is another one. Bosnian, Croatian, Montenegrin and
-    Serbian are one, so are the Norwegian ones, and the Chinese ones, which are written alike. `NON_WORD` is none.
+    Regions and scripts do not count (`zh-Hant` and `zho_Hans` are `zh`, `pt_BR` is `pt`, `sr-Latn` is `sr`), but a
+    language in Latin letters that are not its own (cld3's `zh-Latn`, `ru-Latn`) is another one. Bosnian, Croatian,
+    Montenegrin and Serbian are one, so are the Norwegian ones, and the Chinese ones, which are written alike.
+    `NON_WORD` is none.
     """
     return NON_WORD not in (label, language) and _one_code(label) == _one_code(language)
 
@@ -222,15 +237,16 @@ def scripts_in(text: str) -> Counter[str]:
     return Counter(filter(None, map(_script, text)))
 
 
-def _base(language: str) -> str:
-    """A language's code without region and script."""
-    return language.replace("_", "-").partition("-")[0].lower()
+def base_code(language: str) -> str:
+    """A language's code without region and script, of two letters where it has one: `zh` of `zh-Hans` and `zho_Hans`."""
+    code = language.replace("_", "-").partition("-")[0].lower()
+    return _TWO_LETTERS.get(code, code)
 
 
 def _one_code(label: str) -> str:
     """A code that all names of a language share; a romanised one keeps its own."""
     plain = label.replace("_", "-")
-    return plain.lower() if plain in _ROMANISED else _ONE_LANGUAGE.get(_base(label), _base(label))
+    return plain.lower() if plain in _ROMANISED else _ONE_LANGUAGE.get(base_code(label), base_code(label))
 
 
 def _class(name: str) -> type[Cld3] | type[FastText] | type[Script]:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from lm_eval_plnd.experiments.report.certainty import SURE, Scores
 from lm_eval_plnd.experiments.report.page import shown, signed
-from lm_eval_plnd.experiments.results import BITS, Row
+from lm_eval_plnd.experiments.results import Row, less_is_better
 from plnd.plot_style import in_words
 
 if TYPE_CHECKING:
     from lm_eval_plnd.experiments.settings import Settings
 
-LESS_IS_BETTER = (BITS, "byte_perplexity", "unreadable")
 FEW = 30
 """Documents below which intervals are rough."""
 
@@ -117,7 +116,7 @@ def findings(rows: Sequence[Row], scores: Scores) -> list[str]:
     groups = {"in the neurons' own language": own, "in other languages": others, "with as many random neurons": random}
     metric = in_words(rows[0].metric.partition(",")[0])
     said = [f"{_mean(group, scores)} {where} ({_worse(group, scores)})" for where, group in groups.items() if group]
-    better = "less is better" if _less_is_better(rows[0]) else "more is better"
+    better = "less is better" if less_is_better(rows[0].metric) else "more is better"
     sentences = [f"Mean change of {metric} ({better}): {'; '.join(said)}."]
     if own and (most := max(own, key=lambda row: _loss(row, scores))) and _loss(most, scores) > 0:
         sentences.append(_largest(most, scores, len(own)))
@@ -179,8 +178,4 @@ def _largest(row: Row, scores: Scores, among: int) -> str:
 
 def _loss(row: Row, scores: Scores) -> float:
     change = scores.change(row)
-    return change if _less_is_better(row) else -change
-
-
-def _less_is_better(row: Row) -> bool:
-    return row.metric.partition(",")[0] in LESS_IS_BETTER
+    return change if less_is_better(row.metric) else -change

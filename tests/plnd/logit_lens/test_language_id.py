@@ -111,6 +111,8 @@ def test_labels_of_languages():
     """The labels under which the text of a language is counted, whether or not the classifier is installed."""
     for language, scripts in (("zh", ("Han",)), ("zh-Hans", ("Han",)), ("ru", ("Cyrillic",)), ("de", ("Latin",))):
         assert labels("script", language) == scripts
+    assert labels("script", "cmn") == labels("script", "zho_Hant") == labels("script", "wuu") == ("Han",)
+    assert labels("cld3", "heb_Hebr")[0] == "iw" and labels("fasttext", "nob_Latn") == ("no",)
     assert set(labels("script", "ja")) <= set(SCRIPTS) and len(SCRIPTS) == len(set(SCRIPTS))
     assert labels("cld3", "zh_Hans") == ("zh", "zh-Latn")
     assert labels("cld3", "he")[0] == "iw" and labels("cld3", "nb")[0] == "no"
@@ -203,6 +205,10 @@ def test_fasttext_reads_all_of_a_text(fasttext):
             ("pt-BR", "pt"),
             ("hi-Latn", "hi-Latn"),
             ("arz", "ar"),
+            ("zho_Hans", "zh"),
+            ("arb_Arab", "ar"),
+            ("swh_Latn", "sw"),
+            ("srp_Cyrl", "hr"),
         ),
     ],
 )
