@@ -229,11 +229,11 @@ def title_of(folder: Folder, item: str, languages: Sequence[str]) -> str:
     task = folder.settings.tasks[item].task
     sizes = "/".join(map(str, dict.fromkeys(len(values) for values in scores.values())))
     original = "  ".join(f"{x} {values.mean():.{digits(metric)}f}" for x, values in scores.items())
-    unit = unit_of(metric)
+    unit = _unit(metric)
     return f"{item}: {metric} ({unit}) of {task}, {sizes} documents a language\noriginal: {original}"
 
 
-def unit_of(metric: str) -> str:
+def _unit(metric: str) -> str:
     """What a metric is shown in, and whether less of it is better."""
     return ", ".join([*(["%"] if metric != BITS else []), *(["less is better"] if less_is_better(metric) else [])])
 
@@ -447,9 +447,7 @@ def table1(args: argparse.Namespace) -> None:
         languages, metric = folder.settings.languages_of(item), folder.metrics[item]
         places = digits(metric)
         averaged = [x for x in languages if x != folder.settings.english]
-        title = (
-            f"{item}: {metric} ({unit_of(metric)}) of {folder.settings.tasks[item].task}"
-        )
+        title = f"{item}: {metric} ({_unit(metric)}) of {folder.settings.tasks[item].task}"
         print(title)
         print(f"{'':<40}" + "".join(f"{x:>16}" for x in (*languages, "average")))
         texts: list[list[str]] = []
@@ -540,7 +538,7 @@ def figure4(args: argparse.Namespace) -> None:
         for title, items in groups.items():
             metric = folder.metrics[items[0]] if len(items) == 1 else "%"
             panels[title] = {}
-            print(f"{title}, {where} ({unit_of(metric)})")
+            print(f"{title}, {where} ({_unit(metric)})")
             print(f"  {'trained':<10}{'documents':>10}{'score':>9}{'change':>9}{'95 % interval':>19}{'p':>8}")
             for state in settings.enhancement.states:
                 numbers = sizes(settings, "figure4", state)
@@ -589,7 +587,7 @@ def table6(args: argparse.Namespace) -> None:
             state: {x: gain(folder, items, state, documents, of, english=e) for x, (of, e) in chosen.items()}
             for state in settings.enhancement.states
         }
-        print(f"{title} ({unit_of(metric)}), {documents} documents")
+        print(f"{title} ({_unit(metric)}), {documents} documents")
         print(f"{'':<18}" + "".join(f"{x:>9}" for x in chosen))
         originals = next(iter(found.values()))
         texts = [["original", *(f"{one.original:.{digits(metric)}f}" for one in originals.values())]]
@@ -613,7 +611,7 @@ def table6(args: argparse.Namespace) -> None:
             ends[state] = np.array(list(parts))
         unit = "bits per byte (less is better)" if metric == BITS else f"{in_words(title)}, score (%)"
         plot_bars(bars, list(chosen), picture(args, title), unit, intervals=ends, columns=args.columns)
-        unit = unit_of(metric)
+        unit = _unit(metric)
         tables.append(Shown(f"{title} ({unit}), {documents} documents, {STAR}", ("trained", *chosen), texts))
     print(STAR)
     write_tables(args.output, GAINS, rows, tables)
@@ -693,7 +691,7 @@ def draw(args: argparse.Namespace, folder: Folder, names: Sequence[str], found: 
 def unit_of(folder: Folder, item: str) -> str:
     """An item's metric in words, with its unit, and where less is better."""
     metric = folder.metrics[item]
-    return f"{in_words(item)}: {in_words(metric)} ({unit_of(metric)})"
+    return f"{in_words(item)}: {in_words(metric)} ({_unit(metric)})"
 
 
 def lens_of(args: argparse.Namespace) -> dict[str, list[LensCounts]]:

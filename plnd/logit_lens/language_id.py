@@ -238,7 +238,7 @@ def scripts_in(text: str) -> Counter[str]:
 
 
 def base_code(language: str) -> str:
-    """A language's code without region and script, of two letters where it has one: `zh` of `zh-Hans` and `zho_Hans`."""
+    """A language's code without region and script, of two letters where it has one: `zh` of `zh-Hans`, `zho_Hans`."""
     code = language.replace("_", "-").partition("-")[0].lower()
     return _TWO_LETTERS.get(code, code)
 
