@@ -14,6 +14,7 @@ import numpy as np
 from plnd.errors import PLNDError
 from plnd.io.metadata import NeuronsMetadata
 from plnd.model_description import check_model
+from plnd.neurons.contrast import check_corpora, check_settings
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
 from plnd.neurons.scores import Scores
@@ -59,7 +60,7 @@ def lape(
 
     Raises:
         PLNDError: if there are fewer than two languages, both rules are given or one makes no sense, or the scores were
-            not made for this.
+            not made for this, or with different settings.
         ModelMismatchError: if the scores are of different models.
     """
     scores, projections = list(scores), listed(projections)
@@ -134,6 +135,8 @@ def _check(scores: list[Scores]) -> None:
         raise PLNDError("some of these scores were detected with method=lape and some with method=activation")
     for n, other in enumerate(scores[1:], 2):
         check_model(other.metadata.model, scores[0].metadata.model, f"scores {n}")
+    check_settings(scores)
+    check_corpora(scores)
 
 
 def _neurons(

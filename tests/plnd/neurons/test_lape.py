@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,13 @@ def test_what_is_refused(description):
     other = made_up(description, np.ones((BLOCKS, WIDTH)), "en", "activation")
     assert "some with method=activation" in refusal(plnd.lape, [scores[0], other])
     assert "these scores cover gate_proj, up_proj, down_proj" in refusal(plnd.lape, scores, projections=["q_proj"])
+    said = scores[0].metadata
+    longer = replace(scores[1], metadata=scores[1].metadata.replaced(corpus={**said.corpus, "max_length": 9}))
+    assert refusal(plnd.lape, [scores[0], longer]).startswith(
+        "max_length is 1 in the scores of en and 9 in those of zh"
+    )
+    twice = [replace(one, metadata=one.metadata.replaced(corpus={**said.corpus, "sha256": "a"})) for one in scores[:2]]
+    assert "are of one corpus, the same documents" in refusal(plnd.lape, twice)
 
 
 def test_scores_of_another_model_are_refused(description):
