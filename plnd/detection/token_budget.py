@@ -34,7 +34,7 @@ class TokenBudget:
 
     @classmethod
     def of(cls, layout: Layout, config: DetectConfig) -> TokenBudget:
-        """For a model, from what is free where its parameters are.
+        """For a model, from what is free where its parameters are and where tokens go in (of one that is offloaded).
 
         A pass of so many tokens takes, to a rough upper bound and in float32 or wider, all activations of the widest
         block twice (once as they are, once squared or cast), eight times the residual stream, and two rows of
@@ -51,7 +51,7 @@ class TokenBudget:
         if config.method == "relevance":
             values = values * len(widths) + 3 * text.vocab_size
         neurons = sum(layout.widths.values())
-        devices = {parameter.device for parameter in layout.model.parameters()}
+        devices = {x.device for x in layout.model.parameters() if not x.is_meta} | {layout.input_device}
         free = [each for each in map(_free, devices) if each is not None]
         kinds = {device.type for device in devices}
         most = min(MOST.get(kind, MOST_ELSEWHERE) for kind in kinds)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from detecting import CONFIG, selected, some_documents
 from plnd.detection import token_budget
@@ -136,3 +137,11 @@ def test_models_through_which_batches_pass_together_are_refused(small_model):
 
     with pytest.raises(PLNDError, match="batch_size=auto: this model is blockwise, .* give a number"):
         detect(plnd.blockwise_model(small_model), DOCUMENTS, AUTO)
+
+
+def test_an_offloaded_model_has_what_is_free_where_it_runs():
+    """Of its parameters, which are nowhere between passes, nothing is known; it is not taken for an accelerator's."""
+    model = tiny_model("llama")
+    plain = TokenBudget.of(Layout(model), AUTO)
+    cpu_offload(model, execution_device="cpu")
+    assert TokenBudget.of(Layout(model), AUTO).tokens <= token_budget.MOST["cpu"] and plain.why.endswith("free")
