@@ -254,8 +254,7 @@ def _after_gate(layout: Layout, block: Block, see: Callable[[str, Tensor], Any])
     """Shows a block's activations, under the address of its `down_proj`, until the returned function is called."""
     names = [projection.name for projection in block.stack.projections]
     gate = layout.targets[f"{block.name}.{'gate_proj' if 'gate_proj' in names else 'up_proj'}"]
-    assert block.stack.activation is not None
-    activation, name = block.at(block.stack.activation), f"{block.name}.down_proj"
+    activation, name = block.activation, f"{block.name}.down_proj"
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
         with torch.no_grad():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded
-from plnd.models.layout import Block, Layout
+from plnd.models.layout import Block, Layout, Target
 from plnd.models.running import hooked
 
 Tokens = Literal["last", "all"]
@@ -76,20 +76,21 @@ class Watch:
         """Hooks in place and gradients off; on exit the model is as it was.
 
         Raises:
-            FamilyError: if a block's non-linearity is not a module of its own, which could be watched.
+            FamilyError: if a block's non-linearity is neither a function of torch nor a module of its own.
         """
-        modules = [block.at(block.stack.activation) for block in self.blocks]  # type: ignore[arg-type]
-        times = Counter(map(id, modules))
-        for block, module in zip(self.blocks, modules, strict=True):
-            if not isinstance(module, nn.Module) or times[id(module)] > 1:
-                raise FamilyError(
-                    f"block {block.name}: its non-linearity is not a module of its own, so it cannot be watched"
-                )
+        modules = {block.name: self._non_linearity(block) for block in self.blocks}
+        times = Counter(map(id, modules.values()))
+        for name, module in modules.items():
+            if module is not None and (not isinstance(module, nn.Module) or times[id(module)] > 1):
+                raise FamilyError(f"block {name}: its non-linearity is not a module of its own, so it cannot be watched")
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(hooked(self.layout.model))
-            for block, module in zip(self.blocks, modules, strict=True):
-                stack.callback(module.register_forward_hook(self._activation_hook(block.name)).remove)
+            for block in self.blocks:
+                module, hook = modules[block.name], self._activation_hook(block.name)
+                if module is None:  # of a function the argument can be watched
+                    module, hook = self._argument(block).module, self._before_function(block, hook)
+                stack.callback(module.register_forward_hook(hook).remove)
                 if self.coefficients:
                     down = self.layout.targets[f"{block.name}.down_proj"].module
                     stack.callback(down.register_forward_pre_hook(self._coefficient_hook(block.name)).remove)
@@ -137,6 +138,21 @@ class Watch:
     def _joined(self, parts: dict[str, Tensor]) -> Tensor:
         joined = torch.cat([parts[block.name].cpu() for block in self.blocks], dim=-1)
         return joined.to(torch.promote_types(joined.dtype, torch.float32))
+
+    @staticmethod
+    def _non_linearity(block: Block) -> Any:
+        """What should be a module; None where the model calls a function of torch."""
+        path = block.stack.activation
+        assert path is not None
+        return None if path.startswith("torch.") else block.at(path)
+
+    def _argument(self, block: Block) -> Target:
+        """The projection whose rows go through the non-linearity."""
+        return self.layout.targets.get(f"{block.name}.gate_proj") or self.layout.targets[f"{block.name}.up_proj"]
+
+    def _before_function(self, block: Block, see: Callable) -> Callable:
+        activation, argument = block.activation, self._argument(block)
+        return lambda module, args, output: see(module, args, activation(argument.select(output)))
 
     def _activation_hook(self, name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from peft_plnd import NeuronSelectConfig
 from plnd.models.layout import Layout
 from plnd.probing.float64 import KeepFloat64
-from tiny import tiny_model
+from tiny import MASKED, SCALED, TINY, tiny_model
 from tuning import batch, fill, loss_of, make_mask, steps
 
 STORAGE = ("llama", "phi3", "gpt2", "bloom", "t5")  # plain with biases, fused, Conv1D, interleaved, two stacks
@@ -42,13 +42,26 @@ def selected(model, neurons):
 @pytest.mark.parametrize("name", STORAGE)
 def test_training_deltas_is_full_training_with_masked_gradients(name, optimizer, tmp_path):
     """After 20 steps in float64 the merged weights equal those of full training to 1e-8, and no others have moved."""
+    check_training(name, optimizer, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted((TINY | MASKED | SCALED).keys() - {*STORAGE}), indirect=True)
+def test_every_other_row_trains_so(family, tmp_path):
+    """The same of all rows, encoders included, after three steps."""
+    check_training(family, "sgd", tmp_path, count=3)
+
+
+def check_training(name, optimizer, tmp_path, count=20):
+    """Trains a mask's neurons as deltas, and in a copy with the gradients of all else zeroed."""
     model = tiny_model(name, torch.float64)
     neurons = make_mask(model, tmp_path / "mask.safetensors")
     start, full = model.state_dict(), copy.deepcopy(model)
     start = {key: value.clone() for key, value in start.items()}
     tuned = get_peft_model(model, NeuronSelectConfig(mask=tmp_path / "mask.safetensors", bias="selected"))
     with KeepFloat64():
-        steps(tuned, (p for p in tuned.parameters() if p.requires_grad), OPTIMIZERS[optimizer])
+        trained = [p for p in tuned.parameters() if p.requires_grad]
+        steps(tuned, trained, OPTIMIZERS[optimizer], count=count)
         full.requires_grad_(True)
         kept = selected(full, neurons)
 
@@ -57,7 +70,7 @@ def test_training_deltas_is_full_training_with_masked_gradients(name, optimizer,
                 if parameter.grad is not None:
                     parameter.grad *= kept[id(parameter)]
 
-        steps(full, full.parameters(), OPTIMIZERS[optimizer], between=mask_gradients)
+        steps(full, full.parameters(), OPTIMIZERS[optimizer], count=count, between=mask_gradients)
     merged = tuned.merge_and_unload().state_dict()
     moved = 0
     for key, expected in full.named_parameters():
@@ -65,7 +78,7 @@ def test_training_deltas_is_full_training_with_masked_gradients(name, optimizer,
         others = kept[id(expected)] == 0
         assert torch.equal(merged[key][others], start[key][others])
         moved += int((merged[key] != start[key]).sum())
-    assert moved > 1000  # the comparison above is of weights that have moved
+    assert moved > 500  # the comparison above is of weights that have moved
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))

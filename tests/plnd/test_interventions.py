@@ -16,7 +16,7 @@ from plnd.models.layout import Layout
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.references.config import ReferenceConfig
 from plnd.references.run import reference
-from tiny import TINY, VARIANTS, logits, tiny_model
+from tiny import MASKED, TINY, VARIANTS, logits, tiny_model
 
 IDS = torch.tensor([[5, 9, 33, 7, 61, 4], [8, 3, 90, 11, 2, 6]])
 
@@ -215,7 +215,7 @@ def plain_hooks(model, neurons: NeuronSet, change) -> ExitStack:
 
 
 BY_STRUCTURE = ("phi3", "mixtral")
-EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS)]
+EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS | MASKED)]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -503,17 +503,15 @@ LATEST = {"gpt_oss", "qwen3_next", "deepseek_v3"}
 
 
 def dense() -> list[str]:
-    """Rows without experts, whose non-linearity is a module."""
-    return [
-        name
-        for name in TINY
-        if all(not x.experts and not (x.activation or "").startswith("torch.") for x in FAMILIES[name].stacks)
-    ]
+    """Rows without experts."""
+    rows = (TINY | MASKED).keys() & FAMILIES.keys()
+    return [name for name in rows if not any(stack.experts for stack in FAMILIES[name].stacks)]
 
 
 def marked(names: Iterable[str], *, variants: bool = False) -> list[Any]:
     """Parameters of a test of these models, in order; of rare ones marked `slow`."""
-    slow = RARE if variants else RARE | LATEST
+    slow = RARE | MASKED.keys() | SCALED.keys()
+    slow = slow if variants else slow | LATEST
     return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in sorted(names)]
 
 

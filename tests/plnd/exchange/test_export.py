@@ -24,7 +24,7 @@ from plnd import NeuronSet, PLNDError, deactivated, export, intervened
 from plnd.commands.main import main
 from plnd.interventions import Intervention
 from plnd.models.layout import Layout
-from tiny import TINY, VARIANTS, marked, tiny_model
+from tiny import MASKED, SCALED, TINY, VARIANTS, marked, tiny_model
 
 
 def every(model, step: int = 3, **changes) -> NeuronSet:
@@ -92,7 +92,7 @@ def source(tmp_path, llama) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", marked(TINY | VARIANTS))
+@pytest.mark.parametrize("name", marked(TINY | VARIANTS | MASKED | SCALED))
 def test_an_export_is_the_masked_model(name, dtype, tmp_path):
     """Loaded by plain transformers, a sharded export gives the masked model's logits, bit for bit, in every family."""
     source = saved(tiny_model(name, dtype), tmp_path / "source", max_shard_size="5KB")
@@ -108,7 +108,7 @@ def test_an_export_is_the_masked_model(name, dtype, tmp_path):
 
 
 BY_STRUCTURE = ("mixtral",)
-EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS)]
+EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS | MASKED | SCALED)]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -29,7 +29,7 @@ from plnd.logit_lens.lens import (
 from plnd.models.families import FAMILIES
 from plnd.models.layout import Layout, attribute
 from plnd.probing.float64 import KeepFloat64
-from tiny import tiny_model
+from tiny import SCALED, TINY, VARIANTS, marked, tiny_model
 
 TOP_K = 3
 DOCUMENTS = [[1, 5, 9, 40, 41, 7, 33], [1, 60, 61], [1, 8, 90, 95, 3], [4]]
@@ -73,6 +73,7 @@ def by_hand(model, ids: list[int]) -> list[Counter]:
         return [Counter(x[0].topk(TOP_K).indices.flatten().tolist()) for x in [*places, output.logits]]
 
 
+@pytest.mark.parametrize("variant", marked(TINY | VARIANTS | SCALED, variants=True), indirect=True)
 def test_counts_are_those_of_unembedding_by_hand(variant):
     """Every block of every family, with documents of different lengths in one padded batch."""
     model = tiny_model(variant)

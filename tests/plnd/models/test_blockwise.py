@@ -19,11 +19,12 @@ from plnd.errors import PLNDError
 from plnd.models.blockwise import blockwise_model, in_step, weights_of
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
-from tiny import TINY, VARIANTS, logits, tiny_model
+from tiny import SCALED, TINY, VARIANTS, logits, tiny_model
 
 DIFFERENT = ("mixtral", "qwen2", "t5_gated")
 """Experts that are stored one by one; an unembedding that is the embedding; an encoder, a decoder, an odd bias."""
-ALL = [pytest.param(name, marks=() if name in DIFFERENT else pytest.mark.slow) for name in sorted({**TINY, **VARIANTS})]
+EVERY = sorted({**TINY, **VARIANTS, **SCALED})
+ALL = [pytest.param(name, marks=() if name in DIFFERENT else pytest.mark.slow) for name in EVERY]
 
 
 def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> str:

@@ -12,10 +12,10 @@ from plnd.errors import CorpusError, PLNDError
 from plnd.models.layout import Layout
 from plnd.references.config import ReferenceConfig
 from plnd.references.run import reference
-from tiny import TINY, VARIANTS, tiny_model
+from tiny import MASKED, TINY, VARIANTS, tiny_model
 
 BY_STRUCTURE = ("mixtral",)
-EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS)]
+EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS | MASKED)]
 CONFIG = ReferenceConfig(min_length=4, max_length=10, batch_size=2)
 
 

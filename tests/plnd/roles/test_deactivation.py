@@ -35,8 +35,8 @@ def case(name: str, rows: int = 3):
     return model, ids, drawn(feed_forward_widths(Layout(model)), rows)
 
 
-IN_FLOAT32 = ("xglm", "qwen3_5_text")
-"""What computes in single precision whatever the model's is: the latter its linear attention."""
+IN_FLOAT32 = ("xglm", "qwen3_5_text", "bamba")
+"""What computes in single precision whatever the model's is: the latter two their linear attention, or recurrence."""
 
 
 @pytest.mark.parametrize("name", DENSE)

@@ -15,7 +15,7 @@ from handmade import rechecked
 from plnd.any_artifact import load
 from plnd.errors import ArtifactError, FamilyError, PLNDError
 from plnd.io.files import file_digest
-from plnd.models.layout import Layout, attribute
+from plnd.models.layout import Layout
 from plnd.roles.codes import role_counts
 from plnd.roles.parallel import Parallel, prompt_digest
 from plnd.roles.roles import ROLES, Roles, active_patterns, artifact_bytes, find_roles, pack, role_table, unpack
@@ -45,7 +45,7 @@ def activations(model, ids: list[int]) -> dict[str, torch.Tensor]:
     for block in layout.blocks:
         if block.stack.activation is None:
             continue
-        act = attribute(block.module, block.stack.activation)
+        act = block.activation
         target = layout.targets.get(f"{block.name}.gate_proj") or layout.targets[f"{block.name}.up_proj"]
 
         def hook(module, args, output, name=block.name, act=act, target=target):
