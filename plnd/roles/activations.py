@@ -82,7 +82,9 @@ class Watch:
         times = Counter(map(id, modules.values()))
         for name, module in modules.items():
             if module is not None and (not isinstance(module, nn.Module) or times[id(module)] > 1):
-                raise FamilyError(f"block {name}: its non-linearity is not a module of its own, so it cannot be watched")
+                raise FamilyError(
+                    f"block {name}: its non-linearity is not a module of its own, so it cannot be watched"
+                )
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(hooked(self.layout.model))

@@ -34,7 +34,7 @@ def words() -> PreTrainedTokenizerFast:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_masked_row_is_hf_without_the_neurons(name, tmp_path):
-    """Log-likelihoods, experts included, are those of `hf` on a copy whose neurons are zero, and not the whole one's."""
+    """Log-likelihoods are those of `hf` on a copy whose neurons, of experts too, are zero, and not the whole one's."""
     model, tokenizer = tiny_model(name, torch.float32), words()
     make_mask(model, tmp_path / "mask.safetensors", experts=True)
     without = copy.deepcopy(model)

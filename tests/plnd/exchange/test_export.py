@@ -108,7 +108,10 @@ def test_an_export_is_the_masked_model(name, dtype, tmp_path):
 
 
 BY_STRUCTURE = ("mixtral",)
-EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS | MASKED | SCALED)]
+EVERY = [
+    n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow)
+    for n in sorted(TINY | VARIANTS | MASKED | SCALED)
+]
 
 
 @pytest.mark.parametrize("name", EVERY)
