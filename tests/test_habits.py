@@ -22,6 +22,7 @@ MIRROR_NOTHING = {
     "tests/test_readme.py": "README.md",
     "tests/test_tutorial.py": "docs/tutorial.ipynb",
     "tests/test_site.py": "docs/: the site that Sphinx makes of it",
+    "tests/lm_eval_plnd/test_every_row.py": "a model of every row of the families table, masked, under lm-eval",
     "tests/lm_eval_plnd/test_leaderboard.py": "lm-eval's own tasks and tables, with neurons off",
     "tests/lm_eval_plnd/scoring/test_tricky_answers.py": "the readers of answers together, on what models write",
     "tests/plnd/detection/test_tensor_parallel.py": "models spread over processes, measured, masked and under lm-eval",
