@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from peft_plnd.config import NeuronSelectConfig
 from peft_plnd.model import NeuronSelectModel
 from peft_plnd.tuner.errors import NeuronSelectError
+from peft_plnd.tuner.experts import NeuronSelectExperts
 from peft_plnd.tuner.layer import NeuronSelectLayer
 from plnd.io.files import write_bytes
 
@@ -49,6 +50,11 @@ def to_lora(model: nn.Module, adapter_name: str = "default") -> tuple[LoraConfig
     config: NeuronSelectConfig = model.peft_config[adapter_name]  # type: ignore[assignment,index]
     if config.bias not in ("none", "selected"):
         raise NeuronSelectError(f"bias={config.bias!r} trains biases outside the adapter, which LoRA cannot take over")
+    if fused := [name for name, layer in layers.items() if isinstance(layer, NeuronSelectExperts)]:
+        raise NeuronSelectError(
+            f"{fused[0]}: neurons of fused experts are not converted, since LoRA has one rank for all experts: leave"
+            " them out with projections=, or merge the adapter"
+        )
     biased = any(adapter_name in layer.neuron_select_bias for layer in layers.values())
     state, ranks = {}, {}
     for name, layer in layers.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from peft_plnd.selection import places
 from peft_plnd.tuner.errors import NeuronSelectError
 from peft_plnd.tuner.layer import NeuronSelectLayer
 from plnd.models.layout import Layout
@@ -48,7 +49,7 @@ def importance_rates(
         if adapter_name not in buffers:
             continue
         kept = buffers[adapter_name].cpu()
-        stored = target.storage(torch.from_numpy(np.asarray(chosen, dtype=np.int64)))
+        stored = places(target, chosen)
         here = torch.isin(stored, kept)
         importance = torch.from_numpy(np.asarray(neurons.importance[address], dtype=np.float64))[here]
         if not bool((importance > 0).all()):
@@ -56,10 +57,10 @@ def importance_rates(
                 f"{address}: a neuron of importance 0, of which no rate can be made; leave the rates alone"
             )
         factor = importance**power
-        places = torch.searchsorted(kept, stored[here])
+        found = torch.searchsorted(kept, stored[here])
         for parameter, shape in _parameters(layer, adapter_name, rows):
             all_of_it = factors.setdefault(parameter, torch.full(shape, torch.nan, dtype=torch.float64))
-            all_of_it.view(-1)[places] = factor / factor.mean()
+            all_of_it.view(-1)[found] = factor / factor.mean()
     _check_complete(model, adapter_name, factors)
     return {parameter: factor.to(parameter) for parameter, factor in factors.items()}
 

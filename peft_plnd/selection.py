@@ -112,10 +112,18 @@ def _gather(model: nn.Module, chosen: Iterable[tuple[Target, np.ndarray]]) -> In
         name = names.get(id(target.module), target.name)
         shape_of(name, target.module)  # refuses what cannot be tuned
         axis = "out" if target.projection.axis == "row" else "in"
-        stored = target.storage(torch.from_numpy(np.asarray(neurons, dtype=np.int64))).tolist()
         module = gathered.setdefault(name, {})
-        module[axis] = sorted([*module.get(axis, []), *stored])
+        module[axis] = sorted([*module.get(axis, []), *places(target, neurons).tolist()])
     return gathered
+
+
+def places(target: Target, neurons: np.ndarray) -> torch.Tensor:
+    """Which rows or columns of its module a projection's neurons are, int64; of fused experts, counted over all."""
+    indices = torch.from_numpy(np.asarray(neurons, dtype=np.int64))
+    if target.experts is None:
+        return target.storage(indices)
+    expert, place = target.position(indices)
+    return expert * target.stored.shape[target.expert_dim] + place
 
 
 def _regions(config: NeuronSelectConfig) -> Regions | None:

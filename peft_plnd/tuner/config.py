@@ -44,7 +44,8 @@ class RowColumnConfig(PeftConfig):
         default=None,
         metadata=_help(
             "Neurons by hand: module name, or the end of one, to {'out': rows, 'in': columns}, either of which may be "
-            "left out. Rows are output features and columns input features, also of a Conv1D."
+            "left out. Rows are output features and columns input features, also of a Conv1D; of fused experts the "
+            "rows of gate_up_proj and the columns of down_proj, of one expert after the other."
         ),
     )
     fraction: float | None = field(

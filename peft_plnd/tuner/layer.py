@@ -67,6 +67,8 @@ class NeuronSelectLayer(BaseTunerLayer):
         neuron_select_in: adapter to dC, [out, number of columns].
         neuron_select_bias: adapter to db, [number of rows], where the config trains biases and the layer has one.
         neuron_select_rows, neuron_select_columns: adapter to R and C, int64, ascending.
+        out_features, in_features: numbers of rows and of columns.
+        row_size, column_size: numbers of entries of a row, and of a column.
     """
 
     adapter_layer_names = ("neuron_select_out", "neuron_select_in", "neuron_select_bias")
@@ -84,12 +86,21 @@ class NeuronSelectLayer(BaseTunerLayer):
         self._overwritten: list[_Parts] = []
         self._kept: Kept | None = None
         plain = self.get_base_layer()
+        self._read_shape(plain)  # type: ignore[arg-type]
+        self.quantization_backend = backend_of(plain, kwargs.get("get_apply_tensor_subclass"))
+
+    def _read_shape(self, plain: nn.Module) -> None:
         shape = linear_shape(plain)
         if shape is None:
             raise NeuronSelectError(f"{type(plain).__name__} is not a linear layer")
         self.out_features, self.in_features = shape
+        self.column_size, self.row_size = shape
         self.transposed = isinstance(plain, Conv1D)
-        self.quantization_backend = backend_of(plain, kwargs.get("get_apply_tensor_subclass"))
+
+    @property
+    def _bias(self) -> str:
+        """The attribute of the base layer that holds the rows' biases, if it has some."""
+        return "bias"
 
     def update_layer(
         self,
@@ -112,12 +123,12 @@ class NeuronSelectLayer(BaseTunerLayer):
         initial = torch.zeros if init_weights else torch.randn
         if rows := indices.get("out"):
             self.neuron_select_rows[adapter_name] = torch.tensor(rows)
-            self.neuron_select_out[adapter_name] = nn.Parameter(initial(len(rows), self.in_features))
-            if bias and getattr(self.get_base_layer(), "bias", None) is not None:
+            self.neuron_select_out[adapter_name] = nn.Parameter(initial(len(rows), self.row_size))
+            if bias and getattr(self.get_base_layer(), self._bias, None) is not None:
                 self.neuron_select_bias[adapter_name] = nn.Parameter(initial(len(rows)))
         if columns := indices.get("in"):
             self.neuron_select_columns[adapter_name] = torch.tensor(columns)
-            self.neuron_select_in[adapter_name] = nn.Parameter(initial(self.out_features, len(columns)))
+            self.neuron_select_in[adapter_name] = nn.Parameter(initial(self.column_size, len(columns)))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self._widen(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
@@ -170,6 +181,29 @@ class NeuronSelectLayer(BaseTunerLayer):
         if rows is not None:
             delta = delta.index_copy(0, self.neuron_select_rows[adapter], rows)
         return delta.T if self.transposed else delta
+
+    @torch.no_grad()
+    def fill(self, adapter: str, weights: dict[str, float]) -> None:
+        """Sets the changes of `adapter` to the weighted sum of those of other adapters; one dense matrix at a time."""
+        own = self._get_available_adapters()
+        total: Tensor | None = None
+        for name, weight in weights.items():
+            if name in own:
+                change = self.get_delta_weight(name).mul(weight)
+                total = change if total is None else total + change
+        assert total is not None
+        if self.transposed:
+            total = total.T
+        if adapter in self.neuron_select_out:
+            self.neuron_select_out[adapter].copy_(total.index_select(0, self.neuron_select_rows[adapter]))
+        if adapter in self.neuron_select_in:
+            self.neuron_select_in[adapter].copy_(total.index_select(1, self.neuron_select_columns[adapter]))
+        if adapter in self.neuron_select_bias:
+            biases = self.neuron_select_bias[adapter].new_zeros(self.out_features)
+            for name, weight in weights.items():
+                if name in self.neuron_select_bias:
+                    biases.index_add_(0, self.neuron_select_rows[name], self.neuron_select_bias[name], alpha=weight)
+            self.neuron_select_bias[adapter].copy_(biases.index_select(0, self.neuron_select_rows[adapter]))
 
     def _rows(self, adapter: str) -> Tensor | None:
         """dR, [number of rows, in], or None."""
@@ -325,7 +359,7 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
             return
         bias: Tensor = self.get_base_layer().bias.data  # type: ignore[assignment,union-attr]
         rows, change = self.neuron_select_rows[adapter], self.neuron_select_bias[adapter]
-        changed = _sum(bias.index_select(0, rows), change)
+        changed = added(bias.index_select(0, rows), change)
         if not bool(changed.isfinite().all()):
             raise NeuronSelectError("NaNs detected in the merged biases")
         bias.index_copy_(0, rows, changed)
@@ -342,7 +376,7 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
             None if change.bias is None else bias.index_select(0, self.neuron_select_rows[adapter]),  # type: ignore
         )
         parts = zip(vars(original).values(), vars(change).values(), strict=True)
-        return original, _Parts(*(None if old is None else _sum(old, delta) for old, delta in parts))
+        return original, _Parts(*(None if old is None else added(old, delta) for old, delta in parts))
 
     def _write(self, adapter: str, parts: _Parts) -> None:
         """Overwrites the adapter's columns and rows of the base weight, and its biases."""
@@ -368,7 +402,7 @@ class NeuronSelectLinear(nn.Module, NeuronSelectLayer):
         return quantization_extra_repr(self)
 
 
-def _sum(weight: Tensor, delta: Tensor) -> Tensor:
+def added(weight: Tensor, delta: Tensor) -> Tensor:
     """weight + delta, added at least in float32, in the weight's dtype and on its device."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     return (weight.to(wide) + delta.to(device=weight.device, dtype=wide)).to(weight.dtype)

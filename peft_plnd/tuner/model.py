@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import (
     BaseTuner,
     _maybe_include_all_linear_layers,
@@ -16,10 +15,11 @@ from peft.tuners.tuners_utils import (
 )
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
-from torch import Tensor, nn
+from torch import nn
 
 from peft_plnd.tuner.config import DEFAULT_FRACTION, RowColumnConfig
 from peft_plnd.tuner.errors import NeuronSelectError
+from peft_plnd.tuner.experts import NeuronSelectExperts, expert_shape
 from peft_plnd.tuner.layer import NeuronSelectLayer, NeuronSelectLinear, check_name
 from peft_plnd.tuner.selection import Indices, draw_rows, locate, module_names
 from plnd.models.quantised import guard_order
@@ -127,10 +127,12 @@ class RowColumnModel(BaseTuner):
         assert peft_config.indices is not None
         if current_key not in peft_config.indices:
             raise NeuronSelectError(f"the adapter has weights for {current_key}, but its config names no neurons there")
-        if isinstance(target, NeuronSelectLinear):
+        layer: NeuronSelectLinear | NeuronSelectExperts
+        if isinstance(target, NeuronSelectLinear | NeuronSelectExperts):
             layer = target
         else:
-            layer = NeuronSelectLinear(target, adapter_name, **get_quantization_kwargs(self))
+            kind = NeuronSelectLinear if expert_shape(target) is None else NeuronSelectExperts
+            layer = kind(target, adapter_name, **get_quantization_kwargs(self))
         layer.update_layer(
             adapter_name,
             peft_config.indices[current_key],
@@ -142,6 +144,14 @@ class RowColumnModel(BaseTuner):
             if adapter_name not in self.active_adapters:  # an additional adapter is not trainable by itself
                 layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """As PEFT does, which asks what it unwraps for its `weight`; experts and heads of several layers have none."""
+        plain = getattr(child, "base_layer", child)
+        if hasattr(new_module, "base_layer") or hasattr(plain, "weight"):
+            super()._replace_module(parent, child_name, new_module, child)
+        else:
+            setattr(parent, child_name, new_module)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -268,7 +278,7 @@ class RowColumnModel(BaseTuner):
         self.inject_adapter(self.model, adapter_name)
         for layer in self.model.modules():
             if isinstance(layer, NeuronSelectLayer) and adapter_name in layer._get_available_adapters():
-                _fill(layer, adapter_name, dict(zip(adapters, weights, strict=True)))
+                layer.fill(adapter_name, dict(zip(adapters, weights, strict=True)))
 
     def _check_weighted(self, adapters: list[str], weights: list[float], combination_type: str) -> None:
         for name in adapters:
@@ -283,27 +293,3 @@ class RowColumnModel(BaseTuner):
         for name, module in self.model.named_modules():
             if isinstance(module, ModulesToSaveWrapper) and len(module.modules_to_save.keys() & set(adapters)) > 1:
                 raise NeuronSelectError(f"{name}: more than one adapter trains it in full (modules_to_save)")
-
-
-@torch.no_grad()
-def _fill(layer: NeuronSelectLayer, adapter: str, weights: dict[str, float]) -> None:
-    """Sets the deltas of `adapter` to the weighted sum of other adapters' changes; one dense matrix at a time."""
-    own = layer._get_available_adapters()
-    total: Tensor | None = None
-    for name, weight in weights.items():
-        if name in own:
-            change = layer.get_delta_weight(name).mul(weight)
-            total = change if total is None else total + change
-    assert total is not None
-    if layer.transposed:
-        total = total.T
-    if adapter in layer.neuron_select_out:
-        layer.neuron_select_out[adapter].copy_(total.index_select(0, layer.neuron_select_rows[adapter]))
-    if adapter in layer.neuron_select_in:
-        layer.neuron_select_in[adapter].copy_(total.index_select(1, layer.neuron_select_columns[adapter]))
-    if adapter in layer.neuron_select_bias:
-        biases = layer.neuron_select_bias[adapter].new_zeros(layer.out_features)
-        for name, weight in weights.items():
-            if name in layer.neuron_select_bias:
-                biases.index_add_(0, layer.neuron_select_rows[name], layer.neuron_select_bias[name], alpha=weight)
-        layer.neuron_select_bias[adapter].copy_(biases.index_select(0, layer.neuron_select_rows[adapter]))

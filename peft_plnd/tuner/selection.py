@@ -10,6 +10,7 @@ from torch import nn
 
 from peft_plnd.tuner.config import AXES
 from peft_plnd.tuner.errors import NeuronSelectError
+from peft_plnd.tuner.experts import expert_shape
 from peft_plnd.tuner.layer import linear_shape
 from plnd.neurons.random_draw import draw
 
@@ -89,13 +90,14 @@ def check_indices(name: str, module: nn.Module, chosen: Mapping[str, Iterable[in
 
 
 def shape_of(name: str, module: nn.Module) -> tuple[int, int]:
-    """(out, in) of a module that can be tuned, inside an adapter or not."""
+    """(out, in) of a module that can be tuned, inside an adapter or not; of fused experts those of all together."""
     plain = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    shape = linear_shape(plain)
-    if shape is None:
-        raise NeuronSelectError(
-            f"Target module {name} ({type(plain).__name__}) is not supported: neurons can be trained in linear layers, "
-            "dense or quantised, and in Conv1D, not in experts fused into one parameter; leave it out with "
-            "projections=, target_modules= or exclude_modules="
-        )
-    return shape
+    if (shape := linear_shape(plain)) is not None:
+        return shape
+    if (experts := expert_shape(plain)) is not None:
+        return experts.experts * experts.rows, experts.experts * experts.columns
+    raise NeuronSelectError(
+        f"Target module {name} ({type(plain).__name__}) is not supported: neurons can be trained in linear layers, "
+        "dense or quantised, in Conv1D, and in experts fused into one parameter if they are dense; leave it out with "
+        "projections=, target_modules= or exclude_modules="
+    )

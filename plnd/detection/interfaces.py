@@ -138,8 +138,8 @@ def observed_experts(layout: Layout) -> Iterator[None]:
     Set in their configurations: the model's own method knows no registered names before transformers 5.8.
     """
     mixtures = [block for block in layout.blocks if block.stack.experts]
-    experts = [block.at(block.stack.experts) for block in mixtures if not block.stack.scaled_inputs]  # type: ignore
-    scaled = [block.at(block.stack.experts) for block in mixtures if block.stack.scaled_inputs]  # type: ignore
+    experts = [block.experts for block in mixtures if not block.stack.scaled_inputs]
+    scaled = [block.experts for block in mixtures if block.stack.scaled_inputs]
     configs = {id(module.config): module.config for module in experts}.values()
     before = [config._experts_implementation for config in configs]
     handles = [module.register_forward_hook(watch_scaled) for module in scaled]

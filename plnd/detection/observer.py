@@ -325,8 +325,7 @@ class ObservedBlock:
             return RoutedSums(self.spans, tokens, shape, term, emit)
 
         self.experts_watched = True
-        assert self.stack.experts is not None
-        return put_watch(self.at(self.stack.experts), watch)
+        return put_watch(self.block.experts, watch)
 
     # what comes of it
 

@@ -106,7 +106,7 @@ class ValueWatch:
             address = f"{block.name}.down_proj"
             for name in ("gate_proj", "down_proj"):
                 check_dense(self.layout.targets[f"{block.name}.{name}"])
-            yield put_watch(block.at(block.stack.experts), self._expert_watch(address))
+            yield put_watch(block.experts, self._expert_watch(address))
 
     def _expert_watch(self, address: str) -> Callable[[int], _Routed]:
         target = self.layout.targets[address]

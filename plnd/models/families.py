@@ -377,6 +377,7 @@ _TURNED_NORMS: dict[str, Any] = {
 }
 _QWEN_SHARED: dict[str, Any] = {"shared": "mlp.shared_expert", "gate": "mlp.shared_expert_gate"}
 _NEIGHBOURS = Rotation("neighbours", given="twice")
+_WHERE_SLIDING = Rotation(when="self_attn.is_sliding", window="self_attn.sliding_window")
 _UNGATED = replace(_LLAMA, projections=(*_LLAMA.projections[:4], *_LLAMA.projections[5:]))
 _FUSED_GATE = replace(  # Phi-3's names, which GLM shares
     _LLAMA,
@@ -662,7 +663,7 @@ FAMILIES: dict[str, Family] = {
         like_llama("ernie4_5", "helium", rotation=_NEIGHBOURS),
         like_llama(
             "exaone4",
-            rotation=Rotation(when="self_attn.is_sliding", window="self_attn.sliding_window"),
+            rotation=_WHERE_SLIDING,
             attention_norm=Norm("post_attention_layernorm"),
             feed_forward_norm=Norm("post_feedforward_layernorm"),
             **_HEAD_NORMS,
@@ -721,7 +722,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             "deepseek_v3",
-            ("deepseek_v3", "glm4_moe_lite"),
+            ("deepseek_v3", "glm4_moe_lite", "youtu"),
             _latent_mixtures(rotation=Rotation("neighbours", given="twice", apart=True)),
             requires={"rope_interleave": True},
         ),
@@ -742,8 +743,13 @@ FAMILIES: dict[str, Family] = {
         Family("ernie4_5_moe", ("ernie4_5_moe",), _mixed(replace(_LLAMA, rotation=_NEIGHBOURS))),
         Family(
             "glm4_moe",
-            ("glm4_moe", "dots1"),
+            ("glm4_moe", "dots1", "hy_v3", "solar_open"),
             (*_mixed(replace(_LLAMA, **_HEAD_NORMS, having=("self_attn.q_norm",))), *_mixed(_LLAMA, shared=None)),
+        ),
+        Family(
+            "exaone_moe",
+            ("exaone_moe",),
+            _mixed(replace(_LLAMA, rotation=_WHERE_SLIDING, **_HEAD_NORMS)),
         ),
         Family(
             "granitemoeshared",

@@ -199,6 +199,12 @@ class Block:
             function = _of_multiple(function, float(self.at(self.stack.factors.gate)))
         return {"product": Gating, "offset": OffsetGating}[self.stack.gating](function)
 
+    @property
+    def experts(self) -> nn.Module:
+        """The fused experts, without a PEFT wrapper around them; only where it has some."""
+        assert self.stack.experts is not None
+        return _plain(self.at(self.stack.experts))
+
     def factor(self, of: Literal["attention", "feed_forward", "beside"]) -> float:
         """What is multiplied into what a part of the block adds to the residual stream."""
         paths = (self.stack.factor, getattr(self.stack.factors, of))
@@ -330,7 +336,8 @@ class Target:
             stored = (local if self.own else whole)(self.stored.detach())
         else:
             stored = dequantised(self.plain, self.projection.parameter)
-        for change in _added(self.name, self.module):
+        of = () if self.experts is None else (self.projection.parameter,)
+        for change in _added(self.name, self.module, *of):
             stored = stored + change.to(stored)
         if self.experts is not None:
             stored = stored.mT if self.transposed else stored
@@ -660,8 +667,12 @@ def _plain(module: nn.Module) -> nn.Module:
     return module.base_layer if hasattr(module, "base_layer") else module  # type: ignore[return-value]
 
 
-def _added(name: str, module: Any) -> Iterator[torch.Tensor]:
-    """What a PEFT wrapper's adapters that are at work, and not merged, add to the weight, in its stored shape."""
+def _added(name: str, module: Any, *of: str) -> Iterator[torch.Tensor]:
+    """What a PEFT wrapper's adapters that are at work, and not merged, add to the weight, in its stored shape.
+
+    Args:
+        of: of fused experts, which of their parameters.
+    """
     if not hasattr(module, "base_layer") or module.merged or module.disable_adapters:
         return
     for adapter in module.active_adapters:
@@ -673,7 +684,7 @@ def _added(name: str, module: Any) -> Iterator[torch.Tensor]:
             raise FamilyError(
                 f"{name}: adapter {adapter!r} ({type(module).__name__}) adds to the weight and more: merge it first"
             )
-        yield module.get_delta_weight(adapter).detach()
+        yield module.get_delta_weight(adapter, *of).detach()
 
 
 def missing(family: str, where: str, what: str) -> FamilyError:

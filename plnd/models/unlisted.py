@@ -47,23 +47,36 @@ _BY_REASON = {
         "bailing_hybrid kimi_linear lara_mini lfm2_moe lfm3 minimax "
         "nemotron_h olmo_hybrid qwen4_exp_text recurrent_gemma zamba zamba2 zaya"
     ),
-    "latent attention: keys and values come out of one projection to a low rank": (
-        "axk1 axk2 deepseek_v32 deepseek_v4 dots3_note_text glm_moe_dsa longcat_flash minicpm3 "
-        "sarvam_mla youtu"
+    "latent attention to the tokens that an indexer beside it chooses: no row yet": (
+        "axk2 deepseek_v32 dots3_note_text glm_moe_dsa"
     ),
-    "a mixture with experts that all tokens go through, or of several kinds of blocks": (
-        "afmoe beam exaone_moe flint hy_v3 hy_v4 laguna mimo_v2_flash minimax_m3_vl_text solar_open "
-        "granitemoe_swa sarvam_moe"
-    ),
+    "several residual streams, which each sub-layer mixes": "deepseek_v4 hy_v4",
+    "latent attention, and a factor or a norm before the residual stream: no row yet": "axk1 minicpm3",
+    "two attention modules in each block": "longcat_flash",
+    "each head's output is multiplied by a gate that comes of a projection of its own": "afmoe beam laguna",
+    "sinks and other parts that rows can say, but together: no row yet": "flint granitemoe_swa",
+    "values of another width than keys, and multiplied": "mimo_v2_flash",
+    "attention to the blocks of tokens that an indexer beside it chooses: no row yet": "minimax_m3_vl_text",
+    "of another release of transformers than the one that was read: no row yet": "dory sarvam_mla sarvam_moe",
+    "which blocks rotate is said to them from outside": "cohere_compass_text",
     "a mixture whose experts are stored, or whose outputs are normed or weighted, in a way of its own": (
         "aria_text dbrx flex_olmo jetmoe kolibri1"
     ),
-    "attention of its own, which no row can name": (
-        "bitnet codegen cohere_compass_text cpmant ctrl diffllama doge dory gpt_neox_japanese "
-        "inkling2_loop_text inkling2_text inkling_text mpt reformer"
+    "a norm inside a sub-layer, before its output projection, through which each neuron moves all others": (
+        "bitnet diffllama"
+    ),
+    "attention in the model's own code, not through transformers' interface: no row recomputes it": (
+        "codegen cpmant ctrl gpt_neox_japanese mpt reformer"
+    ),
+    "what a query may see is computed from values": "doge",
+    "convolutions of keys and values, and positions that come of a projection of their own": (
+        "inkling2_loop_text inkling2_text inkling_text"
     ),
     "values of a head are normed, so that a row of v_proj moves its other channels; blocks share keys and values": (
-        "gemma3n_text gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant"
+        "gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant"
+    ),
+    "several residual streams, normed values, and gates that are cut off at a share of them": (
+        "gemma3n_text"
     ),
     "more in a block than attention and feed-forward: it runs again": "hrm_text",
     "no single list of blocks of one language model": (

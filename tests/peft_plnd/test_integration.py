@@ -6,16 +6,17 @@ import warnings
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, get_peft_model
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import peft_plnd
 from peft_plnd import NeuronSelectConfig
 from plnd.demo_data import demo_model
+from plnd.models.layout import Layout
 from plnd.models.loading import load_model, load_tokenizer
 from tiny import tiny_model
-from tuning import batch, fill, loss_of
+from tuning import batch, fill, loss_of, make_mask
 
 
 @pytest.fixture
@@ -178,3 +179,40 @@ def test_lm_eval_evaluates_a_tuned_adapter(tmp_path):
         )
     ]
     assert answers[0] == pytest.approx(answers[1], abs=1e-4) and abs(answers[2] - answers[1]) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "new"), [("xlm-roberta", ["classifier"]), ("modernbert", ["head", "classifier"])])
+def test_an_encoder_that_classifies(name, new, tmp_path):
+    """A mask of the encoder that fills in trains in one that classifies sequences: only the mask's rows and columns and
+    the new modules move, and the loaded adapter, on an encoder whose new modules are others, classifies as before."""
+    encoder = tiny_model(name, torch.float32)
+    encoder.save_pretrained(tmp_path / "encoder")
+    neurons = make_mask(encoder, tmp_path / "mask.safetensors")
+
+    def classifier(seed):
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder", num_labels=3)
+
+    config = NeuronSelectConfig(mask=tmp_path / "mask.safetensors", task_type="SEQ_CLS", modules_to_save=new)
+    tuned = get_peft_model(classifier(0), config).train()
+    optimiser = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(8):
+        loss = tuned(input_ids=batch(), labels=torch.tensor([0, 2])).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    expected = logits(tuned)
+    tuned.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(classifier(1), tmp_path / "adapter")
+    assert torch.equal(logits(again), expected)
+    merged = again.merge_and_unload()
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-5)
+    before, after = Layout(encoder).targets, Layout(merged).targets
+    for address, target in after.items():
+        moved = (target.weight() != before[address].weight()).any(int(target.projection.axis == "row"))
+        assert set(moved.nonzero().flatten().tolist()) <= set(neurons.indices.get(address, ()))
+    assert any(bool((t.weight() != before[a].weight()).any()) for a, t in after.items())

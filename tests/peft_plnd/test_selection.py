@@ -25,30 +25,32 @@ def indices_of(model, **arguments):
 def test_a_mask_is_its_neurons_in_storage(variant, tmp_path):
     """In every family, merging changes exactly the parameters that the core says belong to the neurons."""
     model = tiny_model(variant, torch.float64)
-    neurons = make_mask(model, tmp_path / "mask.safetensors")
+    neurons = make_mask(model, tmp_path / "mask.safetensors", experts=True)
     start = {name: p.clone() for name, p in model.named_parameters()}
     expected = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in start.items()}
     names = {p.data_ptr(): name for name, p in model.named_parameters()}
     for address, chosen in neurons.items():
         target = Layout(model).targets[address]
-        places = target.storage(torch.from_numpy(chosen).long())
-        expected[names[target.plain.weight.data_ptr()]].index_fill_(target.dim, places, True)
-        if target.plain.bias is not None and target.projection.axis == "row":
-            expected[names[target.plain.bias.data_ptr()]].index_fill_(0, places, True)
+        for name in target.names:
+            stored = getattr(target.plain, name)
+            own = target.neurons_first(expected[names[stored.data_ptr()]])
+            own[target.position(torch.from_numpy(chosen).long())] = True
     tuned = get_peft_model(model, NeuronSelectConfig(mask=tmp_path / "mask.safetensors", bias="selected"))
     fill(tuned)
     for name, merged in tuned.merge_and_unload().named_parameters():
         assert torch.equal(merged != start[name], expected[name]), name
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
-def test_fused_experts_are_refused_before_anything_changes(name, tmp_path):
-    """In one line that names the module and what to do; the model is as it was."""
-    model = tiny_model(name)
+def test_packed_experts_are_refused_before_anything_changes(tmp_path):
+    """In one line that names the module and what to do; the model is as it was, and attention can be tuned."""
+    model = tiny_model("mixtral")
     make_mask(model, tmp_path / "mask.safetensors", experts=True)
+    experts = model.model.layers[1].mlp.experts
+    packed = nn.Parameter(experts.gate_up_proj.data.to(torch.int8), requires_grad=False)
+    experts.gate_up_proj = packed
     modules = [type(module) for module in model.modules()]
     for arguments in ({"mask": tmp_path / "mask.safetensors"}, {"fraction": 0.1}):
-        with pytest.raises(PLNDError, match=r"mlp\.experts \(\w+\) is not supported.*fused into one parameter"):
+        with pytest.raises(PLNDError, match=r"layers\.1\.mlp\.experts \(\w+\) is not supported.*if they are dense"):
             get_peft_model(model, NeuronSelectConfig(**arguments))
         assert [type(module) for module in model.modules()] == modules
     attention = indices_of(model, mask=tmp_path / "mask.safetensors", projections=["q_proj", "o_proj"])

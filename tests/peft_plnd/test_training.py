@@ -30,11 +30,9 @@ def selected(model, neurons):
     targets = Layout(model).targets
     for address, indices in neurons.items():
         target = targets[address]
-        places = target.storage(torch.from_numpy(indices).long())
-        kept[id(target.plain.weight)].index_fill_(target.dim, places, 1)
-        bias = getattr(target.plain, "bias", None)
-        if bias is not None and target.projection.axis == "row":
-            kept[id(bias)].index_fill_(0, places, 1)
+        for name in target.names:
+            own = kept[id(getattr(target.plain, name))]
+            target.neurons_first(own)[target.position(torch.from_numpy(indices).long())] = 1
     return kept
 
 
@@ -48,14 +46,14 @@ def test_training_deltas_is_full_training_with_masked_gradients(name, optimizer,
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted((TINY | MASKED | SCALED).keys() - {*STORAGE}), indirect=True)
 def test_every_other_row_trains_so(family, tmp_path):
-    """The same of all rows, encoders included, after three steps."""
+    """The same of all rows, encoders and neurons of fused experts included, after three steps."""
     check_training(family, "sgd", tmp_path, count=3)
 
 
 def check_training(name, optimizer, tmp_path, count=20):
     """Trains a mask's neurons as deltas, and in a copy with the gradients of all else zeroed."""
     model = tiny_model(name, torch.float64)
-    neurons = make_mask(model, tmp_path / "mask.safetensors")
+    neurons = make_mask(model, tmp_path / "mask.safetensors", experts=True)
     start, full = model.state_dict(), copy.deepcopy(model)
     start = {key: value.clone() for key, value in start.items()}
     tuned = get_peft_model(model, NeuronSelectConfig(mask=tmp_path / "mask.safetensors", bias="selected"))

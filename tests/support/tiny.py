@@ -226,6 +226,16 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
         use_bias=True,
     ),
     "glm4_moe": partial(_causal, "glm4_moe", **SHAPE, **GROUPED, **GLM_EXPERTS, use_qk_norm=True),
+    "exaone_moe": partial(
+        _causal,
+        "exaone_moe",
+        **SHAPE,
+        **NARROW,
+        **MIXED_WINDOWS,
+        **EXPERTS,
+        num_shared_experts=2,
+        first_k_dense_replace=1,
+    ),
     "granitemoeshared": partial(
         _causal,
         "granitemoeshared",
@@ -428,6 +438,20 @@ VARIANTS: dict[str, Callable[..., PreTrainedModel]] = {
         **{**GLM_EXPERTS, "first_k_dense_replace": None},
         mlp_layer_types=["dense", "sparse"],
     ),
+    "hy_v3": partial(
+        _causal, "hy_v3", **SHAPE, **GROUPED, **EXPERTS, num_shared_experts=2, mlp_layer_types=["dense", "sparse"]
+    ),
+    "solar_open": partial(
+        _causal,
+        "solar_open",
+        **SHAPE,
+        **GROUPED,
+        moe_intermediate_size=10,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=2,
+    ),
+    "youtu": partial(_causal, "youtu", **SHAPE, **LATENT),
     "jais2": partial(_causal, "jais2", **SHAPE, **GROUPED),
     "mellum": partial(_causal, "mellum", **SHAPE, **GROUPED, **EXPERTS),
     "dots1": partial(_causal, "dots1", **SHAPE, **GROUPED, **GLM_EXPERTS),
@@ -486,6 +510,7 @@ RARE = {
     *("apertus", "arcee", "cohere2", "ernie4_5", "exaone4", "exaone4_everywhere", "gemma", "glm", "glm4", "granitemoe"),
     *("helium", "minimax_m2", "ministral", "nemotron", "olmo", "olmo3", "olmoe", "phi", "phimoe", "seed_oss"),
     *("stablelm", "stablelm_sequential", "starcoder2", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "dots1"),
+    *("exaone_moe", "hy_v3", "solar_open", "youtu"),
     *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "jamba"),
     *(
         "cohere2_moe",

@@ -116,7 +116,7 @@ def test_each_row_has_its_own_neurons_off():
 
 MIXTURES = ("mixtral", "gpt_oss", "qwen3_moe", "phimoe", "olmoe", "minimax_m2", "granitemoe", "deepseek_v2", "dots1")
 MIXTURES += ("deepseek_v3", "mistral4", "hunyuan_v1_moe", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "granitemoeshared")
-MIXTURES += ("qwen3_next", "qwen3_5_moe_text", "jamba")
+MIXTURES += ("qwen3_next", "qwen3_5_moe_text", "jamba", "exaone_moe", "hy_v3", "solar_open")
 OFF = (0, 2)
 """Experts of every block."""
 

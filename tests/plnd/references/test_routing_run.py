@@ -62,6 +62,7 @@ def test_counts_by_hand():
 
 MIXTURES = ("mixtral", "gpt_oss", "deepseek_v3", "qwen3_next", "jamba", "granitemoeshared", "phimoe", "ernie4_5_moe")
 MIXTURES += ("deepseek_v2", "mistral4", "hunyuan_v1_moe", "qwen2_moe", "glm4_moe", "minimax_m2", "olmoe", "qwen3_moe")
+MIXTURES += ("exaone_moe", "hy_v3", "solar_open")
 
 
 @pytest.mark.slow
