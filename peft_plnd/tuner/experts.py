@@ -41,13 +41,12 @@ class ExpertShape:
 
 def expert_shape(module: nn.Module) -> ExpertShape | None:
     """Sizes of a module of fused experts; None for any other module, and where its experts are packed."""
-    first, second = (getattr(module, name, None) for name in (ROWS, COLUMNS))
-    if not all(isinstance(x, nn.Parameter) and x.dim() == 3 and x.is_floating_point() for x in (first, second)):
-        return None
-    if packing(module, ROWS) or packing(module, COLUMNS):
+    stored = (getattr(module, name, None) for name in (ROWS, COLUMNS))
+    dense = [x for x in stored if isinstance(x, nn.Parameter) and x.dim() == 3 and x.is_floating_point()]
+    if len(dense) < 2 or packing(module, ROWS) or packing(module, COLUMNS):
         return None
     for transposed in (False, True):
-        (count, rows, hidden), (also, out, columns) = (x.mT.shape if transposed else x.shape for x in (first, second))
+        (count, rows, hidden), (also, out, columns) = (x.mT.shape if transposed else x.shape for x in dense)
         if (count, hidden, rows) == (also, out, 2 * columns):
             return ExpertShape(count, rows, columns, hidden, transposed)
     return None

@@ -200,7 +200,7 @@ class Block:
         return {"product": Gating, "offset": OffsetGating}[self.stack.gating](function)
 
     @property
-    def experts(self) -> nn.Module:
+    def experts(self) -> Any:
         """The fused experts, without a PEFT wrapper around them; only where it has some."""
         assert self.stack.experts is not None
         return _plain(self.at(self.stack.experts))
