@@ -108,6 +108,14 @@ def active(model: nn.Module) -> tuple[Deactivation, ...]:
     return tuple(_RECORDS.get(unwrap(model, spread=True), _Record()).open)
 
 
+def what_is_off(model: nn.Module) -> list[dict[str, Any]]:
+    """What artifacts say of it that are measured on the model meanwhile: digest, language and number of each set."""
+    return [
+        {"sha256": each.neurons.digest, "language": each.neurons.metadata.language, "neurons": len(each.neurons)}
+        for each in active(model)
+    ]
+
+
 class Deactivation:
     """Neurons that are switched off until `close`, made by `deactivate`.
 

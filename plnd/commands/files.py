@@ -65,6 +65,8 @@ class Show(Command):
             return
         say(f"{metadata.format} version {metadata.version}, sha256 {sha256}")
         say(f"model     {model.name} ({model.model_type}, {model.blocks} blocks), dtype {metadata.dtype}")
+        if off := artifact.metadata.get("deactivated"):
+            say(f"off       of the model that was measured: {_value(off)}")
         if isinstance(artifact, Roles):
             _print_roles(artifact)
             return
@@ -75,8 +77,6 @@ class Show(Command):
         say(f"language  {scored.language or 'not named'}")
         say(f"corpus    {scored.corpus.source or 'not named'}: {describe_corpus(scored.corpus)}")
         say(f"method    {_pairs(scored.method)}")
-        if off := scored.get("deactivated"):
-            say(f"off       of the model that was measured: {_value(off)}")
         if isinstance(artifact, NeuronSet):
             _print_neurons(artifact)
         else:

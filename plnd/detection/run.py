@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from plnd.addresses import PROJECTIONS
-from plnd.deactivation import active
+from plnd.deactivation import what_is_off
 from plnd.detection.checkpoint import Checkpoint, run_settings
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import Document, OwnTokenizer, Skipped, TokenizedCorpus, batched
@@ -199,10 +199,7 @@ class _Run:
         self.measured: dict[str, Tensor] = {}  # site to [documents, width], of the batch at hand
         self.observer = Observer(layout, measure_of(config), self._receive)
         self.all_seen = config.scoring == "official" and sees_all(layout)
-        self.deactivated = [
-            {"sha256": each.neurons.digest, "language": each.neurons.metadata.language, "neurons": len(each.neurons)}
-            for each in active(layout.model)
-        ]
+        self.deactivated = what_is_off(layout.model)
         kept = path is not None or shard.count > 1
         self.settings = run_settings(layout, config, WINDOW, shard, self.deactivated) if kept else None
         self.saved = time.monotonic()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plnd.deactivation import what_is_off
 from plnd.errors import FamilyError, PLNDError
 from plnd.io.corpus import Sections
 from plnd.io.metadata import ROUTING, RoutingMetadata
@@ -64,6 +65,7 @@ def routing(
         "corpora": said,
         "dtype": str(layout.model.dtype).removeprefix("torch."),
         "chosen": counter.chosen,
+        **({"deactivated": off} if (off := what_is_off(layout.model)) else {}),
     }
     for language, weights in counter.weights.items():
         for block, values in weights.items():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plnd.deactivation import what_is_off
 from plnd.errors import PLNDError
 from plnd.io.corpus import Sections
 from plnd.io.metadata import DIRECTION, MEANS, DirectionMetadata, MeansMetadata
@@ -52,10 +53,12 @@ class Reference:
     Attributes:
         languages: language to the sums over its tokens.
         layout: of the model.
+        deactivated: what of it was switched off.
     """
 
     languages: Mapping[str, Sums]
     layout: Layout
+    deactivated: Sequence[Mapping[str, Any]] = ()
 
     @property
     def means(self) -> Means:
@@ -102,6 +105,7 @@ class Reference:
             "model": self.layout.description(),
             "corpora": {language: sums.corpus for language, sums in self.languages.items()},
             "dtype": str(self.layout.model.dtype).removeprefix("torch."),
+            **({"deactivated": list(self.deactivated)} if self.deactivated else {}),
         }
 
 
@@ -149,7 +153,7 @@ def reference(
         if wrong is not None:
             raise PLNDError(f"{language}: values of {wrong} are not finite: use --dtype bfloat16 or float32")
         sums.corpus = said[language]
-    return Reference(found, layout)
+    return Reference(found, layout, what_is_off(layout.model))
 
 
 class _Adder:

@@ -272,6 +272,7 @@ def find_roles(
         PLNDError: if an input is too long for the model or has tokens that it does not know, or an activation is not
             finite.
     """
+    from plnd.deactivation import what_is_off
     from plnd.models.layout import Layout
     from plnd.models.running import measured
     from plnd.roles.activations import Watch, read_chunks
@@ -303,6 +304,7 @@ def find_roles(
         },
         "method": {"name": "sign", "tokens": tokens, "thresholds": [float(t) for t in thresholds]},
         "dtype": str(layout.model.dtype).removeprefix("torch."),
+        **({"deactivated": off} if (off := what_is_off(layout.model)) else {}),
     }
     metadata = RolesMetadata.of(said)
     patterns = np.zeros((len(thresholds), len(watch.widths), 2**languages), dtype=np.int64)

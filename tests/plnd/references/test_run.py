@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from plnd.deactivation import deactivated
 from plnd.errors import CorpusError, PLNDError
 from plnd.models.layout import Layout
 from plnd.references.config import ReferenceConfig
+from plnd.references.routing import Routing
+from plnd.references.routing_run import routing
 from plnd.references.run import reference
 from tiny import MASKED, TINY, VARIANTS, tiny_model
+from tuning import make_mask
 
 BY_STRUCTURE = ("mixtral",)
 EVERY = [n if n in BY_STRUCTURE else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TINY | VARIANTS | MASKED)]
@@ -89,6 +93,21 @@ def test_the_order_and_the_batch_do_not_matter():
     other = reference(model, {"de": CORPORA["de"][::-1]}, config).means
     for name, values in one.neurons.items():
         np.testing.assert_allclose(values, other.neurons[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["weights", "activations"])
+def test_what_was_off_is_written_down(mode, tmp_path):
+    """Means, directions and routing of a model of which neurons are off are not taken for those of the whole one."""
+    model = tiny_model("mixtral")
+    off = make_mask(model, tmp_path / "off.safetensors", experts=True)
+    with deactivated(model, off, mode=mode):
+        found = reference(model, CORPORA, CONFIG)
+        sent = routing(model, CORPORA, CONFIG)
+    said = [{"sha256": off.digest, "language": off.metadata.language, "neurons": len(off)}]
+    sent.save(tmp_path / "routing.safetensors")
+    for one in (found.means, found.direction("de"), Routing.load(tmp_path / "routing.safetensors")):
+        assert one.metadata["deactivated"] == said
+    assert "deactivated" not in reference(model, CORPORA, CONFIG).means.metadata
 
 
 def test_refusals():
