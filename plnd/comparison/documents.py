@@ -67,13 +67,15 @@ def read_halves(
 
     Raises:
         CorpusError: if there are too few documents.
-        PLNDError: if there are fewer than two languages, or a text is on both sides.
+        PLNDError: if there are fewer than two languages, a text is on both sides, or texts may be longer than the
+            model takes.
     """
     if len(chosen) < 2 or list(chosen) != list(held_out):
         raise PLNDError(
             f"languages {', '.join(chosen)} for detection and {', '.join(held_out)} for evaluation: expected the same"
             " ones, two or more"
         )
+    layout.check_length(config.max_length)
     samples: list[dict[str, list[Document]]] = [{} for _ in range(config.samples)]
     last = {}
     for language in chosen:
@@ -121,7 +123,9 @@ def documents_to_score(
 
     Raises:
         TokenError: if the model has no embedding for a token.
+        PLNDError: if texts may be longer than the model takes.
     """
+    layout.check_length(max_length)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     for number, text in texts:
         ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=max_length - 1)

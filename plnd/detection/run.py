@@ -145,9 +145,7 @@ def _detect(
         raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
     config = config or DetectConfig()
     layout = Layout.of_all(model, spread=True)
-    limit = layout.positions
-    if limit and config.max_length > limit:
-        raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
+    layout.check_length(config.max_length)
     if config.method == "relevance":
         layout.check_predicts("method=relevance")
     if config.scoring == "official":

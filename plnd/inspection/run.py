@@ -75,9 +75,7 @@ def inspect_neurons(
     """
     config, scores = config or InspectConfig(), scores or {}
     layout = Layout(model)
-    limit = layout.positions
-    if limit and config.max_length > limit:
-        raise PLNDError(f"max_length={config.max_length}: the model has {limit} positions; use at most that")
+    layout.check_length(config.max_length)
     if not corpora:
         raise PLNDError("no corpus: expected documents of at least one language")
     if any(isinstance(documents, str) for documents in corpora.values()):

@@ -268,9 +268,7 @@ def decode_tokens(
     config = config or LensConfig()
     top_k, max_length = config.top_k, config.max_length
     layout = Layout.of_all(model)
-    limit = layout.positions
-    if limit and max_length > limit:
-        raise PLNDError(f"max_length={max_length}: the model has {limit} positions; use at most that")
+    layout.check_length(max_length)
     sequences: Iterator[list[int]] = islice(_token_ids(layout, documents, tokenizer, max_length), config.max_documents)
     first = next(sequences, None)
     if first is None:

@@ -465,6 +465,15 @@ class Layout:
         padding = getattr(table, "padding_idx", None)  # RoBERTa's positions begin after it
         return limit if limit is None or padding is None else limit - padding - 1
 
+    def check_length(self, max_length: int) -> None:
+        """Refuses documents longer than the model takes.
+
+        Raises:
+            PLNDError: saying how long they may be.
+        """
+        if self.positions and max_length > self.positions:
+            raise PLNDError(f"max_length={max_length}: the model has {self.positions} positions; use at most that")
+
     def check_predicts(self, what: str) -> None:
         """Refuses a model that fills in masked tokens where next ones are needed.
 

@@ -46,10 +46,13 @@ def read_corpora(
 
     Raises:
         CorpusError: if no document of a language is long enough.
-        PLNDError: if there is no language.
+        PLNDError: if there is no language, documents are a file's name, or may be longer than the model takes.
     """
     if not corpora:
         raise PLNDError("no corpora, expected one of each language")
+    if any(isinstance(documents, str) for documents in corpora.values()):
+        raise PLNDError("documents are texts or lists of token ids: for those of a file pass plnd.read_documents(file)")
+    layout.check_length(config.max_length)
     tokenizer, said = tokenizer or OwnTokenizer.saved(layout), {}
     for language, documents in corpora.items():
         read = TokenizedCorpus(documents, tokenizer, config.of(language), layout, Shard())

@@ -115,6 +115,12 @@ def test_refusals():
     model = tiny_model("llama", torch.float32)
     with pytest.raises(PLNDError, match="no corpora"):
         reference(model, {})
+    with pytest.raises(PLNDError, match=r"for those of a file pass plnd.read_documents\(file\)"):
+        reference(model, {"de": "de.jsonl"}, CONFIG)
+    few = tiny_model("gpt2", torch.float32)
+    few.config.max_position_embeddings = 8
+    with pytest.raises(PLNDError, match="max_length=10: the model has 8 positions; use at most that"):
+        reference(few, CORPORA, CONFIG)
     with pytest.raises(CorpusError, match="de: no document of 32 tokens or more"):
         reference(model, {"de": CORPORA["de"]})
     found = reference(model, {"de": CORPORA["de"]}, CONFIG)
