@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plnd.io.files import write_bytes
+from plnd.secrets import portable
 
 BEGIN = "<!-- plnd: written anew whenever the adapter is saved; text outside of this part is kept -->"
 END = "<!-- plnd: end -->"
@@ -46,7 +47,9 @@ def write_card(folder: str | Path, said: Mapping[str, Any]) -> None:
     card.text = f"{before}{BEGIN}\n\n{description(said)}\n{END}{after.rstrip()}\n"
     card.data.library_name = "peft"
     card.data.tags = sorted({*(card.data.tags or ()), "neuron-select", "plnd"})
-    card.data.base_model = card.data.base_model or said["base_model_name_or_path"]
+    base = said["base_model_name_or_path"]
+    if portable(base) == base:  # where it is a folder of this machine the hub knows no such model
+        card.data.base_model = card.data.base_model or base
     card.data.language = card.data.language or (said["source"] or {}).get("language")
     write_bytes(str(card).encode(), path)
 
@@ -54,7 +57,7 @@ def write_card(folder: str | Path, said: Mapping[str, Any]) -> None:
 def description(said: Mapping[str, Any]) -> str:
     """The card's text, as Markdown."""
     source = said["source"] or {}
-    base, language = said["base_model_name_or_path"] or "its base model", source.get("language")
+    base, language = portable(said["base_model_name_or_path"]) or "its base model", source.get("language")
     trained = sum(projections(said["indices"]).values())
     of = f" of the {source['of']:,} neurons" if "of" in source else " neurons"
     whose = ", drawn at random" if _drawn(said) else f", which serve the language {language}" if language else ""
@@ -122,7 +125,7 @@ def _class(said: Mapping[str, Any]) -> str:
 
 
 def _arguments(said: Mapping[str, Any]) -> str:
-    name = repr(str(said["base_model_name_or_path"] or "BASE")).replace("'", '"')
+    name = repr(str(portable(said["base_model_name_or_path"]) or "BASE")).replace("'", '"')
     return name + (f', revision="{said["revision"]}"' if said["revision"] else "")
 
 

@@ -17,7 +17,8 @@ of `Settings`, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ from peft_plnd.config import NeuronSelectConfig
 from peft_plnd.rates import importance_rates, scale_rates
 from plnd.errors import PLNDError
 from plnd.io.corpus import read_documents
+from plnd.io.inputs import INPUTS, check_inputs, digest_of
 from plnd.models.layout import Layout
 from plnd.models.loading import load_model
+from plnd.models.source import source_digest
 from plnd.neurons.neuron_set import NeuronSet
 
 METHODS = ("neurons", "lora", "full")
@@ -177,17 +180,19 @@ def train(
         settings: what and how.
         model: of `prepare`.
         tokenizer: the model's.
-        resume: go on from the last checkpoint, if there is one.
+        resume: go on from the last checkpoint, if there is one; otherwise what an earlier run left of them is deleted.
         save: write the adapter, or for full training the model, to the output folder.
 
     Returns:
         What Trainer measured: steps, tokens and the mean loss.
 
     Raises:
-        PLNDError: if the corpus has fewer documents than are asked for.
+        PLNDError: if the corpus has fewer documents than are asked for, or the checkpoints are of another training.
     """
     torch.manual_seed(settings.seed)
     data = examples(settings, tokenizer)
+    if settings.save_steps:
+        _open_checkpoints(settings, data, resume)
     steps = settings.epochs * -(-len(data) // settings.batch_size)
     arguments = TrainingArguments(
         output_dir=str(Path(settings.output) / "checkpoints"),
@@ -221,3 +226,25 @@ def train(
         trainer.save_model(settings.output)
     tokens = sum(len(example["input_ids"]) for example in data)
     return {"steps": result.global_step, "tokens": tokens * settings.epochs, "loss": result.training_loss}
+
+
+_ELSEWHERE = ("model", "corpus", "mask", "output", "device", "save_steps", "progress", "text_field")
+"""Settings that name places, whose content counts, or change no number."""
+
+
+def _open_checkpoints(settings: Settings, data: Any, resume: bool) -> None:
+    """Writes down what checkpoints will be of, or refuses to go on from those of another training."""
+    folder, there = Path(settings.output, "checkpoints"), checkpoints(settings)
+    if not resume:
+        (folder / INPUTS).unlink(missing_ok=True)
+        for checkpoint in there:
+            shutil.rmtree(checkpoint)
+    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    inputs = {
+        **{name: value for name, value in asdict(settings).items() if name not in _ELSEWHERE},
+        "tokens": digest_of(data),
+        "model's content": source_digest(settings.model, **source),
+        "mask": None if settings.mask is None else NeuronSet.load(settings.mask).digest,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    check_inputs(folder / INPUTS, inputs, "training", begun=resume and bool(there))

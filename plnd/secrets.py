@@ -1,9 +1,10 @@
-"""Passwords and tokens, which belong into no file: found in what people hand over, and left out of what is written."""
+"""What belongs into no file that others read: passwords and tokens, and where things lie on somebody's machine."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 NAMES = (
@@ -31,6 +32,17 @@ def without_secrets(text: str) -> str:
     for secret in _SECRETS:
         text = secret.sub("***", text)
     return text
+
+
+def portable(value: Any) -> Any:
+    """A file or folder of this machine by its last name; anything else, such as a hub name, as it is."""
+    local = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
+    return Path(value).name or value if local else value
+
+
+def published(source: str) -> str:
+    """Where documents come from, `zh.jsonl, user/corpus`, without secrets and without folders of this machine."""
+    return ", ".join(portable(part) for part in without_secrets(source).split(", "))
 
 
 def secret_in(value: Any, name: str = "") -> str | None:

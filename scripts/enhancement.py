@@ -24,9 +24,12 @@ from typing import Any
 
 from finetune import Settings, evaluate, run
 
+from lm_eval_plnd.experiments.results import read_sealed
 from plnd import PLNDError, load_model
 from plnd.io.files import write_bytes, write_csv
+from plnd.io.inputs import INPUTS, check_inputs, path_digest, sealed
 from plnd.models.loading import load_tokenizer
+from plnd.models.source import source_digest
 
 METHODS: dict[str, dict[str, Any]] = {
     "neurons": {"method": "neurons"},
@@ -39,14 +42,30 @@ METHODS: dict[str, dict[str, Any]] = {
 def base_metrics(args: argparse.Namespace, tasks: list[str]) -> dict[str, Any]:
     """The base model's metrics, evaluated once and kept in the output folder."""
     path = Path(args.output) / "base.json"
+    check_inputs(path.with_name(INPUTS), evaluated(args), "experiment", begun=path.exists())
     if not path.exists():
         model = load_model(args.model, dtype=args.dtype)
         metrics = evaluate(model, load_tokenizer(args.model), tasks, args.data_dir, args.limit)
-        write_bytes(json.dumps(metrics, indent=2).encode(), path)
-    metrics = json.loads(path.read_text())
+        write_bytes(sealed(metrics).encode(), path)
+    metrics = read_sealed(path)
+    if not is_of_tasks(metrics):
+        raise PLNDError(f"{path}: damaged; delete it, and the base model is evaluated again")
     if missing := set(tasks) - metrics.keys():
         raise PLNDError(f"{path}: without {', '.join(sorted(missing))}: give another --output, or delete the folder")
     return metrics
+
+
+def evaluated(args: argparse.Namespace) -> dict[str, Any]:
+    """What an evaluation depends on, by content."""
+    data = "the hub's" if args.data_dir is None else path_digest(args.data_dir)
+    return {"model's content": source_digest(args.model), "data": data, "dtype": args.dtype, "limit": args.limit}
+
+
+def is_of_tasks(metrics: Any) -> bool:
+    """Whether something is numbers by metric by task, as `evaluate` of finetune.py returns them."""
+    return isinstance(metrics, dict) and all(
+        isinstance(of, dict) and all(isinstance(value, int | float) for value in of.values()) for of in metrics.values()
+    )
 
 
 def one_run(
@@ -54,13 +73,16 @@ def one_run(
 ) -> dict[str, Any]:
     """One run's results, from its folder if it is there."""
     folder = Path(args.output) / f"{language}-{documents}-{method}"
-    path = folder / "results.json"
+    path, corpus, how = folder / "results.json", Path(args.corpora) / f"{language}.jsonl", METHODS[method]
+    mask = str(Path(args.masks) / f"{language}.safetensors") if how["method"] == "neurons" else None
+    inputs = evaluated(args) | {"corpus": path_digest(corpus), "mask": None if mask is None else path_digest(mask)}
+    inputs |= {name: getattr(args, name) for name in ("max_length", "batch_size", "seed")}
+    folder.mkdir(exist_ok=True)
+    check_inputs(folder / INPUTS, inputs | {"rate": args.rates.get(method)}, "run", begun=path.exists())
     if not path.exists():
-        how = METHODS[method]
-        mask = str(Path(args.masks) / f"{language}.safetensors") if how["method"] == "neurons" else None
         settings = Settings(
             model=args.model,
-            corpus=str(Path(args.corpora) / f"{language}.jsonl"),
+            corpus=str(corpus),
             output=str(folder),
             mask=mask,
             documents=documents,
@@ -72,7 +94,10 @@ def one_run(
             **how,
         )
         run(settings, list(base), data_dir=args.data_dir, limit=args.limit, before=base, resume=True)
-    return json.loads(path.read_text())
+    row = read_sealed(path)
+    if "trained_parameters" not in row or not is_of_tasks(row.get("after")) or base.keys() - row["after"].keys():
+        raise PLNDError(f"{path}: damaged, or without {', '.join(base)}; delete it, and the run is repeated")
+    return row
 
 
 def changes(

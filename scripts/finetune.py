@@ -30,6 +30,7 @@ from lm_eval_plnd.task_folder import tasks_folder
 from peft_plnd.fine_tuning import METHODS, Settings, checkpoints, examples, prepare, train
 from plnd import NeuronSet, PLNDError, load_model
 from plnd.io.files import write_bytes
+from plnd.io.inputs import CHECKSUM, digest_of
 from plnd.models.loading import load_tokenizer
 
 
@@ -105,7 +106,8 @@ def run(
         "before": before,
         "after": after,
     }
-    write_bytes(json.dumps(results, indent=2, ensure_ascii=False).encode(), Path(settings.output) / "results.json")
+    text = json.dumps({**results, CHECKSUM: digest_of(results)}, indent=2, ensure_ascii=False)
+    write_bytes(text.encode(), Path(settings.output) / "results.json")
     return results
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from lm_eval_plnd.experiments.report.note import write_note
+from lm_eval_plnd.experiments.results import read_sealed
 from lm_eval_plnd.experiments.role_experiment import (
     ITEMS,
     SETTINGS_FILE,
@@ -39,7 +40,9 @@ from lm_eval_plnd.experiments.yaml_text import parse_change
 from plnd.commands.shared import print_warning
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
-from plnd.io.files import write_bytes, write_csv
+from plnd.io.files import file_digest, write_bytes, write_csv
+from plnd.io.inputs import INPUTS, check_inputs, path_digest, sealed
+from plnd.models.source import source_digest, source_digests
 from plnd.plot_style import check_plot, in_words
 from plnd.plots import plot_bars, plot_lines
 from plnd.roles.roles import ROLES, Roles
@@ -245,7 +248,11 @@ def table2(args: argparse.Namespace) -> None:
         ]
     roles = Roles.load(args.inputs[0])
     store = Path(f"{args.output}.json")
-    done = json.loads(store.read_text()) if store.exists() else {}
+    done = read_done(store, roles)
+    name, revision = source_of(args, roles)
+    inputs = {"roles": file_digest(args.inputs[0]), "model's content": source_digest(name, revision)}
+    inputs |= {"dtype": args.dtype, "seed": args.seed, "data": data_of(args.metadata or {})}
+    check_inputs(Path(f"{args.output}.{INPUTS}"), inputs, "table", begun=bool(done))
     kept = {found["metric"] for found in done.values() if "metric" in found}
     metric = args.metric or next(iter(kept), None)
     if kept - {metric}:
@@ -259,7 +266,7 @@ def table2(args: argparse.Namespace) -> None:
     for name, options in missing:
         assert evaluate is not None
         done[name] = evaluate(options)
-        write_bytes((json.dumps(done, indent=2) + "\n").encode(), store)
+        write_bytes(sealed(done).encode(), store)
         print(row_of(name, done[name]), flush=True)
     header = f"{'':<40}{'pct.':>7}" + "".join(f"{language:>7}" for language in roles.languages)
     print("\n".join([header, *(row_of(name, done[name]) for name, _ in settings)]))
@@ -274,6 +281,32 @@ def table2(args: argparse.Namespace) -> None:
     for title, bars in panels.items():
         path = picture(args, "" if title == "by role" else "random")
         plot_bars(bars, list(roles.languages), path, f"{in_words(metric or 'score')} (%)", columns=args.columns)
+
+
+def read_done(store: Path, roles: Roles) -> dict[str, dict[str, Any]]:
+    """Setting to what was found, from a file, if it is there.
+
+    Raises:
+        PLNDError: if it is damaged.
+    """
+    done = read_sealed(store) if store.exists() else {}
+    for found in done.values():
+        scores = [found.get("share"), *(found.get("score") or [])] if isinstance(found, dict) else []
+        if len(scores) != 1 + len(roles.languages) or not all(isinstance(x, int | float) for x in scores):
+            raise PLNDError(f"{store}: damaged; delete it, and its settings are evaluated again")
+    return done
+
+
+def data_of(metadata: Mapping[str, Any]) -> str:
+    """What the tasks' rows are, by content."""
+    return path_digest(expand(metadata["data_dir"])) if "data_dir" in metadata else "the hub's"
+
+
+def source_of(args: argparse.Namespace, roles: Roles) -> tuple[str, str | None]:
+    """Name and revision of the model: by default the one that the roles are of."""
+    from plnd.model_description import base_model
+
+    return (args.model, None) if args.model else base_model(roles.model, args.inputs[0], "give --model")
 
 
 def row_of(name: str, found: Mapping[str, Any]) -> str:
@@ -310,7 +343,6 @@ def evaluator(
 
     from lm_eval_plnd.model import PLNDLM
     from lm_eval_plnd.task_folder import tasks_folder
-    from plnd.model_description import base_model
     from plnd.models.loading import load_model, load_tokenizer
 
     tasks = roles.tasks
@@ -318,7 +350,7 @@ def evaluator(
         raise PLNDError(f"{args.inputs[0]}: its examples are not those of lm-eval tasks")
     manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=args.metadata)
     metric = metric_of(manager.load(list(tasks))["tasks"], wanted)
-    name, revision = (args.model, None) if args.model else base_model(roles.model, args.inputs[0], "give --model")
+    name, revision = source_of(args, roles)
     model = load_model(name, revision=revision, dtype=args.dtype, device=args.device)
     tokenizer = load_tokenizer(name, revision)
     numbers = list(zip(*roles.metadata.documents, strict=True))
@@ -431,6 +463,9 @@ def experiment(args: argparse.Namespace) -> None:
     kept = folder / SETTINGS_FILE
     if kept.is_file() and load_role_settings(kept) != settings:
         raise PLNDError(f"{folder}: holds another experiment (its {SETTINGS_FILE} differs); choose another --output")
+    inputs = {f"model's content ({name})": digest for name, digest in source_digests(settings.model).items()}
+    inputs |= {"data": data_of(settings.metadata)}
+    check_inputs(folder / INPUTS, inputs, "experiment", begun=kept.is_file())
     write_bytes(settings.text().encode(), kept)
     for step in todo:
         print(shown(step.command(folder)), flush=True)

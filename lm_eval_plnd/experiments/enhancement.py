@@ -14,10 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_plnd.experiments.results import BYTES, NEURONS, TEXT, document_weights, read_json
+from lm_eval_plnd.experiments.results import BYTES, NEURONS, TEXT, document_weights, read_sealed
 from lm_eval_plnd.experiments.settings import ENHANCING, Settings
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
+from plnd.io.inputs import sealed
 from plnd.statistics import weighted_mean
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def train(tuning: Tuning, settings: Settings, output: Path) -> nn.Module:
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(OSError):  # Trainer makes the folder, though it is told to write none
         (folder / "checkpoints").rmdir()
-    write_bytes((json.dumps(facts, indent=2) + "\n").encode(), folder / "training.json")
+    write_bytes(sealed(facts).encode(), folder / "training.json")
     trained.config.use_cache = True  # type: ignore[union-attr]
     return trained.to(getattr(torch, model["dtype"])) if tuning.state == "full" else trained
 
@@ -197,8 +198,12 @@ def rows(tuning: Tuning, settings: Settings, output: Path, values: Mapping[str, 
     Raises:
         PLNDError: if what Trainer measured is not there any more.
     """
-    facts = read_json(output / TUNED / tuning.name / "training.json")
-    names = ("parameters", "share", "mask_sha256", "steps", "tokens", "loss")
+    path = output / TUNED / tuning.name / "training.json"
+    facts, names = read_sealed(path), ("parameters", "share", "mask_sha256", "steps", "tokens", "loss")
+    if missing := [name for name in names if name not in facts]:
+        raise PLNDError(
+            f"{path}: damaged (without {missing[0]}); delete it and {tuning.name}.json, and it is trained again"
+        )
     state = [
         tuning.name,
         tuning.state,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ from lm_eval_plnd.experiments.results import BITS, BYTES
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io import strict_json
+from plnd.io.files import write_bytes
+from plnd.io.inputs import sealed, unsealed
 from plnd.statistics import weighted_mean
 
 if TYPE_CHECKING:
@@ -77,6 +82,33 @@ def ask(task: Task, num_fewshot: int | None, gen_kwargs: Mapping[str, Any], wher
         task.set_config(key="generation_kwargs", value=dict(gen_kwargs), update=True)
     if task.get_config("num_fewshot") is None or num_fewshot:
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
+
+
+def task_digest(task: Task, limit: float | None = None) -> str:
+    """SHA-256 of what a task asks and what is right: rows, prompts, worked examples, and how answers are generated.
+
+    Args:
+        task: with its rows read.
+        limit: as of `evaluate`; the rows behind it do not count.
+    """
+    from lm_eval.evaluator_utils import get_sample_size
+
+    options = {name: task.get_config(name) for name in ("output_type", "description", "num_fewshot", "until")}
+    options |= {"generation": task.get_config("generation_kwargs"), "metrics": sorted(task.aggregation())}
+    asked = [
+        (document, task.doc_to_text(document), task.doc_to_target(document))
+        for document in islice(task.eval_docs, get_sample_size(task, limit))
+    ]
+    examples = list(task.fewshot_docs() or ()) if options["num_fewshot"] else []
+    text = json.dumps([options, asked, examples], sort_keys=True, default=_content)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _content(value: Any) -> str:
+    """Of what JSON cannot say, such as pictures and dates: something that is the same in every process."""
+    if hasattr(value, "tobytes"):
+        return hashlib.sha256(value.tobytes()).hexdigest()
+    return type(value).__qualname__ if type(value).__str__ is object.__str__ else str(value)
 
 
 def evaluate(
@@ -168,6 +200,11 @@ def _values(task: str, found: Mapping[str, Any], gaps: bool) -> dict[str, list[f
     return values
 
 
+def write_values(values: Values, path: Path) -> None:
+    """What `evaluate` found, into a file with a checksum."""
+    write_bytes(sealed(values).encode(), path)
+
+
 def read_values(path: Path, tasks: Iterable[str]) -> Values:
     """What `evaluate` found on these tasks, from a file.
 
@@ -175,7 +212,7 @@ def read_values(path: Path, tasks: Iterable[str]) -> Values:
         PLNDError: if it is damaged: it is of other tasks, or has not one number for each document.
     """
     try:
-        found = TypeAdapter(Values).validate_python(strict_json.read(path, finite=False), strict=True)
+        found = TypeAdapter(Values).validate_python(unsealed(strict_json.read(path, finite=False)), strict=True)
         if found.keys() != set(tasks) or not all(map(_whole, found.values())):
             raise ValueError
     except (PLNDError, ValueError):

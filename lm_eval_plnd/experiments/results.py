@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
+from plnd import secrets
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io import strict_json
 from plnd.io.files import read_bounded
+from plnd.io.inputs import unsealed
 
 if TYPE_CHECKING:
     from lm_eval_plnd.experiments.settings import Settings
@@ -159,7 +161,7 @@ def read_samples(folder: Path, setting: str) -> Samples:
     path = folder / SAMPLES / f"{setting}.json"
     if Path(setting).name != setting or not path.is_file():
         return {}
-    found = read_json(path)
+    found = read_sealed(path)
     good = all(
         isinstance(metrics, dict) and all(isinstance(values, list) for values in metrics.values())
         for metrics in found.values()
@@ -268,9 +270,12 @@ def commands(settings: Settings, items: Iterable[str], path: Callable[[Any], Any
 
 
 def portable(value: Any) -> Any:
-    """A file or folder of this machine by its last name; anything else as it is."""
-    value = expand(value)
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    """As `plnd.secrets.portable`, of `plnd:…` too, and within mappings and lists."""
+    if isinstance(value, Mapping):
+        return {name: portable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [portable(inner) for inner in value]
+    return secrets.portable(expand(value))
 
 
 def _joined(values: Mapping[str, Any]) -> str:
@@ -306,6 +311,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise PLNDError(f"{path}: a JSON {type(found).__name__}, expected an object")
     return found
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A file that holds a JSON object with a checksum; of earlier releases without one.
+
+    Raises:
+        PLNDError: if it holds something else.
+    """
+    try:
+        return unsealed(read_json(path))
+    except ValueError as error:
+        raise PLNDError(f"{path}: damaged ({error}); delete it, and it is made again") from None
 
 
 def in_order(name: str) -> tuple[tuple[int, int, str], ...]:

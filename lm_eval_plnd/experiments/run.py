@@ -35,7 +35,17 @@ from lm_eval_plnd.experiments.conditions import (
 from lm_eval_plnd.experiments.enhancement import COLUMNS as TUNED_COLUMNS
 from lm_eval_plnd.experiments.enhancement import ENHANCED, TUNED, Tuning, train, tunings, write_documents
 from lm_eval_plnd.experiments.enhancement import rows as tuned_rows
-from lm_eval_plnd.experiments.evaluation import Answers, Values, ask, evaluate, load_lm, read_tasks, read_values
+from lm_eval_plnd.experiments.evaluation import (
+    Answers,
+    Values,
+    ask,
+    evaluate,
+    load_lm,
+    read_tasks,
+    read_values,
+    task_digest,
+    write_values,
+)
 from lm_eval_plnd.experiments.results import (
     ANSWERS,
     BYTES,
@@ -53,7 +63,10 @@ from lm_eval_plnd.experiments.settings import Settings, load_settings
 from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, claimed, unwritten
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
+from plnd.io.corpus import corpus_digest
 from plnd.io.files import read_bounded
+from plnd.io.inputs import INPUTS, check_inputs
+from plnd.models.source import source_digests
 from plnd.statistics import weighted_mean
 
 if TYPE_CHECKING:
@@ -308,7 +321,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
     from plnd.io.files import write_bytes, write_csv
 
     output, tasks = Path(output), prepared(settings)
-    _open_folder(settings, output)
+    _open_folder(settings, tasks, output)
 
     @cache
     def model() -> HFLM:
@@ -361,7 +374,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
             if answers:
                 text = json.dumps(answers, ensure_ascii=False, indent=1) + "\n"
                 write_bytes(text.encode(), output / ANSWERS / f"{setting.name}.json")
-            write_bytes((json.dumps(values) + "\n").encode(), path)
+            write_values(values, path)
             write_results()
         bar.update(bar.total - bar.n)
     write_results()
@@ -392,7 +405,7 @@ def enhance(settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Ca
     """Trains and evaluates one model after the other, those that are not there yet, and writes `enhancement.csv`."""
     from tqdm import tqdm
 
-    from plnd.io.files import write_bytes, write_csv
+    from plnd.io.files import write_csv
 
     todo = tunings(settings)
     paths = {folder / SAMPLES / f"{tuning.name}.json": tuning for tuning in todo}
@@ -409,7 +422,7 @@ def enhance(settings: Settings, tasks: Mapping[str, Task], folder: Path, log: Ca
             bar.set_postfix_str(paths[path].name)
             bar.update(sum(path.exists() for path in paths) - bar.n)
             values = _tuned_values(paths[path], settings, tasks, folder, log)
-            write_bytes((json.dumps(values) + "\n").encode(), path)
+            write_values(values, path)
             write_table()
         bar.update(bar.total - bar.n)
     if paths:
@@ -458,8 +471,8 @@ def prepared(settings: Settings) -> dict[str, Task]:
     return tasks
 
 
-def _open_folder(settings: Settings, output: Path) -> None:
-    """Makes the folder, or takes up one that holds the same experiment.
+def _open_folder(settings: Settings, tasks: Mapping[str, Task], output: Path) -> None:
+    """Makes the folder, or takes up one that holds the same experiment of the same model, corpora and rows.
 
     Raises:
         PLNDError: if it holds another one, or cannot be written.
@@ -481,11 +494,29 @@ def _open_folder(settings: Settings, output: Path) -> None:
                         f"{output}: holds another experiment, whose {name} is {here[name]!r:.60} and not {value!r:.60};"
                         " choose another folder with --output"
                     )
+        begun = next((output / SAMPLES).iterdir(), None) is not None
+        check_inputs(output / INPUTS, inputs(settings, tasks), "experiment", begun=begun)
         environment = json.dumps(_environment(), indent=2) + "\n"
         if written.exists() and read_bounded(written, 2**20) != environment.encode():
             warnings.warn(f"{written}: begun with other versions, whose numbers may differ", stacklevel=3)
         write_bytes(settings.text().encode(), path)
         write_bytes(environment.encode(), written)
+
+
+def inputs(settings: Settings, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What an experiment's numbers depend on beside its settings, by content."""
+    sources = {f"corpus of {language}": settings.corpus_of(language) for language in detected(settings)}
+    sources |= {f"training corpus of {x.language}": settings.training_corpus_of(x.language) for x in tunings(settings)}
+    limits = {
+        item.task_of(language): item.limit or settings.limit
+        for name, item in settings.tasks.items()
+        for language in settings.languages_of(name)
+    }
+    return {
+        **{f"model's content ({name})": digest for name, digest in source_digests(settings.model).items()},
+        **{name: corpus_digest(expand(source)) for name, source in sources.items()},
+        **{f"rows of {name}": task_digest(task, limits[name]) for name, task in tasks.items()},
+    }
 
 
 def _environment() -> dict[str, str]:

@@ -34,6 +34,7 @@ from plnd.detection.checkpoint import fingerprint
 from plnd.errors import PLNDError
 from plnd.io import strict_json
 from plnd.io.files import whole_file, write_bytes
+from plnd.io.inputs import check_inputs, sealed, unsealed
 from plnd.models.layout import Layout
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.version import __version__
@@ -127,23 +128,13 @@ class _Run:
         settings = {
             "plnd": __version__,
             "model": {k: v for k, v in self.layout.description().items() if k not in ("widths", "units")},
-            "weights": fingerprint(model),
+            "weights": fingerprint(model, self.layout.group),
             "dtype": str(model.dtype).removeprefix("torch."),
             "neurons": self.main.count,
             **{name: value for name, value in asdict(self.config).items() if name not in (*FREE, "share", "count")},
             "documents": self.documents.description(),
         }
-        path, text = self.folder / "settings.json", json.dumps(settings, indent=1, ensure_ascii=False)
-        if path.exists():
-            found, mine = strict_json.read(path), json.loads(text)
-            differing = [k for k in settings if found.get(k) != mine[k]]
-            if differing:
-                raise PLNDError(
-                    f"{self.folder}: holds a comparison with other settings ({', '.join(differing)}): repeat them, or"
-                    " choose another folder"
-                )
-        else:
-            write_bytes(text.encode(), path)
+        check_inputs(self.folder / "settings.json", settings, "comparison")
 
     # steps
 
@@ -180,9 +171,9 @@ class _Run:
         path = self.folder / "results" / "plain.json"
         if not path.exists():
             nats = {x: document_nats(self.model, d, self.config.batch_size) for x, d in self.documents.held_out.items()}
-            write_bytes(json.dumps({x: values.tolist() for x, values in nats.items()}).encode(), path)
+            write_bytes(sealed({x: values.tolist() for x, values in nats.items()}).encode(), path)
         with _taken(path):
-            found = strict_json.read(path, finite=False)
+            found = unsealed(strict_json.read(path, finite=False))
             return {x: _numbers(found[x], len(of)) for x, of in self.documents.held_out.items()}
 
     def _evidence(self, sample: int, with_bins: bool) -> _Sample:
@@ -235,7 +226,7 @@ class _Run:
                 "nats": {x: values.tolist() for x, values in nats.items()},
                 "controls": controls,
             }
-        write_bytes(json.dumps(result).encode(), self._result(sample, detector, kind, point))
+        write_bytes(sealed(result).encode(), self._result(sample, detector, kind, point))
 
     def _view(self, own: str, point: Point, found: _Sample) -> Evidence:
         """What a detector is given at one point, to find one language's neurons."""
@@ -280,7 +271,8 @@ class _Run:
         for sample in range(self.config.samples):
             path = self._result(sample, detector, kind, point)
             with _taken(path):
-                found, draws = strict_json.read(path, finite=False), self.config.draws if point == self.main else 0
+                found = unsealed(strict_json.read(path, finite=False))
+                draws = self.config.draws if point == self.main else 0
                 neurons.append([int(found[x]["neurons"]) for x in self.languages])
                 nats.append([[_numbers(found[x]["nats"][y], size) for y in self.languages] for x in self.languages])
                 controls.append([[_numbers(c, size) for c in found[x]["controls"]] for x in self.languages])

@@ -29,6 +29,8 @@ from plnd.version import __version__
 FINGERPRINT_STRIDE = 61
 """Which values of a matrix go into the fingerprint: a prime, so that every row and column of a large one has some."""
 
+_SAID_ONLY = ("name_or_path", "transformers_version", "use_cache", "architectures", "dtype", "torch_dtype")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -120,14 +122,15 @@ def run_settings(
 
 
 def fingerprint(model: nn.Module, group: Group | None = None) -> str:
-    """SHA-256 of all parameters: name, shape, dtype, a vector's values, of a matrix every `FINGERPRINT_STRIDE`th.
+    """SHA-256 of the configuration and all parameters: name, shape, dtype, a vector's values, of a matrix every
+    `FINGERPRINT_STRIDE`th.
 
     Of a model that is spread over the processes of `group`, that of the parts of all of them.
     """
     from accelerate.utils import align_module_device
 
     weights = weights_of(model)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(_computing(model), sort_keys=True, default=str).encode())
     for prefix, module in model.named_modules():
         with align_module_device(module):
             for name, parameter in module.named_parameters(prefix, recurse=False):
@@ -140,3 +143,9 @@ def fingerprint(model: nn.Module, group: Group | None = None) -> str:
     if group is None:
         return digest.hexdigest()
     return hashlib.sha256("".join(group.exchange(digest.hexdigest())).encode()).hexdigest()
+
+
+def _computing(model: nn.Module) -> dict[str, Any]:
+    """What a model's configuration, if it has one, says of how to compute: not where it came from, nor who wrote it."""
+    said = model.config.to_dict() if hasattr(model, "config") else {}  # type: ignore[operator,union-attr]
+    return {name: value for name, value in said.items() if name not in _SAID_ONLY and name[0] != "_"}

@@ -42,7 +42,7 @@ from plnd.models.layout import Layout
 from plnd.models.quantised import quantisation
 from plnd.models.running import measured
 from plnd.neurons.scores import Scores
-from plnd.secrets import without_secrets
+from plnd.secrets import published
 from plnd.version import __version__
 
 WINDOW = 16
@@ -422,7 +422,7 @@ class _Run:
             "model": self.layout.description(),
             "language": config.language,
             "corpus": {
-                "source": source and without_secrets(source),
+                "source": source and published(source),
                 "sha256": corpus.digest,
                 "documents": tally.documents,
                 "tokens": tally.tokens,

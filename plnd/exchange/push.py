@@ -13,6 +13,7 @@ from plnd.io.hub import SCHEME, hub_errors, parts_of
 from plnd.neurons.history import rule_in_words
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
+from plnd.secrets import portable
 
 CARD = "README.md"
 BEGIN = "<!-- plnd: written anew by every `plnd push`; text outside of this part is kept -->"
@@ -121,7 +122,8 @@ def card_of(artifacts: Mapping[str, Artifact], repository: str, evaluation: str 
 def description(artifacts: Mapping[str, Artifact], repository: str, evaluation: str | None) -> str:
     """The card's text."""
     model = next(iter(artifacts.values())).metadata.model
-    base = f"`{model.name}`" + (f", revision `{model.revision}`" if model.revision else "")
+    name = portable(model.name)
+    base = f"`{name}`" + (f", revision `{model.revision}`" if model.revision else "")
     rows = "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in map(_row, artifacts, artifacts.values()))
     first = next((name for name, one in artifacts.items() if isinstance(one, NeuronSet)), None)
     use = ""
@@ -137,12 +139,12 @@ plnd ablate {SCHEME}{repository}/{first} --tasks …
 import plnd
 
 neurons = plnd.load("{SCHEME}{repository}/{first}")  # …@revision for a branch, tag or commit
-with plnd.deactivated(plnd.load_model("{model.name}"), neurons):
+with plnd.deactivated(plnd.load_model("{name}"), neurons):
     ...
 ```
 """
     measured = f"\n## Evaluation\n\n{evaluation.strip()}\n" if evaluation else ""
-    return f"""# Language neurons of {model.name}
+    return f"""# Language neurons of {name}
 
 Which neurons (rows and columns of the projections) of {base} serve a language, found by plnd
 ([PLND](https://arxiv.org/abs/2402.18815)).

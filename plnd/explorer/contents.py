@@ -18,6 +18,7 @@ from plnd.neurons.contrast import check_corpora, check_settings
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
 from plnd.neurons.selection import chosen_addresses
+from plnd.secrets import portable
 
 INSPECTION_ENDING = ".json"
 """What names a file of `plnd neuron --json`; all others are artifacts."""
@@ -44,7 +45,7 @@ class Contents:
         """Name of the model, as the first file gives it."""
         names: list[str | None] = [one.metadata.model.name for one in self.scores.values()]
         names += [one.model.name for one in self.sets.values()] + [one.model for one in self.inspections.values()]
-        return names[0] or "a model without a name"
+        return portable(names[0]) or "a model without a name"
 
     @property
     def blocks(self) -> list[str]:

@@ -19,6 +19,7 @@ from plnd.inspection.profiles import Firing, Inspection, NeuronProfile, WrittenT
 from plnd.inspection.text import visible, visible_token
 from plnd.neurons.contrast import TIMES
 from plnd.neurons.history import rule_in_words
+from plnd.secrets import portable, published
 from plnd.version import __version__
 
 MAX_BYTES = 2**28
@@ -131,14 +132,15 @@ def made_of(contents: Contents) -> Iterator[list[str]]:
     """Of each file what it is, its language, what was read, its rule, and its SHA-256."""
     for name, one in contents.scores.items():
         corpus, method = one.metadata.corpus, one.metadata.method
-        read = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens of {corpus.source or 'an unnamed corpus'}"
+        source = published(corpus.source or "an unnamed corpus")
+        read = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens of {source}"
         yield ["scores", name, f"{method.name}; {read}", one.digest]
     for name, neurons in contents.sets.items():
         about = f"{len(neurons):,} neurons, {neurons.metadata.language or 'no language'}"
         yield ["neurons", name, f"{about}; {rule_in_words(neurons.metadata)}", neurons.digest]
     for name, found in contents.inspections.items():
         read = ", ".join(f"{language} {corpus.documents:,}" for language, corpus in found.corpora.items())
-        yield ["inspection", name, f"{len(found.neurons):,} neurons of {found.model}; documents: {read}", "–"]
+        yield ["inspection", name, f"{len(found.neurons):,} neurons of {portable(found.model)}; documents: {read}", "–"]
 
 
 def _profile(name: str, inspection: Inspection, neuron: NeuronProfile) -> dict[str, Any]:

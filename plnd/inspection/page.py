@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from plnd.inspection.profiles import IMPORTANCE, Firing, Inspection, NeuronProfile
 from plnd.inspection.table import number
 from plnd.inspection.text import visible, visible_token
+from plnd.secrets import portable
 from plnd.version import __version__
 
 STEPS = 10
@@ -51,7 +52,7 @@ def neuron_page(inspection: Inspection) -> str:
 def title(inspection: Inspection) -> str:
     """What the page is about."""
     of = f"{inspection.language} neurons" if inspection.language else "Neurons"
-    return f"{of} of {inspection.model}"
+    return f"{of} of {portable(inspection.model)}"
 
 
 def strongest(neuron: NeuronProfile) -> Firing | None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from plnd.io.corpus_files import (
     reading,
     rows_of,
 )
+from plnd.io.inputs import digest_of, path_digest
 
 STDIN = "/dev/stdin"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -40,6 +41,8 @@ SAVED = ("state.json", "dataset_dict.json")
 RECORDS = ("dataset_info.json", "dataset_infos.json")
 """What data sets' folders have beside their rows."""
 
+FIRST = 100
+"""Documents by which a data set of the hub is known again."""
 SECTIONS = 64
 """A streamed data set is read in at most so many sections."""
 
@@ -126,6 +129,20 @@ def read_sections(source: Source | Sequence[Source], text_field: str = "text") -
         return _row_documents(rows.shard(files, number), f"{name}, section {number}", text_field)
 
     return Sections([partial(section, number) for number in range(files)], f"files of {name}") if files > 1 else None
+
+
+def corpus_digest(source: Source | Sequence[Source]) -> str:
+    """SHA-256 of the files of a corpus, at about a second for each gigabyte; of a data set of the hub, which nobody
+    would download for it, that of its first `FIRST` documents.
+
+    Raises:
+        CorpusError: as `read_documents`.
+    """
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    parts = [path for each in sources for path, _ in _parts(each, None)]
+    return digest_of(
+        [path_digest(path) if os.path.exists(path) else list(islice(read_documents(path), FIRST)) for path in parts]
+    )
 
 
 def read_rows(path: Source) -> Iterator[tuple[str, Any]]:

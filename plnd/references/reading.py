@@ -14,7 +14,7 @@ from plnd.errors import CorpusError, PLNDError
 from plnd.io.corpus import Sections
 from plnd.models.layout import Layout
 from plnd.references.config import ReferenceConfig
-from plnd.secrets import without_secrets
+from plnd.secrets import published
 
 WINDOW = 16
 """Batches whose documents are sorted by length together."""
@@ -57,7 +57,7 @@ def read_corpora(
     for language, documents in corpora.items():
         read = TokenizedCorpus(documents, tokenizer, config.of(language), layout, Shard())
         source, count, tokens = (sources or {}).get(language), 0, 0
-        source = source and without_secrets(source)
+        source = source and published(source)
         windows = read.windows(WINDOW * config.batch_size)
         with closing(windows), tqdm(unit=" documents", desc=language, disable=not progress) as bar:
             for _, _, window in windows:

@@ -25,7 +25,7 @@ from plnd.io.metadata import RolesMetadata
 from plnd.model_description import ModelDescription
 from plnd.roles.codes import ROLES, pack, role_table, unpack
 from plnd.roles.roles_file import packed_width, read_roles, role_widths, write_roles
-from plnd.secrets import without_secrets
+from plnd.secrets import published
 from plnd.version import __version__
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def find_roles(
         "tasks": None if parallel.tasks is None else list(parallel.tasks),
         "documents": [list(row) for row in parallel.documents or ()],
         "corpus": {
-            "source": parallel.source and without_secrets(parallel.source),
+            "source": parallel.source and published(parallel.source),
             "sha256": hashlib.sha256(json.dumps([list(map(list, row)) for row in inputs]).encode()).hexdigest(),
             "documents": len(inputs),
             "tokens": sum(len(ids) for row in inputs for ids in row),

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from pictures import drawn
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
 from plnd.io.corpus import read_documents
+from plnd.io.inputs import sealed
 from plnd.models.loading import load_tokenizer
 from plnd.neurons.neuron_set import NeuronSet
 from programs import run_script
@@ -285,6 +287,66 @@ def test_a_line_without_an_end_is_not_counted(tmp_path):
         stream.write("\n")
     with pytest.raises(PLNDError, match=r"runs\.jsonl: line 5 is damaged; delete it, and the run is repeated"):
         read_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damaged, problem",
+    [
+        (lambda run: [run], "line 1 is damaged"),
+        (lambda run: {**run, "rate": 0.2}, "line 1 is damaged"),  # its name says 0.1
+        (lambda run: {**run, "nats": 3}, "line 1 is damaged"),
+        (lambda run: {**run, "nats": {"zh": ["a"]}}, "line 1 is damaged"),
+        (lambda run: {name: value for name, value in run.items() if name != "share"}, "line 1 is damaged"),
+        (lambda run: {**run, "how": {"kind": 3}}, "line 1 is damaged"),
+        (lambda run: {**run, "sha256": "0"}, "line 1 is damaged"),
+        (lambda run: {**run, "nats": run["nats"] | {"zh": [1.0]}}, "has other documents than base.json"),
+        (lambda run: {**run, "tasks": {"reading": {"zh": [1.0]}}}, "has other documents than base.json"),
+    ],
+)
+def test_damaged_lines_are_one_line(tmp_path, damaged, problem):
+    """Whatever valid JSON stands where a run was: it is named, and no table is made of it."""
+    chosen = finished(tmp_path)
+    first, *others = (tmp_path / "runs.jsonl").read_text().splitlines()
+    (tmp_path / "runs.jsonl").write_text("\n".join([json.dumps(damaged(json.loads(first))), *others, ""]))
+    with pytest.raises(PLNDError, match=f"runs.jsonl: .*{problem}; delete .*, and the run is repeated") as caught:
+        frontier(chosen, tmp_path)
+    assert "\n" not in str(caught.value) and not (tmp_path / "frontier.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "damaged", ["{", "[]", "{}", '{"choice": {}, "held_out": {}, "tasks": {}}', "sizes", "checksum"]
+)
+def test_a_damaged_base_is_one_line(tmp_path, damaged):
+    """What the base model scored is checked as the runs are."""
+    chosen = finished(tmp_path)
+    text = (tmp_path / "base.json").read_text()
+    found = {
+        "sizes": text.replace("[4, 2, 6]", "[4, 2, 0]"),
+        "checksum": sealed(json.loads(text)).replace("8.0", "9.0"),
+    }
+    (tmp_path / "base.json").write_text(found.get(damaged, damaged))
+    with pytest.raises(PLNDError, match=r"base.json: damaged; delete it, and the base model is evaluated again"):
+        frontier(chosen, tmp_path)
+
+
+@pytest.mark.slow
+def test_other_texts_or_another_model_in_their_place(tmp_path):
+    """Corpus and model of the same names whose content changed are refused, also where all runs are done."""
+    corpora, model = tmp_path / "corpora", tmp_path / "model"
+    shutil.copytree(demo_corpus("detect") / "corpora", corpora)
+    shutil.copytree(demo_model(), model)
+    named = {"corpus": str(corpora / "{language}.jsonl"), "model": {**FIELDS["model"], "pretrained": str(model)}}
+    (tmp_path / "out").mkdir()
+    chosen = finished(tmp_path / "out", **named)
+    with pytest.warns(UserWarning, match="begun by an earlier plnd"):
+        frontier(chosen, tmp_path / "out")
+    frontier(chosen, tmp_path / "out")
+    for path, line in ((corpora / "ru.jsonl", "corpus of ru"), (model / "config.json", "model's content")):
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n")
+        with pytest.raises(PLNDError, match=f"holds another experiment, whose {line}"):
+            frontier(chosen, tmp_path / "out")
+        path.write_bytes(before)
 
 
 @pytest.mark.parametrize(

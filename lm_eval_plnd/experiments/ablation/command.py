@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -88,7 +86,7 @@ class Ablate(Command):
             gen_kwargs=_parsed("--gen_kwargs", args.gen_kwargs), metadata=_json(args.metadata),
         )  # fmt: skip
         asked = {"model": arguments, "num_fewshot": args.num_fewshot, "gen_kwargs": args.gen_kwargs}
-        asked |= {"metadata": args.metadata, "text": {name: digest(tasks[name]) for name in _texts(args.text)}}
+        asked |= {"metadata": args.metadata}
         limit = int(args.limit) if args.limit is not None and args.limit >= 1 else args.limit
         found = ablation(
             load_lm(arguments), neurons, tasks, draws=args.draws, limit=limit, folder=args.output, asked=asked,
@@ -181,12 +179,6 @@ def text_task(name: str, path: str) -> Task:
             ],
         }
     )
-
-
-def digest(task: Task) -> str:
-    """SHA-256 of the texts of a text task, which its file may not hold any more when a run goes on."""
-    lines = "".join(f"{json.dumps(row['text'])}\n" for row in task.eval_docs)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _model_arguments(args: argparse.Namespace, neurons: Any) -> dict[str, Any]:

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lm_eval_plnd.experiments.changes import Estimate, estimate
-from lm_eval_plnd.experiments.evaluation import Values, evaluate, read_values
-from lm_eval_plnd.experiments.results import BYTES, SAMPLES, document_weights, read_json
-from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, unwritten
+from lm_eval_plnd.experiments.evaluation import Values, evaluate, read_values, task_digest, write_values
+from lm_eval_plnd.experiments.kept import loaded_digest
+from lm_eval_plnd.experiments.results import BYTES, SAMPLES, document_weights
+from lm_eval_plnd.experiments.sharing import LOCKS, unwritten
 from plnd.errors import PLNDError
+from plnd.io.inputs import UNKNOWN, check_inputs
+from plnd.models.source import source_digest
+from plnd.secrets import portable
 from plnd.statistics import relative_lengths
 
 if TYPE_CHECKING:
@@ -109,12 +113,13 @@ def ablation(
         limit: at most so many documents of each task, or this share of them, as lm-eval's.
         apply_chat_template: as lm-eval's.
         folder: where the values of every document are kept, setting by setting; what is there is taken.
-        asked: what else the values depend on; a folder that holds another one's is refused.
+        asked: what else the values depend on, beside model, tasks, set and what is done to it, all by content; a folder
+            that holds another one's is refused.
         intervention: what is done to neurons, the random ones too, instead of switching them off.
 
     Raises:
-        PLNDError: if the set is empty or of another model, or the folder holds another ablation, or one of other
-            weights; as `effects`.
+        PLNDError: if the set is empty or of another model, or the folder holds another ablation; as
+            `effects`.
     """
     from tqdm import tqdm
 
@@ -134,9 +139,12 @@ def ablation(
         "mask": neurons.digest,
     }
     said |= {"intervention": intervention.record()} if intervention.kind != "zero" else {}
-    kept = None if folder is None else _opened(Path(folder), {**said, **(asked or {})})
-    if kept is not None:
-        check_weights(lm.model, kept)
+    kept = None
+    if folder is not None:
+        said |= {f"rows of {name}": task_digest(task, limit) for name, task in tasks.items()}
+        named = isinstance(lm.pretrained, str)
+        content = loaded_digest(lm) or (source_digest(lm.pretrained, lm.revision) if named else UNKNOWN)
+        kept = _opened(Path(folder), {**said, "model's content": content, **(asked or {})})
     values: dict[str, Values] = {}
     with tqdm(total=len(off), desc="ablate", unit=" settings", file=sys.stderr) as bar:
         for name in _missing(off, kept):
@@ -144,7 +152,7 @@ def ablation(
             with intervention.applied(lm.model, chosen) if (chosen := off[name]) is not None else nullcontext():
                 values[name] = evaluate(lm, tasks, limit=limit, apply_chat_template=apply_chat_template, gaps=True)
             if kept is not None:
-                _write(kept / SAMPLES / f"{name}.json", values[name])
+                write_values(values[name], kept / SAMPLES / f"{name}.json")
             bar.update()
         bar.update(bar.total - bar.n)
     if kept is not None:
@@ -154,7 +162,7 @@ def ablation(
                 path = kept / SAMPLES / f"{name}.json"
                 raise PLNDError(f"{path}: of other documents than {ORIGINAL}.json; choose another folder with --output")
     better = {name: task.higher_is_better() or {} for name, task in tasks.items()}
-    model = lm.pretrained if isinstance(lm.pretrained, str) else neurons.model.name
+    model = portable(lm.pretrained if isinstance(lm.pretrained, str) else neurons.model.name)
     about = (model, neurons.metadata.language, len(neurons), neurons.total, neurons.digest, draws)
     return Ablation(*about, effects(values, better), _done(intervention))
 
@@ -236,20 +244,5 @@ def _opened(folder: Path, asked: Mapping[str, Any]) -> Path:
             part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PLNDError(f"{folder}: cannot be made ({error.strerror}); choose another folder with --output") from None
-    path, wanted = folder / ASKED, json.loads(json.dumps(asked))
-    if path.exists():
-        found = read_json(path)
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                raise PLNDError(
-                    f"{folder}: holds another ablation, whose {name} is {found.get(name)!r:.60} and not"
-                    f" {wanted.get(name)!r:.60}; choose another folder with --output"
-                )
-    _write(path, wanted)
+    check_inputs(folder / ASKED, asked, "ablation")
     return folder
-
-
-def _write(path: Path, value: Any) -> None:
-    from plnd.io.files import write_bytes
-
-    write_bytes((json.dumps(value, ensure_ascii=False) + "\n").encode(), path)

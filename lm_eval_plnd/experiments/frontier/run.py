@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -11,13 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict
+
+from lm_eval_plnd.experiments.evaluation import task_digest
 from lm_eval_plnd.experiments.frontier.report import write_report
-from lm_eval_plnd.experiments.frontier.schedule import Run, cells, due, rounds, sizes
+from lm_eval_plnd.experiments.frontier.schedule import Cell, Run, cells, due, rounds, sizes
 from lm_eval_plnd.experiments.frontier.settings import ROWS, FrontierSettings, Method, load_frontier_settings
-from lm_eval_plnd.experiments.frontier.training import DOCUMENTS, NEURONS, Bench
+from lm_eval_plnd.experiments.frontier.training import DOCUMENTS, NEURONS, Bench, load_tasks
 from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, claimed, unwritten
 from plnd.errors import PLNDError
 from plnd.io import strict_json
+from plnd.io.corpus import corpus_digest
+from plnd.io.inputs import INPUTS, check_inputs, sealed, unsealed
+from plnd.models.source import source_digests
 
 RUNS, BASE, SETTINGS = "runs.jsonl", "base.json", "settings.yaml"
 """A line for every run that is done; what the base model scores; all settings."""
@@ -34,13 +39,16 @@ def frontier(settings: FrontierSettings, output: str | Path) -> Path:
     """
     from tqdm import tqdm
 
-    folder = Path(output)
+    folder, tasks = Path(output), load_tasks(settings)
     _open_folder(settings, folder)
+    with claimed(folder / INPUTS, folder):
+        begun = (folder / BASE).exists() or (folder / RUNS).exists()
+        check_inputs(folder / INPUTS, inputs(settings, tasks), "experiment", begun=begun)
     places = cells(settings)
 
     @cache
     def bench() -> Bench:
-        found = Bench(settings, folder)
+        found = Bench(settings, folder, tasks)
         check_weights(found.model, folder)
         return found
 
@@ -49,6 +57,7 @@ def frontier(settings: FrontierSettings, output: str | Path) -> Path:
     with tqdm(total=total, desc="frontier", unit=" runs", file=sys.stderr) as bar:
         while True:
             done = read_runs(folder)
+            check_runs(done, base, folder)
             bar.update(len(done) - bar.n)
             gains = {name: gain_of(found, base) for name, found in done.items() if not found["final"]}
             gains |= {name: math.nan for name, found in done.items() if found["final"]}
@@ -111,11 +120,44 @@ def _base(settings: FrontierSettings, folder: Path, bench: Any) -> dict[str, Any
                 }
                 for language, nats in values["nats"].items()
             }
-        write_bytes((json.dumps(found) + "\n").encode(), path)
-    return strict_json.read(folder / BASE, finite=False)
+        write_bytes(sealed(found).encode(), path)
+    return read_base(settings, folder)
 
 
 # the folder
+
+
+class Done(TypedDict):
+    """A line of `runs.jsonl`: what a run was, and what came of it. Of a run of the search there are no tasks."""
+
+    run: str
+    final: bool
+    language: str
+    method: str
+    how: dict[str, Any]
+    budget: float | None
+    rate: float
+    documents: int
+    seed: int
+    parameters: int
+    share: float
+    nats: dict[str, list[float]]
+    tasks: NotRequired[dict[str, dict[str, list[float]]]]
+
+
+class Before(TypedDict):
+    """Nats and bytes of each document of a language."""
+
+    nats: list[float]
+    sizes: list[int]
+
+
+class Base(TypedDict):
+    """`base.json`: the base model on what rates are chosen by, on what is reported, and on the tasks."""
+
+    choice: dict[str, Before]
+    held_out: dict[str, Before]
+    tasks: dict[str, dict[str, list[float]]]
 
 
 def read_runs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -127,14 +169,86 @@ def read_runs(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / RUNS
     if not path.exists():
         return {}
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            run = strict_json.parse(line, finite=False)
-            found[run["run"]] = run
-        except (ValueError, TypeError, KeyError):
+            run = _checked(Done, strict_json.parse(line, finite=False))
+            Method(**run["how"])
+            what = Run(Cell(run["language"], run["method"], run["budget"]), *(run[name] for name in _PARTS))
+            if what.name != run["run"]:
+                raise ValueError
+        except (ValueError, TypeError):
             raise PLNDError(f"{path}: line {number} is damaged; delete it, and the run is repeated") from None
+        found[run["run"]] = run
     return found
+
+
+_PARTS = ("rate", "documents", "seed", "final")
+
+
+def check_runs(done: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any], folder: Path) -> None:
+    """Refuses runs of other documents than those of the base model.
+
+    Raises:
+        PLNDError: naming the run.
+    """
+    for name, run in done.items():
+        own = run["language"]
+        before = base["held_out"] if run["final"] else {own: base["choice"].get(own, {"nats": ()})}
+        documents = {language: len(of["nats"]) for language, of in before.items()}
+        tasks = _lengths(base["tasks"]) if run["final"] else {}
+        if documents != {language: len(nats) for language, nats in run["nats"].items()} or tasks != _lengths(
+            run.get("tasks", {})
+        ):
+            raise PLNDError(
+                f"{folder / RUNS}: {name} has other documents than {BASE}; delete its line, and the run is repeated"
+            )
+
+
+def _lengths(tasks: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+    return {(item, language): len(values) for item, of in tasks.items() for language, values in of.items()}
+
+
+def read_base(settings: FrontierSettings, folder: Path) -> dict[str, Any]:
+    """What the base model scores.
+
+    Raises:
+        PLNDError: if the file is damaged.
+    """
+    path = folder / BASE
+    try:
+        base = _checked(Base, strict_json.read(path, finite=False))
+        parts = [*base["choice"].values(), *base["held_out"].values()]
+        if (
+            not {*settings.trained} <= base["choice"].keys()
+            or {*settings.languages} != base["held_out"].keys()
+            or not all(part["sizes"] and min(part["sizes"]) > 0 for part in parts)
+            or not all(len(part["sizes"]) == len(part["nats"]) for part in parts)
+        ):
+            raise ValueError
+    except (PLNDError, ValueError):
+        raise PLNDError(f"{path}: damaged; delete it, and the base model is evaluated again") from None
+    return base
+
+
+def _checked(kind: Any, found: Any) -> dict[str, Any]:
+    """What was sealed, if it is of a kind.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    found = unsealed(found)
+    _adapter(kind).validate_python(found, strict=True)
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _append(found: Mapping[str, Any], folder: Path) -> None:
@@ -144,7 +258,7 @@ def _append(found: Mapping[str, Any], folder: Path) -> None:
         stream.seek(0)
         whole = stream.read().rfind(b"\n") + 1
         stream.truncate(whole)
-        stream.write((json.dumps(found) + "\n").encode())
+        stream.write(sealed(found).encode())
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -182,6 +296,19 @@ def _open_folder(settings: FrontierSettings, folder: Path) -> None:
                     " name"
                 )
         write_bytes(settings.text().encode(), path)
+
+
+def inputs(settings: FrontierSettings, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What the numbers depend on beside the settings, by content."""
+    return {
+        **{f"model's content ({name})": digest for name, digest in source_digests(settings.model).items()},
+        **{f"corpus of {language}": corpus_digest(settings.corpus_of(language)) for language in settings.languages},
+        **{
+            f"rows of {name} in {language}": task_digest(task, settings.tasks[name].limit)
+            for name, by_language in tasks.items()
+            for language, task in by_language.items()
+        },
+    }
 
 
 def how_of(settings: FrontierSettings, method: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from plnd.demo_data import expand
 from plnd.errors import PLNDError
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
     from torch import nn
 
     from plnd.comparison.documents import Document
@@ -36,11 +37,13 @@ RSLORA_ALPHA = 16
 class Bench:
     """The model, its texts, scores and tasks; one for each process."""
 
-    def __init__(self, settings: FrontierSettings, folder: Path) -> None:
+    def __init__(
+        self, settings: FrontierSettings, folder: Path, tasks: Mapping[str, Mapping[str, Task]] | None = None
+    ) -> None:
         from plnd.models.layout import Layout
         from plnd.models.loading import load_model, load_tokenizer
 
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self.tasks = settings, folder, tasks or {}
         given = settings.model
         self.source = {"revision": given.get("revision"), "trust_remote_code": given.get("trust_remote_code", False)}
         self.name = expand(given["pretrained"])
@@ -263,27 +266,8 @@ class Bench:
         if not final:
             return {"nats": {language: nats(self.texts(language).choice) for language in chosen}}
         found: dict[str, Any] = {"nats": {x: nats(self.texts(x).held_out) for x in self.settings.languages}}
-        if self.settings.tasks:
+        if self.tasks:
             found["tasks"] = self._tasks(model)
-        return found
-
-    @cached_property
-    def _loaded_tasks(self) -> dict[str, dict[str, Any]]:
-        """Item to language to lm-eval's task."""
-        from lm_eval.tasks import TaskManager
-
-        from lm_eval_plnd.experiments.evaluation import ask, read_tasks
-        from lm_eval_plnd.task_folder import tasks_folder
-
-        settings = self.settings
-        paths = [str(tasks_folder()), *([settings.include_path] if settings.include_path else [])]
-        found: dict[str, dict[str, Any]] = {}
-        for name, item in settings.tasks.items():
-            manager = TaskManager(include_path=paths, metadata=expand({**settings.metadata, **item.metadata}))
-            for language in item.languages or settings.languages:
-                (task,) = read_tasks(manager, item.task_of(language), f"tasks.{name}").values()
-                ask(task, item.num_fewshot, item.gen_kwargs, f"tasks.{name}.gen_kwargs: {item.task_of(language)}")
-                found.setdefault(name, {})[language] = task
         return found
 
     def _tasks(self, model: nn.Module) -> dict[str, dict[str, list[float]]]:
@@ -293,7 +277,7 @@ class Bench:
         given = {"batch_size": self.settings.evaluation.batch_size, "tokenizer": self.tokenizer}
         lm = load_lm({**given, "pretrained": model})
         found: dict[str, dict[str, list[float]]] = {}
-        for name, by_language in self._loaded_tasks.items():
+        for name, by_language in self.tasks.items():
             item = self.settings.tasks[name]
             named = {item.task_of(language): task for language, task in by_language.items()}
             model.config.use_cache = True  # type: ignore[union-attr]
@@ -321,6 +305,30 @@ class Bench:
             "training": found["training_seconds"] / (2 * batch),
             "evaluation": (found["seconds"] - found["training_seconds"]) / settings.evaluation.choice,
         }
+
+
+def load_tasks(settings: FrontierSettings) -> dict[str, dict[str, Task]]:
+    """Item to language to lm-eval's task, its rows read.
+
+    Raises:
+        PLNDError: if one cannot be loaded.
+    """
+    if not settings.tasks:
+        return {}
+    from lm_eval.tasks import TaskManager
+
+    from lm_eval_plnd.experiments.evaluation import ask, read_tasks
+    from lm_eval_plnd.task_folder import tasks_folder
+
+    paths = [str(tasks_folder()), *([settings.include_path] if settings.include_path else [])]
+    found: dict[str, dict[str, Task]] = {}
+    for name, item in settings.tasks.items():
+        manager = TaskManager(include_path=paths, metadata=expand({**settings.metadata, **item.metadata}))
+        for language in item.languages or settings.languages:
+            (task,) = read_tasks(manager, item.task_of(language), f"tasks.{name}").values()
+            ask(task, item.num_fewshot, item.gen_kwargs, f"tasks.{name}.gen_kwargs: {item.task_of(language)}")
+            found.setdefault(name, {})[language] = task
+    return found
 
 
 def _check_fit(ranks: Mapping[str, int], run: Run) -> None:

@@ -41,7 +41,7 @@ from lm_eval_plnd.experiments.tables import read_markdown
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
 from plnd.io.files import read_bounded
-from plnd.secrets import without_secrets
+from plnd.secrets import published, without_secrets
 
 if TYPE_CHECKING:
     from plnd.any_artifact import Artifact
@@ -382,7 +382,7 @@ def _settings(folder: Path) -> Section:
     """The experiment's settings and the software that ran it."""
     section = Section("settings", "Settings and software")
     if (folder / results.SETTINGS).is_file():
-        section.code.append((results.SETTINGS, without_secrets(results.read_text(folder / results.SETTINGS))))
+        section.code.append((results.SETTINGS, without_secrets(_portable_settings(folder / results.SETTINGS))))
     if (folder / results.ENVIRONMENT).is_file():
         from plnd.neurons.history import plain
 
@@ -390,6 +390,15 @@ def _settings(folder: Path) -> Section:
         lines = [[Cell(name), Cell(plain(value))] for name, value in sorted(found.items())]
         section.tables.append(Table("versions", ["name", "version"], lines))
     return section
+
+
+def _portable_settings(path: Path) -> str:
+    """The text of the settings, with files and folders of this machine by their last names."""
+    import yaml
+
+    from lm_eval_plnd.experiments.yaml_text import read_fields
+
+    return yaml.safe_dump(results.portable(read_fields(path)), sort_keys=False, allow_unicode=True)
 
 
 def _commands(folder: Path, rows: Sequence[Row]) -> Section:
@@ -407,10 +416,11 @@ def _commands(folder: Path, rows: Sequence[Row]) -> Section:
         from lm_eval_plnd.experiments.settings import load_settings
 
         settings = load_settings(folder / results.SETTINGS)
-        commands = results.commands(settings, dict.fromkeys(row.item for row in rows))
+        commands = results.commands(settings, dict.fromkeys(row.item for row in rows), results.portable)
         section.code.append(("an evaluation with lm-eval alone", "\n".join(commands.values()) + "\n"))
         firsts = results.first_of_each(rows)
-        models = [Cell(results.arguments(row, settings, folder.resolve().name), kind="code") for row in firsts]
+        here, shown = folder.resolve().name, results.portable
+        models = [Cell(results.arguments(row, settings, here, shown), kind="code") for row in firsts]
         cells = [[Cell(row.setting), model] for row, model in zip(firsts, models, strict=True)]
         caption = "$MODEL in these commands, for each setting"
         looks = [look_of(row) for row in firsts]
@@ -434,9 +444,9 @@ def _roles_command(folder: Path, path: Path) -> str:
 
     roles = Roles.load(path)
     model, method, corpus = roles.model, roles.metadata.method, roles.metadata.corpus
-    options = ["--model", model.name or "MODEL"]
+    options = ["--model", results.portable(model.name or "MODEL")]
     options += ["--revision", model.revision] if model.revision else []
-    options += ["--tasks", ",".join(roles.tasks)] if roles.tasks else ["--parallel", corpus.source or "FILE"]
+    options += ["--tasks", ",".join(roles.tasks)] if roles.tasks else ["--parallel", published(corpus.source or "FILE")]
     options += ["--limit", str(corpus.documents), "--tokens", method.tokens]
     options += ["--thresholds", ",".join(f"{threshold:g}" for threshold in method.thresholds)]
     options += ["--num_fewshot", str(corpus.fewshot)] if corpus.fewshot else []

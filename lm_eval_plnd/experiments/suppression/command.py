@@ -278,6 +278,7 @@ def _write(
     from lm_eval_plnd.experiments.suppression.summary import card, draw, write
     from plnd.exchange.export import export
     from plnd.io.files import write_bytes
+    from plnd.secrets import published
 
     mask = folder / f"{args.language}.safetensors"
     for name in (mask.name, *OF_CHOICE):
@@ -292,8 +293,9 @@ def _write(
     neurons = found.candidate.neurons
     digest = neurons.save(mask)
     say(f"{mask}: {describe_neurons(neurons)}; sha256 {digest}")
-    corpora = ", ".join(f"{language} {source}" for language, source in sources.items())
-    write_bytes(card(found, mask.name, digest, corpora, args.export).encode(), folder / "card.md")
+    corpora = ", ".join(f"{language} {published(source)}" for language, source in sources.items())
+    export_name = args.export and Path(args.export).name
+    write_bytes(card(found, mask.name, digest, corpora, export_name).encode(), folder / "card.md")
     write_questions(asked.report, folder / REPORTED)
     if args.export:
         source = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}

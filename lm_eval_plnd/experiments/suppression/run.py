@@ -30,6 +30,7 @@ from plnd.comparison.evaluation import document_nats
 from plnd.errors import NotFoundError, PLNDError
 from plnd.interventions import Intervention
 from plnd.neurons.contrast import contrast
+from plnd.secrets import portable
 from plnd.statistics import relative_lengths
 
 if TYPE_CHECKING:
@@ -317,7 +318,7 @@ def suppress(
     with found[-1].intervention.applied(lm.model, found[-1].neurons):  # refuses now what it cannot do
         pass
     choose_on, report_on = material(halves, texts, language, kept)
-    model = lm.pretrained if isinstance(lm.pretrained, str) else found[0].neurons.model.name
+    model = portable(lm.pretrained if isinstance(lm.pretrained, str) else found[0].neurons.model.name)
     with tqdm(total=len(found) + 3 + config.draws, desc="suppress", unit=" settings", file=sys.stderr) as bar:
 
         def measured(candidate: Candidate | None, on: Material) -> Measured:

@@ -22,6 +22,7 @@ from lm_eval_plnd.experiments.results import document_weights
 from lm_eval_plnd.experiments.run import experiment, load_lm, load_tasks
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.commands.main import main
+from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
@@ -108,7 +109,6 @@ def test_bits_per_byte_are_those_of_the_model(finished):
     from lm_eval.tasks import TaskManager
 
     from lm_eval_plnd.task_folder import tasks_folder
-    from plnd.demo_data import demo_corpus, demo_model
 
     metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"}
     arguments = {"pretrained": str(demo_model()), "dtype": "float32", "max_length": 64, "add_bos_token": False}
@@ -199,6 +199,43 @@ def test_another_experiment_in_the_folder(tiny, tmp_path):
         experiment(tiny(), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        pytest.param("model/model.safetensors", r"model's content \(pretrained\)", marks=pytest.mark.slow),
+        pytest.param("model/tokenizer.json", r"model's content \(pretrained\)", marks=pytest.mark.slow),
+        pytest.param("corpora/zh.jsonl", "corpus of zh", marks=pytest.mark.slow),
+        ("data/xquad/xquad.zh.json", "rows of plnd_cued_xquad_zh"),
+    ],
+)
+def test_what_changed_in_its_place_is_another_experiment(finished, tmp_path, data, name, line):
+    """Weights, tokenizer, corpus and rows of the same names, changed since a run was stopped or done, are refused."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    shutil.copytree(demo_model(), tmp_path / "model")
+    shutil.copytree(demo_corpus("detect") / "corpora", tmp_path / "corpora")
+    shutil.copytree(data, tmp_path / "data")
+    places = {"model": {"pretrained": str(tmp_path / "model"), "dtype": "float32", "device": "cpu", "batch_size": 2}}
+    places |= {"corpus": str(tmp_path / "corpora/{language}.jsonl"), "metadata": {"data_dir": str(tmp_path / "data")}}
+    settings = load_settings(copy / "settings.yaml").model_copy(update=places)
+    (copy / "settings.yaml").write_text(settings.text())
+    experiment(settings, copy)  # the same content goes on
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes().replace(b"0?", b"1?") if name[0] == "d" else path.read_bytes()[:-2] + b" \n")
+    with pytest.raises(PLNDError, match=f"holds another experiment, whose {line} is .* choose another folder"):
+        experiment(settings, copy)
+
+
+def test_folders_of_before_are_told(finished, tmp_path):
+    """What an experiment of an earlier plnd was made of is not known: that is said, and then written down."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    (copy / "inputs.json").unlink()
+    with pytest.warns(UserWarning, match="begun by an earlier plnd, so that changes of .* go unseen"):
+        experiment(load_settings(copy / "settings.yaml"), copy)
+    assert (copy / "inputs.json").read_bytes() == (finished / "inputs.json").read_bytes()
+
+
 def test_other_versions_are_told(finished, tmp_path):
     """A run that is continued with other versions of what computes says so."""
     copy = tmp_path / "run"
@@ -221,9 +258,12 @@ def test_damaged_samples_are_refused(finished, tmp_path):
     """What cannot be read is named, and what to do."""
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
-    (copy / "samples" / "original.json").write_text("{")
-    with pytest.raises(PLNDError, match="original.json: .*damaged"):
-        experiment(load_settings(copy / "settings.yaml"), copy)
+    path = copy / "samples" / "original.json"
+    digit = re.sub(r'("bits_per_byte": \[\d\.)(\d)', lambda found: found[1] + str(9 - int(found[2])), path.read_text())
+    for damaged in ("{", "[]", digit):
+        path.write_text(damaged)
+        with pytest.raises(PLNDError, match="original.json: .*damaged"):
+            experiment(load_settings(copy / "settings.yaml"), copy)
 
 
 @pytest.mark.slow

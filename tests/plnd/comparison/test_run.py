@@ -22,6 +22,7 @@ from plnd.comparison.tables import table
 from plnd.demo_data import demo_corpus
 from plnd.errors import PLNDError
 from plnd.io.corpus import read_documents
+from plnd.io.inputs import sealed, unsealed
 from plnd.models.layout import Layout
 from plnd.models.loading import load_tokenizer
 
@@ -155,7 +156,7 @@ def test_a_folder_goes_on(loaded, ran, tmp_path):
     lost = folder / "results" / "1.overlap.mean.json"
     lost.unlink()
     kept = folder / "results" / "0.weight.zero.json"
-    kept.write_text(kept.read_text().replace('"neurons": 6', '"neurons": 5'))  # a mark
+    kept.write_text(sealed({x: {**found, "neurons": 5} for x, found in unsealed(json.loads(kept.read_text())).items()}))
     config = ArenaConfig(**SIZES, detectors="overlap,weight,lape", ablations="mean,zero", curve="documents")
     again = arena(model, texts("detect"), texts("evaluate"), config, output=folder, tokenizer=tokenizer)
     assert lost.read_bytes() == before[lost]
@@ -165,12 +166,24 @@ def test_a_folder_goes_on(loaded, ran, tmp_path):
     kept.write_bytes(before[kept])
 
 
+def test_another_model_in_the_same_place_is_refused(loaded, ran):
+    """Weights or a configuration that changed since are another comparison, though name, blocks and widths agree."""
+    model, tokenizer = loaded
+    config = ArenaConfig(**SIZES)
+    weights, scaled = copy.deepcopy(model), copy.deepcopy(model)
+    weights.lm_head.weight.data[0] += 1
+    scaled.config.rope_parameters = {"rope_type": "default", "rope_theta": 5.0}
+    for other in (weights, scaled):
+        with pytest.raises(PLNDError, match="holds another comparison, whose weights is .* choose another folder"):
+            arena(other, texts("detect"), texts("evaluate"), config, output=ran[1], tokenizer=tokenizer)
+
+
 @pytest.mark.parametrize("change", [dict(max_length=33), dict(count=7), dict(documents=1)])
 def test_other_settings_in_a_folder_are_refused(loaded, ran, change):
     """They would mix numbers that cannot be compared."""
     model, tokenizer = loaded
     config = ArenaConfig(**{**SIZES, **change})
-    with pytest.raises(PLNDError, match="holds a comparison with other settings"):
+    with pytest.raises(PLNDError, match="holds another comparison, whose .* choose another folder"):
         arena(model, texts("detect"), texts("evaluate"), config, output=ran[1], tokenizer=tokenizer)
 
 
@@ -194,7 +207,7 @@ def test_damaged_files_of_a_folder_are_one_line(loaded, ran, tmp_path):
         assert line.startswith(f"{path}: ") and "\n" not in line
         return line
 
-    whole = json.loads(result.read_text())
+    whole = unsealed(json.loads(result.read_text()))
     fewer, shorter = copy.deepcopy(whole), copy.deepcopy(whole)
     fewer["zh"]["controls"].pop()
     shorter["zh"]["nats"]["en"].pop()
@@ -204,6 +217,7 @@ def test_damaged_files_of_a_folder_are_one_line(loaded, ran, tmp_path):
         (text[:-1].encode() + b', "zh": 0}', "'zh' is there twice"),
         (b"[]", "a JSON list, expected an object"),
         (b'{"en": 0}', "delete it"),
+        (text.replace('"neurons": 6', '"neurons": 5').encode(), "the checksum is of something else"),
         (json.dumps(fewer).encode(), "another number of controls"),
         (json.dumps(shorter).encode(), "1 numbers, expected 2"),
     ):

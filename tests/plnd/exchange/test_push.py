@@ -28,7 +28,8 @@ def test_the_card_says_what_the_files_are():
 def test_a_folder_is_no_base_model_of_the_hub():
     """A set of a model in a folder names none in the metadata, which the hub would look for."""
     folder = make_neurons({"0.down_proj": [1]}, model={**MODEL, "name": "/models/mine", "hub": False})
-    assert "base_model" not in ModelCard(card_of({"zh": folder}, "u/r", None, None)).data.to_dict()
+    card = ModelCard(card_of({"zh": folder}, "u/r", None, None))
+    assert "base_model" not in card.data.to_dict() and "`mine`" in card.text and "/models" not in card.text
 
 
 def test_what_people_wrote_in_the_card_stays():

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from handmade import neurons_metadata
-from lm_eval_plnd.experiments.ablation.command import Ablate, digest, find_tasks
-from lm_eval_plnd.experiments.evaluation import evaluate, load_lm
+from lm_eval_plnd.experiments.ablation.command import Ablate, find_tasks
+from lm_eval_plnd.experiments.evaluation import evaluate, load_lm, task_digest
 from plnd.commands.main import make_parser
 from plnd.deactivation import deactivated
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
 from plnd.interventions import intervened
+from plnd.io.inputs import sealed, unsealed
 from plnd.models.layout import Layout
 from plnd.models.loading import load_skeleton
 from plnd.neurons.neuron_set import NeuronSet
@@ -66,14 +69,19 @@ def test_bad_input_is_a_line(words, message, mask):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_text_is_known_by_what_is_in_it(tmp_path):
-    """So that a run does not go on with another text of its name: the digest is of the documents that are scored."""
+def test_a_task_is_known_by_what_it_asks(tmp_path):
+    """The digest is of the documents that are scored, as far as the limit, and of how they are asked."""
     path = tmp_path / "a.jsonl"
-    digests = set()
-    for texts in (["a", "b", "c"], ["x", "b", "c"], ["a", "b", "d"]):  # of three, the last is scored
+    digests = []
+    for texts in ("abcd", "xbcd", "abce", "abxd"):  # of four, the last two are scored
         path.write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
-        digests.add(digest(find_tasks([], {"a": str(path)})["a"]))
-    assert len(digests) == 2
+        task = find_tasks([], {"a": str(path)})["a"]
+        digests.append([task_digest(task), task_digest(task, 1)])
+    whole, first = zip(*digests, strict=True)
+    assert whole[0] == whole[1] and len(set(whole)) == 3
+    assert first[0] == first[2] and len(set(first)) == 2
+    task.set_config(key="description", value="Answer!")
+    assert task_digest(task) != whole[-1]
 
 
 @pytest.mark.slow
@@ -98,12 +106,24 @@ def test_it_is_three_evaluations_and_a_subtraction(mask, tmp_path, capsys):
         assert one["random"]["value"] == pytest.approx(random - original)
     assert found["neurons"] == 40 and "40 of 23,040 neurons off" in printed and "Without 40 neurons" in printed
     assert (tmp_path / "plot.svg").exists() and (tmp_path / "out" / "ablation.md").exists()
+    model = tmp_path / "model"
+    shutil.copytree(demo_model(), model)
+    placed = [*words, "--draws", 1, "--model", model, "--output", tmp_path / "placed"]
+    run(*placed)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PLNDError, match="holds another ablation, whose model's content is .* choose another folder"):
+        run(*placed)
     (tmp_path / "out" / "samples" / "random0.json").unlink()
     run(*words, "--draws", 1, "--output", tmp_path / "out")  # goes on
     assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == found
     samples = tmp_path / "out" / "samples" / "neurons.json"
-    values = json.loads(samples.read_text())
-    samples.write_text(json.dumps(values | {"en": {name: found[:1] for name, found in values["en"].items()}}))
+    whole = samples.read_text()
+    samples.write_text(whole.replace("[", "[1", 1))
+    with pytest.raises(PLNDError, match=r"neurons.json: damaged; delete it, and this setting is evaluated again"):
+        run(*words, "--draws", 1, "--output", tmp_path / "out")
+    values = unsealed(json.loads(whole))
+    samples.write_text(sealed(values | {"en": {name: found[:1] for name, found in values["en"].items()}}))
     with pytest.raises(PLNDError, match=r"neurons.json: of other documents than original.json; choose another folder"):
         run(*words, "--draws", 1, "--output", tmp_path / "out")
     damped = tmp_path / "damped"

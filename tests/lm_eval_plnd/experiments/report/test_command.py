@@ -32,7 +32,7 @@ PICTURE = base64.b64decode(
 SETTINGS = """
 model: {pretrained: some/model, dtype: float32, batch_size: 4}
 languages: [en, zh]
-corpus: "{language}.jsonl"
+corpus: "/home/somebody/corpora/{language}.jsonl"
 rule: {fraction: 0.01}
 regions: {under: 8, gen: 2}
 tasks:
@@ -431,6 +431,7 @@ def test_artifacts_and_commands(folder):
     assert cells[1] == f"--model plnd --model_args '{mask},pretrained=some/model,dtype=float32'"
     command = '--tasks plnd_xnli_en,plnd_xnli_zh --num_fewshot 2 --metadata \'{"data_dir": "data"}\''
     assert f'lm_eval $MODEL --batch_size 4 --include_path "$(plnd tasks)" {command}' in page.text
+    assert "corpus: '{language}.jsonl'" in page.text and "somebody" not in page.text  # of this machine, nobody's else
 
 
 def test_same_folder_same_bytes(folder, capsys):

@@ -91,6 +91,7 @@ def test_it_is_questions_texts_and_a_choice(tmp_path, capsys):
     kept_files = {path.name: path.stat().st_mtime_ns for path in (out / "measured").iterdir()}
     assert len(kept_files) == 3 + 1 + 2 + 3  # scores, the model as it is, two candidates, the report
     printed, card = capsys.readouterr().out, (out / "card.md").read_text()
+    assert not [place for place in (str(tmp_path), str(demo_corpus("detect"))) if place in card]
     assert f"{len(neurons):,} neurons, switched off" in printed and neurons.digest in card
     half = halves(["zh", "en", "de"], 56, 3).report
     kept, own = in_turn(half, ["en", "de"]), half["zh"]
