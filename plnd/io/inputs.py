@@ -39,8 +39,9 @@ def check_inputs(path: Path, found: Mapping[str, Any], what: str, *, begun: bool
         for name in sorted(here.keys() | found.keys()):
             before, now = here.get(name), found.get(name)
             if before != now and UNKNOWN not in (before, now):
+                known = name if name in found else f"{name!r:.60}"  # of a file that may say anything
                 raise PLNDError(
-                    f"{path.parent}: holds another {what}, whose {name} is {before!r:.60} and not {now!r:.60}; choose"
+                    f"{path.parent}: holds another {what}, whose {known} is {before!r:.60} and not {now!r:.60}; choose"
                     " another folder with --output"
                 )
         found = {name: here[name] if value == UNKNOWN else value for name, value in found.items()}
