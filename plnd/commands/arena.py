@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from plnd.commands.shared import Command, add_fields, add_loading, add_trust, from_flags, loading, model_source
+from plnd.commands.shared import Command, add_fields, add_loading, add_trust, from_flags, load_both
 from plnd.comparison.config import ArenaConfig
 from plnd.errors import PLNDError
 
@@ -50,16 +50,12 @@ class Arena(Command):
         from plnd.comparison.run import arena
         from plnd.comparison.tables import table
         from plnd.demo_data import demo_model
-        from plnd.models.layout import Layout
-        from plnd.models.loading import load_model, load_skeleton, load_tokenizer
 
         config = from_flags(ArenaConfig, args)
         languages = [language.strip() for language in args.languages.split(",")]
         chosen, held_out = read_corpora(args.corpora, languages, config)
-        name, source = args.model or str(demo_model()), model_source(args)
-        neuron_widths(Layout(load_skeleton(name, **source)))
-        tokenizer = load_tokenizer(name, **source)
-        model = load_model(name, **source, **loading(args))
+        args.model = args.model or str(demo_model())
+        model, tokenizer = load_both(args, neuron_widths)
         output = Path(args.output)
         comparison = arena(model, chosen, held_out, config, output=output, tokenizer=tokenizer, progress=True)
         print(table(comparison))

@@ -13,8 +13,7 @@ from plnd.commands.shared import (
     add_model,
     add_plot,
     from_flags,
-    load_any,
-    model_source,
+    load_both,
     open_corpus,
 )
 from plnd.errors import PLNDError
@@ -54,8 +53,6 @@ class Lens(Command):
         from plnd.io.files import check_writable
         from plnd.logit_lens.language_id import find_identifier
         from plnd.logit_lens.lens import decode_tokens, lens_panels, save_lens
-        from plnd.models.layout import Layout
-        from plnd.models.loading import load_skeleton, load_tokenizer
         from plnd.plot_style import check_plot
 
         if len(args.corpus) != len(args.language):
@@ -70,10 +67,7 @@ class Lens(Command):
         chosen = ("cld3", "script") if args.identifier == "both" else (args.identifier,)
         identifiers = [find_identifier(name) for name in chosen]
         corpora = [open_corpus(corpus, args) for corpus in args.corpus]
-        source = model_source(args)
-        Layout(load_skeleton(args.model, **source))
-        tokenizer = load_tokenizer(args.model, **source)
-        model = load_any(args)
+        model, tokenizer = load_both(args)
         counts = []
         for language, documents in zip(args.language, corpora, strict=True):
             decoded = decode_tokens(model, tokenizer, documents, config, progress=True)

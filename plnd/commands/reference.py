@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from plnd.commands.shared import (
     Command,
@@ -13,13 +15,17 @@ from plnd.commands.shared import (
     add_model,
     by_language,
     from_flags,
-    loading,
-    model_source,
+    load_both,
     open_corpus,
     say,
 )
 from plnd.errors import PLNDError
 from plnd.references.config import ReferenceConfig
+
+if TYPE_CHECKING:
+    from plnd.models.layout import Layout
+
+Found = TypeVar("Found")
 
 
 class Reference(Command):
@@ -33,10 +39,7 @@ class Reference(Command):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the subcommand's options, some of them the fields of `ReferenceConfig`."""
-        add_model(parser, "folder or hub name of a language model")
-        add_corpus(parser, "LANGUAGE=CORPUS for each language (again for further files of one): ")
-        add_fields(parser, ReferenceConfig)
-        add_loading(parser)
+        add_reading(parser, "language model")
         parser.add_argument(
             "--output", required=True,
             help="folder for means.safetensors and, of two languages or more, a LANGUAGE.direction.safetensors of each",
@@ -46,8 +49,6 @@ class Reference(Command):
     def run(args: argparse.Namespace) -> None:
         """Reads each corpus once and writes the artifacts."""
         from plnd.io.files import check_outputs, check_writable
-        from plnd.models.layout import Layout
-        from plnd.models.loading import load_model, load_skeleton, load_tokenizer
         from plnd.references.run import reference
 
         config = from_flags(ReferenceConfig, args)
@@ -64,13 +65,7 @@ class Reference(Command):
         names = ["means", *(f"{language}.direction" for language in corpora)]
         read = {file: "corpus" for files in corpora.values() for file in files}
         check_outputs(read, {f"--output, {name}": str(folder / f"{name}.safetensors") for name in names})
-        documents = {language: open_corpus(files, args) for language, files in corpora.items()}
-        source = model_source(args)
-        Layout(load_skeleton(args.model, **source))
-        tokenizer = load_tokenizer(args.model, **source)
-        model = load_model(args.model, **source, **loading(args))
-        sources = {language: ", ".join(files) for language, files in corpora.items()}
-        found = reference(model, documents, config, tokenizer=tokenizer, sources=sources, progress=True)
+        found = read_with(reference, args, corpora, config)
         tokens = ", ".join(f"{language} {sums.tokens:,}" for language, sums in found.languages.items())
         digest = found.means.save(folder / "means.safetensors")
         say(f"{folder / 'means.safetensors'}: means over tokens of {tokens}; sha256 {digest}")
@@ -78,6 +73,28 @@ class Reference(Command):
             path = folder / f"{language}.direction.safetensors"
             digest = found.direction(language).save(path)
             say(f"{path}: {language} less the mean of the others; sha256 {digest}")
+
+
+def add_reading(parser: argparse.ArgumentParser, model: str) -> None:
+    """Adds what a pass over corpora of several languages takes, some of it the fields of `ReferenceConfig`."""
+    add_model(parser, f"folder or hub name of a {model}")
+    add_corpus(parser, "LANGUAGE=CORPUS for each language (again for further files of one): ")
+    add_fields(parser, ReferenceConfig)
+    add_loading(parser)
+
+
+def read_with(
+    measure: Callable[..., Found],
+    args: argparse.Namespace,
+    corpora: Mapping[str, Sequence[str]],
+    config: ReferenceConfig,
+    check: Callable[[Layout], object] | None = None,
+) -> Found:
+    """What `plnd.reference` or `plnd.routing` finds in the corpora; `check` may refuse the model before that."""
+    documents = {language: open_corpus(files, args) for language, files in corpora.items()}
+    model, tokenizer = load_both(args, check)
+    sources = {language: ", ".join(files) for language, files in corpora.items()}
+    return measure(model, documents, config, tokenizer=tokenizer, sources=sources, progress=True)
 
 
 class Steered(Command):

@@ -6,19 +6,8 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from plnd.commands.shared import (
-    Command,
-    add_corpus,
-    add_fields,
-    add_loading,
-    add_model,
-    by_language,
-    from_flags,
-    loading,
-    model_source,
-    open_corpus,
-    say,
-)
+from plnd.commands.reference import add_reading, read_with
+from plnd.commands.shared import Command, by_language, from_flags, say
 from plnd.errors import PLNDError
 from plnd.references.config import ReferenceConfig
 
@@ -38,10 +27,7 @@ class Route(Command):
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Adds the subcommand's options, some of them the fields of `ReferenceConfig`."""
-        add_model(parser, "folder or hub name of a mixture of experts")
-        add_corpus(parser, "LANGUAGE=CORPUS for each language (again for further files of one): ")
-        add_fields(parser, ReferenceConfig)
-        add_loading(parser)
+        add_reading(parser, "mixture of experts")
         parser.add_argument("--output", required=True, help="routing artifact to write; plnd show prints it again")
         parser.add_argument("--csv", help="also write all numbers as CSV: a row for each block, expert and language")
         parser.add_argument(
@@ -53,8 +39,6 @@ class Route(Command):
     def run(args: argparse.Namespace) -> None:
         """Reads each corpus once, writes the artifact, and prints the table."""
         from plnd.io.files import check_writable
-        from plnd.models.layout import Layout
-        from plnd.models.loading import load_model, load_skeleton, load_tokenizer
         from plnd.references.routing_run import check_experts, routing
 
         if args.top < 1:
@@ -62,13 +46,7 @@ class Route(Command):
         config, corpora = from_flags(ReferenceConfig, args), by_language(args.corpus, "--corpus")
         for file in filter(None, (args.output, args.csv)):
             check_writable(file)
-        documents = {language: open_corpus(files, args) for language, files in corpora.items()}
-        source = model_source(args)
-        check_experts(Layout(load_skeleton(args.model, **source)))
-        tokenizer = load_tokenizer(args.model, **source)
-        model = load_model(args.model, **source, **loading(args))
-        sources = {language: ", ".join(files) for language, files in corpora.items()}
-        found = routing(model, documents, config, tokenizer=tokenizer, sources=sources, progress=True)
+        found = read_with(routing, args, corpora, config, check_experts)
         digest = found.save(args.output)
         if args.csv:
             _write(found, args.csv)

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,7 @@ from plnd.models.free_memory import is_out_of_memory
 if TYPE_CHECKING:
     from plnd.interventions import Intervention
     from plnd.io.metadata import CorpusDescription, UnitsDescription
+    from plnd.models.layout import Layout
     from plnd.neurons.neuron_set import NeuronSet
 
 Config = TypeVar("Config")
@@ -220,13 +221,28 @@ def load_any(args: argparse.Namespace, **changed: Any) -> Any:
     from plnd.models.loading import load_model
 
     options = model_source(args) | loading(args) | changed
-    if not args.blockwise:
+    if not getattr(args, "blockwise", False):
         return load_model(args.model, **options)
     for flag in ("quantize", "offload", "tensor_parallel", "expert_parallel"):
         if options.pop(flag, None):
             name = flag.replace("_", "-")
             raise PLNDError(f"--{name} with --blockwise: weights are read as stored, by each process; leave one out")
     return blockwise_model(args.model, **options)
+
+
+def load_both(args: argparse.Namespace, check: Callable[[Layout], object] | None = None) -> tuple[Any, Any]:
+    """The model and the tokenizer that the flags name.
+
+    Before its weights are loaded the model's family has to be known, and `check` may refuse it.
+    """
+    from plnd.models.layout import Layout
+    from plnd.models.loading import load_skeleton, load_tokenizer
+
+    layout = Layout(load_skeleton(args.model, **model_source(args)))
+    if check is not None:
+        check(layout)
+    tokenizer = load_tokenizer(args.model, **model_source(args))
+    return load_any(args), tokenizer
 
 
 # corpora

@@ -136,9 +136,11 @@ def corpus_digest(source: Source | Sequence[Source]) -> str:
     would download for it, that of its first `FIRST` documents.
 
     Raises:
-        CorpusError: as `read_documents`.
+        CorpusError: as `read_documents`; if it is a pipe, which would be empty then.
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
+    if found := pipes(sources):
+        raise CorpusError(f"{found[0]}: a pipe, expected files, which can be read again; write one")
     parts = [path for each in sources for path, _ in _parts(each, None)]
     return digest_of(
         [path_digest(path) if os.path.exists(path) else list(islice(read_documents(path), FIRST)) for path in parts]

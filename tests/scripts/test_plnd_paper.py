@@ -12,16 +12,16 @@ import pytest
 import yaml
 
 from handmade import make_neurons
-from lm_eval_plnd.experiments.conditions import plan
+from lm_eval_plnd.experiments.changes import Folder, change, estimate
+from lm_eval_plnd.experiments.conditions import Setting, plan
 from lm_eval_plnd.experiments.results import COLUMNS
 from lm_eval_plnd.experiments.run import rows
 from lm_eval_plnd.experiments.settings import parse_settings
 from pictures import curves, drawn, named_bars
 from plnd.errors import PLNDError
 from plnd.io.files import write_csv
-from programs import run_script, script
+from programs import run_script
 
-plnd_paper = script("plnd_paper")
 SETTINGS = """
 model: {pretrained: m}
 languages: [en, de, zh]
@@ -231,7 +231,7 @@ def test_seeds_and_samples_are_averaged(tmp_path):
 def test_estimates_of_parallel_documents():
     """Of groups of one size a document is drawn in all at once: what they have in common cancels."""
     shift = np.array([5.0, -5.0, 3.0, 1.0])
-    found = plnd_paper.estimate([(1.0, shift + 2, np.ones(4)), (-1.0, shift, np.ones(4))])
+    found = estimate([(1.0, shift + 2, np.ones(4)), (-1.0, shift, np.ones(4))])
     assert (found.value, found.low, found.high) == (2, 2, 2)
 
 
@@ -239,7 +239,7 @@ def test_estimates_of_groups_of_unequal_size():
     """The mean is that of the groups' means; the interval measures what varies within groups."""
     state = np.random.default_rng(0)
     one, other = state.normal(5, 1, 400), state.normal(-3, 2, 200)
-    found = plnd_paper.estimate([(1.0, one, np.ones(400)), (-0.5, other, np.ones(200))])
+    found = estimate([(1.0, one, np.ones(400)), (-0.5, other, np.ones(200))])
     assert found.value == pytest.approx(one.mean() - 0.5 * other.mean())
     error = np.sqrt(one.var() / 400 + 0.25 * other.var() / 200)
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
@@ -255,7 +255,7 @@ def test_estimates_of_documents_of_unequal_length(size):
         lengths = state.uniform(0.1, 4, count)
         lengths /= lengths.mean()
         groups.append((weight, lengths * state.normal(3, 0.5, count), lengths))
-    found = plnd_paper.estimate(groups)
+    found = estimate(groups)
     parts = []
     for weight, values, lengths in groups:
         again = state.integers(0, len(values), (4000, len(values)))
@@ -298,9 +298,7 @@ def test_a_run_that_is_not_finished(tmp_path):
     made = folder(tmp_path / "run", experiments={"table5": ["understanding"]})
     (made / "samples" / "zh.specific.gen.json").unlink()
     with pytest.raises(PLNDError, match="no acc of u_en for zh.specific.gen; run `plnd experiment` on"):
-        plnd_paper.change(
-            plnd_paper.Folder(made), "understanding", plnd_paper.Setting((), "specific", region="gen"), False, ["zh"]
-        )
+        change(Folder(made), "understanding", Setting((), "specific", region="gen"), False, ["zh"])
 
 
 def test_figures_of_neurons(tmp_path, capsys):

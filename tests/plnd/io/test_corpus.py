@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from corpora import TEXTS, json_lines, make, refusal
 from plnd.demo_data import demo_model
 from plnd.errors import CorpusError
-from plnd.io.corpus import read_documents, read_sections
+from plnd.io.corpus import corpus_digest, read_documents, read_sections
 from plnd.io.corpus_files import READABLE
 
 # formats
@@ -221,3 +222,18 @@ def test_data_set_errors(data_set):
         "corpora::nowhere: neither a file nor a data set that can be loaded ("
     )
     assert refusal("nobody/nothing").startswith("nobody/nothing: neither a file nor a data set that can be loaded (")
+
+
+def test_a_corpus_is_known_by_its_content(tmp_path):
+    """One letter changes the digest, another name of the file does not; a pipe is refused."""
+    path = tmp_path / "zh.jsonl"
+    digests = []
+    for text in ("a", "b", "a"):
+        path.write_text(json.dumps({"text": text}))
+        digests.append(corpus_digest(path))
+    assert digests[0] == digests[2] != digests[1]
+    path.rename(tmp_path / "x.jsonl")
+    assert corpus_digest(tmp_path) == digests[0]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CorpusError, match="pipe: a pipe, expected files, which can be read again"):
+        corpus_digest(tmp_path / "pipe")

@@ -17,7 +17,7 @@ def test_other_inputs_are_refused(tmp_path):
     before = path.read_bytes()
     check_inputs(path, {"b": (2.5, None), "a": 1}, "run")
     for other in ({"a": 2, "b": [2.5, None]}, {"a": 1}, {"a": 1, "b": [2.5, None], "c": 0}):
-        with pytest.raises(PLNDError, match="holds another run, whose '?[abc]'? is .* and not .*; choose another folder"):
+        with pytest.raises(PLNDError, match="another run, whose '?[abc]'? is .* and not .*; choose another folder"):
             check_inputs(path, other, "run")
     assert json.loads(path.read_bytes()) == json.loads(before)
 
