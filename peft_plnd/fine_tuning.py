@@ -191,7 +191,7 @@ def train(
     """
     torch.manual_seed(settings.seed)
     data = examples(settings, tokenizer)
-    if settings.save_steps:
+    if settings.save_steps or resume:
         _open_checkpoints(settings, data, resume)
     steps = settings.epochs * -(-len(data) // settings.batch_size)
     arguments = TrainingArguments(

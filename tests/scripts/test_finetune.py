@@ -59,6 +59,8 @@ def test_a_killed_run_goes_on(mask, tmp_path):
     checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
     assert [path.name for path in checkpoints] == ["checkpoint-2"]  # one is kept
     (folder / "results.json").unlink()
+    with pytest.raises(PLNDError, match="holds another training, whose seed is 0 and not 1; choose another folder"):
+        finetune.run(settings(folder, mask=mask, seed=1), resume=True)
     resumed = finetune.run(settings(folder, mask=mask), resume=True)
     assert resumed["training"]["steps"] == whole["training"]["steps"] == 2
     from safetensors.torch import load_file
