@@ -39,7 +39,7 @@ def check_inputs(path: Path, found: Mapping[str, Any], what: str, *, begun: bool
         for name in sorted(here.keys() | found.keys()):
             before, now = here.get(name), found.get(name)
             if before != now and UNKNOWN not in (before, now):
-                known = name if name in found else f"{name!r:.60}"  # of a file that may say anything
+                known = name if name in found or name.isidentifier() else f"{name!r:.60}"  # a file may say anything
                 raise PLNDError(
                     f"{path.parent}: holds another {what}, whose {known} is {before!r:.60} and not {now!r:.60}; choose"
                     " another folder with --output"

@@ -17,7 +17,7 @@ def test_other_inputs_are_refused(tmp_path):
     before = path.read_bytes()
     check_inputs(path, {"b": (2.5, None), "a": 1}, "run")
     for other in ({"a": 2, "b": [2.5, None]}, {"a": 1}, {"a": 1, "b": [2.5, None], "c": 0}):
-        with pytest.raises(PLNDError, match="another run, whose '?[abc]'? is .* and not .*; choose another folder"):
+        with pytest.raises(PLNDError, match="another run, whose [abc] is .* and not .*; choose another folder"):
             check_inputs(path, other, "run")
     assert json.loads(path.read_bytes()) == json.loads(before)
 
@@ -37,6 +37,10 @@ def test_damage_and_folders_of_before_are_told(tmp_path):
     path = tmp_path / "inputs.json"
     with pytest.warns(UserWarning, match="begun by an earlier plnd, so that changes of model go unseen"):
         check_inputs(path, {"model": "a"}, "run", begun=True)
+    path.write_text('{"a\\nb": 1}')
+    with pytest.raises(PLNDError, match=r"whose 'a\\nb' is 1 and not None") as caught:
+        check_inputs(path, {}, "run")
+    assert "\n" not in str(caught.value)
     path.write_text("[]")
     with pytest.raises(PLNDError, match=r"inputs.json: a JSON list, expected an object"):
         check_inputs(path, {"model": "a"}, "run")
