@@ -239,11 +239,11 @@ def _open_checkpoints(settings: Settings, data: Any, resume: bool) -> None:
         (folder / INPUTS).unlink(missing_ok=True)
         for checkpoint in there:
             shutil.rmtree(checkpoint)
-    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    trust = settings.trust_remote_code
     inputs = {
         **{name: value for name, value in asdict(settings).items() if name not in _ELSEWHERE},
         "tokens": digest_of(data),
-        "model's content": source_digest(settings.model, **source),
+        "model's content": source_digest(settings.model, settings.revision, trust_remote_code=trust),
         "mask": None if settings.mask is None else NeuronSet.load(settings.mask).digest,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,8 @@ def active_of(args: argparse.Namespace, sets: Mapping[str, NeuronSet]) -> dict[s
     settings = load_settings(folder / SETTINGS)
     if "{language}" not in args.queries:
         raise PLNDError(f"--queries {args.queries}: expected {{language}} in it, for a corpus of each language")
-    name, source = expand(settings.model["pretrained"]), {"revision": settings.model.get("revision")}
+    name = expand(settings.model["pretrained"])
+    source: dict[str, Any] = {"revision": settings.model.get("revision")}
     source["trust_remote_code"] = settings.model.get("trust_remote_code", False)
     dtype, device = settings.model.get("dtype", "auto"), settings.model.get("device")
     model, tokenizer = load_model(name, dtype=dtype, device=device, **source), load_tokenizer(name, **source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,8 @@ def original(args: argparse.Namespace) -> None:
     Scores are in per cent, but for bits per byte, of which less is better; ± is the standard error over documents.
     """
     folder = Folder(args.inputs[0])
-    values, rows, texts = folder.samples(Setting(()).name), [], []
+    values, texts = folder.samples(Setting(()).name), []
+    rows: list[tuple[Any, ...]] = []
     for item, metric in folder.metrics.items():
         spoken = [x for x in folder.settings.languages_of(item) if folder.settings.tasks[item].task_of(x) in values]
         found = {x: folder.documents(Setting(()), item, x) for x in spoken}
