@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_eval_plnd.experiments.changes import Change, Folder, change
 from lm_eval_plnd.experiments.conditions import Setting
-from lm_eval_plnd.experiments.paper.shown import digits, picture, unit
+from lm_eval_plnd.experiments.paper.shown import ablated, digits, picture, unit
 from lm_eval_plnd.experiments.results import TEXT, less_is_better
 from lm_eval_plnd.experiments.tables import Shown, write_tables
 from plnd.plot_style import in_words
@@ -86,7 +86,8 @@ def title_of(folder: Folder, item: str, languages: Sequence[str]) -> str:
     task = folder.settings.tasks[item].task
     sizes = "/".join(map(str, dict.fromkeys(len(values) for values in scores.values())))
     original = "  ".join(f"{x} {values.mean():.{digits(metric)}f}" for x, values in scores.items())
-    return f"{item}: {metric} ({unit(metric)}) of {task}, {sizes} documents a language\noriginal: {original}"
+    what = f"{item}: {metric} ({unit(metric)}) of {task}, {sizes} documents a language{ablated(folder.settings)}"
+    return f"{what}\noriginal: {original}"
 
 
 WIDTHS = {

@@ -12,7 +12,7 @@ from lm_eval_plnd.experiments.changes import Folder, estimate
 from lm_eval_plnd.experiments.conditions import BEST, REGIONS, Setting
 from lm_eval_plnd.experiments.conditions import by_region as row_of
 from lm_eval_plnd.experiments.paper.comparison import Line, compared, draw
-from lm_eval_plnd.experiments.paper.shown import NOTE, digits, picture, unit, unit_of
+from lm_eval_plnd.experiments.paper.shown import NOTE, ablated, digits, picture, unit, unit_of
 from lm_eval_plnd.experiments.results import TEXT
 from lm_eval_plnd.experiments.settings import OVERLAPPING, TABLES
 from lm_eval_plnd.experiments.tables import Shown, write_tables
@@ -135,7 +135,7 @@ def table1(args: argparse.Namespace) -> None:
         languages, metric = folder.settings.languages_of(item), folder.metrics[item]
         places = digits(metric)
         averaged = [x for x in languages if x != folder.settings.english]
-        title = f"{item}: {metric} ({unit(metric)}) of {folder.settings.tasks[item].task}"
+        title = f"{item}: {metric} ({unit(metric)}) of {folder.settings.tasks[item].task}{ablated(folder.settings)}"
         print(title)
         print(f"{'':<40}" + "".join(f"{x:>16}" for x in (*languages, "average")))
         texts: list[list[str]] = []

@@ -32,8 +32,9 @@ def neurons_of(inputs: Sequence[str]) -> dict[str, NeuronSet]:
         if not name.is_dir():
             files.append(name)
             continue
-        languages = load_settings(name / SETTINGS).languages
-        found = [name / NEURONS / f"{language}.all.safetensors" for language in languages]
+        settings = load_settings(name / SETTINGS)
+        kind = settings.kinds[0]  # all of a language, but where there are only those that contrast finds
+        found = [name / NEURONS / f"{language}.{kind}.safetensors" for language in settings.languages]
         files += [file for file in found if file.exists()]
     if not files:
         raise PLNDError(f"{' '.join(inputs)}: no neurons in it; `plnd experiment` or `plnd select` writes them")

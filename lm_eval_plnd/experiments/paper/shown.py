@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lm_eval_plnd.experiments.changes import Folder
 from lm_eval_plnd.experiments.results import BITS, SETTINGS, less_is_better
-from lm_eval_plnd.experiments.settings import load_settings
+from lm_eval_plnd.experiments.settings import Settings, load_settings
 from plnd.errors import PLNDError
 from plnd.plot_style import in_words
 
@@ -30,6 +30,11 @@ def stages_of(args: argparse.Namespace) -> tuple[int, int] | None:
     folders = [Path(name) for name in args.inputs if (Path(name) / SETTINGS).is_file()]
     regions = load_settings(folders[0] / SETTINGS).regions if folders else None
     return None if regions is None else (regions.under, regions.gen)
+
+
+def ablated(settings: Settings) -> str:
+    """What a title says of neurons that are not switched off but at their means."""
+    return "; neurons at their means in place of zero" if settings.ablation == "mean" else ""
 
 
 def digits(metric: str) -> int:

@@ -44,6 +44,7 @@ from plnd.io.files import read_bounded
 from plnd.secrets import published, without_secrets
 
 if TYPE_CHECKING:
+    from lm_eval_plnd.experiments.settings import Settings
     from plnd.any_artifact import Artifact
     from plnd.io.metadata import CorpusDescription, ParallelCorpus
 
@@ -132,10 +133,10 @@ def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section
 
     drawn, artifacts = _figures(folder), _read_artifacts(folder)
     sets = {path: one for path, one in artifacts.items() if isinstance(one, NeuronSet)}
-    done = [sets_section(sets), _switched_off(rows), _artifacts(folder, artifacts), _settings(folder)]
+    settings = load_settings(folder / results.SETTINGS) if (folder / results.SETTINGS).is_file() else None
+    done = [sets_section(sets), _switched_off(rows, settings), _artifacts(folder, artifacts), _settings(folder)]
     if not any(s.tables or s.plots or s.code for s in (*drawn, *done)):
         return []
-    settings = load_settings(folder / results.SETTINGS) if (folder / results.SETTINGS).is_file() else None
     done.append(_commands(folder, rows))
     scores = score_sections(folder, rows, settings, progress)  # the longest work after all that can be refused
     written = answers_section(folder, rows)
@@ -295,9 +296,11 @@ def _float(text: str) -> float | None:
 # what was done
 
 
-def _switched_off(rows: Sequence[Row]) -> Section:
+def _switched_off(rows: Sequence[Row], settings: Settings | None) -> Section:
     """Every setting once: what was off in it."""
     section = Section("switched off", "What was switched off")
+    if settings and settings.ablation == "mean":
+        section.findings = ["Mean ablation: neurons are at their means over the documents of detection, not at zero."]
     lines, looks = [], []
     for row in results.first_of_each(rows):
         texts = (

@@ -321,6 +321,8 @@ def test_mean_ablation(tiny, tmp_path):
     options = {"device": "cpu", "limit": 2, "batch_size": 2, "bootstrap_iters": 0, "task_manager": manager}
     own = simple_evaluate("plnd", f"{given},max_length=64,add_bos_token=False", tasks=["plnd_text_zh"], **options)
     assert row.value == pytest.approx(own["results"]["plnd_text_zh"]["bits_per_byte,none"], rel=1e-6)
+    run_script("plnd_paper", "table5", str(tmp_path / "mean"), "--output", str(tmp_path / "table5"))
+    assert "neurons at their means" in (tmp_path / "table5.md").read_text()
     experiment(tiny(languages=["en", "zh"], experiments={"table5": ["text"]}), tmp_path / "zero")
     zero = {(x.setting, x.task, x.metric): x for x in read_results(tmp_path / "zero")}
     assert zero[row.setting, row.task, row.metric].mask_sha256 == row.mask_sha256
