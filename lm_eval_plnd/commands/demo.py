@@ -1,7 +1,7 @@
 """`plnd demo`: the whole story on the model inside the package, offline.
 
 Detects the neurons of six languages, makes language-specific sets and equally large random ones, evaluates each through
-lm-eval's own `simple_evaluate` with `model="plnd"`, and ends with a table: what happens to every language when one is
+lm-eval's own `evaluate` on its model `plnd`, and ends with a table: what happens to every language when one is
 switched off.
 """
 
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -157,12 +158,12 @@ def evaluate_all(output: Path) -> dict[str, Any]:
 
     common = {"dtype": _faster_dtype(), "softmax_dtype": "float32", "max_length": 512}
     rows: list[dict[str, Any]] = []
-    settings: list[tuple[str, dict[str, Any]]] = [("hf", {"pretrained": str(demo_model()), **common})]
+    settings: list[dict[str, Any]] = [common]
     for language in LANGUAGES:
         mask = output / f"{language}_specific.safetensors"
         for seed in (None, *CONTROL_SEEDS):
             control = {} if seed is None else {"control": "random", "seed": seed}
-            settings.append(("plnd", {"mask": str(mask), **control, **common}))
+            settings.append({"mask": str(mask), **control, **common})
             rows.append({"off": language, "seed": seed, "neurons": len(NeuronSet.load(mask))})
     workers = min(len(settings), os.cpu_count() or 1)
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296"}  # glibc: keep memory
@@ -174,31 +175,41 @@ def evaluate_all(output: Path) -> dict[str, Any]:
     return {"model": demo_model().name, **common, "bits_per_byte": whole, "change": rows}
 
 
-def bits_per_byte(setting: tuple[str, dict[str, Any]]) -> dict[str, float]:
-    """Every language's bits per byte on the evaluation half, by lm-eval with this model and these model arguments."""
-    import lm_eval.models  # noqa: F401  the registry must be filled before a name is added to it
-    from lm_eval import simple_evaluate
+def bits_per_byte(setting: Mapping[str, Any]) -> dict[str, float]:
+    """Every language's bits per byte on the evaluation half, by lm-eval with the model arguments of a setting.
+
+    Not by lm-eval's `simple_evaluate`, which each time asks for the machine's hardware and installed packages, nor with
+    a model and texts that are read each time: that took as long as the measurement.
+    """
+    from lm_eval import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    from lm_eval_plnd.model import PLNDLM
+
+    arguments = dict(setting)
+    model, tokenizer, tasks = _loaded(arguments.pop("dtype"))
+    arguments |= {"tokenizer": tokenizer, "batch_size": 2}  # logits small enough to stay in memory that is there
+    lm = (PLNDLM if "mask" in arguments else HFLM)(model, **arguments)
+    results = evaluate(lm, {"tasks": tasks}, bootstrap_iters=0, log_samples=False)
+    return {language: results["results"][f"plnd_text_{language}"]["bits_per_byte,none"] for language in LANGUAGES}
+
+
+@cache
+def _loaded(dtype: str) -> tuple[Any, Any, dict[str, Any]]:
+    """The model, its tokenizer and the tasks with their texts, once a process."""
     from lm_eval.tasks import TaskManager
 
-    from lm_eval_plnd.bridge import register
     from lm_eval_plnd.task_folder import tasks_folder
-    from plnd.demo_data import demo_corpus
+    from plnd.demo_data import demo_corpus, demo_model
+    from plnd.models.loading import load_model, load_tokenizer
 
-    register()
-    model, arguments = setting
+    path = str(demo_model())
     metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"}
-    names = {language: f"plnd_text_{language}" for language in LANGUAGES}
-    results = simple_evaluate(
-        model=model,
-        model_args=arguments,
-        tasks=list(names.values()),
-        task_manager=TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata),
-        batch_size=2,  # logits small enough to stay in memory that is already there
-        device="cpu",
-        bootstrap_iters=0,
-        log_samples=False,
-    )
-    return {language: results["results"][name]["bits_per_byte,none"] for language, name in names.items()}
+    manager = TaskManager(include_path=str(tasks_folder() / "text"), include_defaults=False, metadata=metadata)
+    tasks = manager.load([f"plnd_text_{language}" for language in LANGUAGES])["tasks"]
+    for task in tasks.values():
+        task.set_config(key="num_fewshot", value=0)
+    return load_model(path, dtype=dtype, device="cpu"), load_tokenizer(path), tasks
 
 
 def _single_threaded_and_silent() -> None:

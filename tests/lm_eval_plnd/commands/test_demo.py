@@ -7,11 +7,18 @@ import json
 import re
 from pathlib import Path
 
+import lm_eval
+import numpy as np
 import pytest
+from lm_eval.tasks import TaskManager
 
-from lm_eval_plnd.commands.demo import LANGUAGES, demo, table
-from plnd import NeuronSet, PLNDError, Scores
+from lm_eval_plnd.bridge import register
+from lm_eval_plnd.commands.demo import LANGUAGES, bits_per_byte, demo, table
+from lm_eval_plnd.task_folder import tasks_folder
+from plnd import NeuronSet, PLNDError, Scores, load_model
 from plnd.commands.main import main
+from plnd.demo_data import demo_corpus, demo_model
+from plnd.models.layout import Layout
 from programs import parsed
 
 README = Path(__file__).resolve().parents[3] / "README.md"
@@ -65,6 +72,28 @@ def test_the_readmes_table_is_read():
     """The reading above sees all seven rows of the README's table."""
     expected = numbers(README.read_text(encoding="utf-8"))
     assert len(expected) == 7 and expected["zh"][0] == 87 and len(expected["en"]) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [{}, {"control": "random", "seed": 1}], ids=["the set", "random"])
+def test_simple_evaluate_finds_the_same(tmp_path, monkeypatch, given):
+    """The demo's evaluations, which share what does not change, and lm-eval's own front door: the same, bit for bit."""
+    register()
+    monkeypatch.setattr("lm_eval_plnd.commands.demo.LANGUAGES", ("zh",))
+    common = {"dtype": "bfloat16", "softmax_dtype": "float32", "max_length": 512}
+    description = Layout(load_model(str(demo_model()), device="cpu")).description()
+    some = {name: np.arange(0, width, 9, dtype=np.int32) for name, width in description["widths"].items()}
+    importance = {name: np.zeros(len(indices), np.float32) for name, indices in some.items()}
+    mask = str(tmp_path / "zh.safetensors")
+    NeuronSet(some, importance, {"model": description, "language": "zh"}).save(mask)
+    metadata = {"data_dir": str(demo_corpus("evaluate")), "text_documents": "all"}
+    found = lm_eval.simple_evaluate(
+        model="plnd", model_args={"mask": mask, **given, **common}, tasks=["plnd_text_zh"], batch_size=2, device="cpu",
+        task_manager=TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata),
+    )  # fmt: skip
+    assert bits_per_byte({"mask": mask, **given, **common}) == {
+        "zh": found["results"]["plnd_text_zh"]["bits_per_byte,none"]
+    }
 
 
 @pytest.mark.slow
