@@ -19,13 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import torch
-from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import set_torch_seed
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lm_eval_plnd.experiments.evaluation import SEED, ask
 from lm_eval_plnd.task_folder import tasks_folder
 from peft_plnd.fine_tuning import METHODS, Settings, checkpoints, examples, prepare, train
 from plnd import NeuronSet, PLNDError, load_model
@@ -37,20 +39,22 @@ from plnd.models.loading import load_tokenizer
 def evaluate(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, tasks: Iterable[str], data_dir: str | None, limit: int | None
 ) -> dict[str, dict[str, float]]:
-    """lm-eval's metrics by task, of a model in memory; log-likelihoods are summed in float32 also in bfloat16."""
+    """lm-eval's metrics by task, of a model in memory; log-likelihoods are summed in float32 also in bfloat16.
+
+    As its `simple_evaluate` finds them, which also asks git for a commit, and for hardware and packages, each time.
+    """
     tasks = list(tasks)
     if not tasks:
         return {}
     base: PreTrainedModel = model  # type: ignore[assignment]
     metadata = {"data_dir": data_dir} if data_dir else {}
-    results = simple_evaluate(
-        model=HFLM(pretrained=base, tokenizer=tokenizer, batch_size=1, softmax_dtype="float32"),
-        tasks=tasks,
-        task_manager=TaskManager(include_path=str(tasks_folder()), metadata=metadata),
-        limit=limit,
-        bootstrap_iters=0,
-        log_samples=False,
-    )
+    loaded = TaskManager(include_path=str(tasks_folder()), metadata=metadata).load(tasks)
+    set_torch_seed(SEED)
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(SEED)
+        ask(task, None, {}, "")
+    lm = HFLM(pretrained=base, tokenizer=tokenizer, batch_size=1, softmax_dtype="float32")
+    results = lm_eval.evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=False)
     return {
         task: {name.removesuffix(",none"): value for name, value in metrics.items() if isinstance(value, float)}
         for task, metrics in results["results"].items()

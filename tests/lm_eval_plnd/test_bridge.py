@@ -331,7 +331,10 @@ def wheel(source, tmp_path_factory) -> Path:
     ids=["wheel", "folder", "editable"],
 )
 def test_every_way_to_install_brings_the_bridge_and_uninstall_takes_it_away(built, options, request, tmp_path):
-    """In a new environment: the name is registered after the installation; after its removal no file is left."""
+    """In a new environment: the name is registered after the installation; after its removal no file is left.
+
+    Between them, the commands that README begins with find what they need of the package, with no repository around.
+    """
     what = request.getfixturevalue(built)
     environment = tmp_path / "venv"
     output(sys.executable, "-m", "venv", "--without-pip", environment)
@@ -348,7 +351,9 @@ def test_every_way_to_install_brings_the_bridge_and_uninstall_takes_it_away(buil
 
     output(*pip, "install", "--ignore-installed", "--no-deps", "--no-build-isolation", *options, what)
     assert report("import lm_eval.models", python)["models"]["plnd"] == TARGET
-    assert list(scripts.glob("plnd*"))
+    assert "plnd-demo" in output(scripts / "plnd", "demo", "--help")
+    if built == "wheel":
+        assert "minutes" in output(scripts / "plnd", "experiment", "demo", "--dry-run")
     assert Path(output(python, "-c", "import plnd_tasks; print(plnd_tasks.__file__)").strip()).is_file()
 
     lent.unlink()

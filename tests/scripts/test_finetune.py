@@ -35,10 +35,15 @@ def settings(folder, **changes):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_an_adapter_and_its_results(mask, tmp_path):
-    """The adapter loads and has moved; the JSON says what was trained, on what, and what the evaluation found."""
+def test_a_run_leaves_an_adapter_and_its_results(mask, tmp_path, monkeypatch, capfd):
+    """The adapter loads and has moved; the JSON says what was trained, on what, and what the evaluation found.
+
+    In a folder that git does not know, of which nothing is said.
+    """
+    monkeypatch.chdir(tmp_path)
     evaluation = {"data_dir": str(demo_corpus("evaluate")), "limit": 1}
     finetune.run(settings(tmp_path, mask=mask), ["plnd_text_zh"], **evaluation)
+    assert "not a git repository" not in capfd.readouterr().err
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["training"]["steps"] == 2 and results["settings"]["learning_rate"] == fine_tuning.RATES["neurons"]
     assert results["mask"]["neurons"] > 0 and 0 < results["share"] < 0.05
