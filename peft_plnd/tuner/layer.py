@@ -168,7 +168,7 @@ class NeuronSelectLayer(BaseTunerLayer):
         check_merge(self.get_base_layer(), self.quantization_backend)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """True: the change of the weight has at most as many ranks as there are neurons (`peft_plnd.to_lora`)."""
+        """True: the change of the weight has at most as many ranks as there are neurons."""
         return True
 
     def get_delta_weight(self, adapter: str) -> Tensor:

@@ -37,7 +37,7 @@ class RowColumnModel(BaseTuner):
         adapter_name: by default `default`.
 
     Raises:
-        PLNDError: if the neurons do not fit the model; the model is then as it was.
+        NeuronSelectError: if the neurons do not fit the model; the model is then as it was.
     """
 
     prefix = "neuron_select_"
