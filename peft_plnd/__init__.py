@@ -10,6 +10,7 @@ from peft_plnd.model import NeuronSelectModel
 from peft_plnd.rates import importance_rates, scale_rates
 from peft_plnd.registration import register
 from peft_plnd.tuner.layer import NeuronSelectLinear
+from peft_plnd.warm_start import warm_start
 
 __all__ = [
     "NeuronSelectConfig",
@@ -20,6 +21,7 @@ __all__ = [
     "save_as_lora",
     "scale_rates",
     "to_lora",
+    "warm_start",
 ]
 
 register()

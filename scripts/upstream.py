@@ -45,7 +45,10 @@ LICENCE = """\
 """
 
 SOURCES = {
-    **{f"{name}.py": f"peft_plnd/tuner/{name}.py" for name in ("config", "layer", "model", "packed", "selection")},
+    **{
+        f"{name}.py": f"peft_plnd/tuner/{name}.py"
+        for name in ("config", "experts", "layer", "model", "packed", "selection")
+    },
     "quantised.py": "plnd/models/quantised.py",
     "spread.py": "plnd/models/spread.py",
     "random_draw.py": "plnd/neurons/random_draw.py",

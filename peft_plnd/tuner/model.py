@@ -278,6 +278,7 @@ class RowColumnModel(BaseTuner):
         self.inject_adapter(self.model, adapter_name)
         for layer in self.model.modules():
             if isinstance(layer, NeuronSelectLayer) and adapter_name in layer._get_available_adapters():
+                _widen(layer, adapter_name, adapters)
                 layer.fill(adapter_name, dict(zip(adapters, weights, strict=True)))
 
     def _check_weighted(self, adapters: list[str], weights: list[float], combination_type: str) -> None:
@@ -293,3 +294,13 @@ class RowColumnModel(BaseTuner):
         for name, module in self.model.named_modules():
             if isinstance(module, ModulesToSaveWrapper) and len(module.modules_to_save.keys() & set(adapters)) > 1:
                 raise NeuronSelectError(f"{name}: more than one adapter trains it in full (modules_to_save)")
+
+
+def _widen(layer: NeuronSelectLayer, adapter: str, others: list[str]) -> None:
+    """Changes of `adapter`, which are new and in the base's dtype, in the widest dtype of those of other adapters."""
+    for name in layer.adapter_layer_names:
+        parts = getattr(layer, name)
+        if adapter in parts:
+            for other in {*others} & {*parts.keys()}:
+                wide = torch.promote_types(parts[adapter].dtype, parts[other].dtype)
+                parts[adapter].data = parts[adapter].data.to(wide)

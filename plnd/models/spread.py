@@ -44,8 +44,10 @@ def check_whole(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         kinds = {kind.__name__ for kind in type(parameter).__mro__} | {type(parameter.data).__name__}
         if "DTensor" in kinds or "FlatParameter" in kinds or hasattr(parameter, "ds_id"):
-            how = "DeepSpeed ZeRO-3" if hasattr(parameter, "ds_id") else "tensor-parallel or FSDP"
+            how, what = "tensor-parallel or FSDP", "without tp_plan="
+            if hasattr(parameter, "ds_id"):
+                how, what = "DeepSpeed ZeRO-3", "before TrainingArguments, or what else makes DeepSpeed's configuration"
             raise PLNDError(
                 f"{name} is spread over processes ({how}), which is not supported yet: load the model whole in each"
-                " process (without tp_plan=)"
+                f" process ({what})"
             )

@@ -111,6 +111,23 @@ def test_hotswapping_is_pefts_lora_only(tmp_path):
     assert torch.equal(answers(model, batch()), before)
 
 
+def test_a_model_in_zero_3s_parts_is_refused():
+    """Neurons are chosen in whole matrices: DeepSpeed's mark on a parameter is one line, with what to do."""
+    model = tiny_model("llama")
+    model.lm_head.weight.ds_id = 0
+    with pytest.raises(PLNDError, match=r"lm_head.weight is spread .*ZeRO-3.*\(before TrainingArguments"):
+        get_peft_model(model, NeuronSelectConfig(fraction=0.1))
+    assert not any(".neuron_select_" in name for name, _ in model.named_parameters())
+
+
+def test_mixed_models_take_pefts_own_methods_only():
+    """PEFT's list of methods that one `PeftMixedModel` can hold is fixed, and it says so."""
+    base = tiny_model("llama")
+    with pytest.raises(ValueError, match="'NEURON_SELECT' is not compatible with the `PeftMixedModel`"):
+        get_peft_model(base, NeuronSelectConfig(fraction=0.1), mixed=True)
+    assert not any(".neuron_select_" in name for name, _ in base.named_parameters())
+
+
 @pytest.mark.slow
 def test_a_compiled_language_model_is_one_graph():
     """A whole Llama with an adapter compiles without a break, and answers as it does uncompiled."""

@@ -155,6 +155,7 @@ def choose(
     seed: int,
     scores: Callable[[str, str], Scores],
     norms: Callable[[], Mapping[str, np.ndarray]],
+    gradients: Callable[[str], Mapping[str, np.ndarray]],
 ) -> NeuronSet:
     """The neurons that one method trains.
 
@@ -167,6 +168,8 @@ def choose(
         seed: of what is drawn.
         scores: from a language and a measure to its scores.
         norms: address to the L2 norm of every neuron's row or column, [width].
+        gradients: from a language to address to the squared L2 norm of the gradient of every neuron's row or column,
+            of every projection of the model, a mean over documents, [width].
 
     Raises:
         PLNDError: as of `Population.within`.
@@ -178,6 +181,9 @@ def choose(
     if method.kind == "magnitude":
         relative = population.joined({address: found / np.median(found) for address, found in norms().items()})
         return population.within(relative, relative, budget, rule)
+    if method.kind == "gradient":
+        values = _information(population, gradients(language), method.whole)
+        return population.within(values, values, budget, rule, language)
     own = scores(language, method.measure)
     others = [scores(other, method.measure) for other in settings.others(language)]
     importance = population.joined(own.minimum)
@@ -197,6 +203,17 @@ def _in_order(order: np.ndarray) -> np.ndarray:
     values = np.empty(len(order))
     values[order] = np.arange(len(order), 0, -1)
     return values
+
+
+def _information(population: Population, squares: Mapping[str, np.ndarray], whole: bool) -> np.ndarray:
+    """The Fisher information of one parameter of each neuron, its mean squared gradient, [neurons].
+
+    As FISH Mask chooses single parameters (Sung et al. 2021, arXiv:2111.09839).
+    """
+    total = dict(squares)
+    for together in sites(squares) if whole else ():
+        total |= dict.fromkeys(together, np.sum([squares[address] for address in together], axis=0))
+    return population.joined({address: total[address] / cost for address, cost in population.costs.items()})
 
 
 def _entries(population: Population, scores: Scores) -> np.ndarray:

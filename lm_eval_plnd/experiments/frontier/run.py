@@ -338,7 +338,8 @@ def estimate(settings: FrontierSettings, folder: Path | None = None) -> str:
     finals = sum(final for final, _ in runs)
     read = (len(runs) - finals) * text.choice + (finals + 1) * text.held_out * languages
     detected = settings.detection.documents * len(_detected(settings))
-    hours = (sum(trained) * seconds["training"] + (read + detected) * seconds["evaluation"]) / 3600
+    gradients = settings.detection.documents * len(_with_gradients(settings))
+    hours = ((sum(trained) + gradients) * seconds["training"] + (read + detected) * seconds["evaluation"]) / 3600
     lines = [
         f"{len(cells(settings))} places, {len(runs)} runs ({finals} of them reported), {len(done)} done",
         *(
@@ -356,6 +357,13 @@ def estimate(settings: FrontierSettings, folder: Path | None = None) -> str:
 def rates_of(found: Sequence[tuple[int, int]]) -> str:
     """`4 of 100 documents, 2 of 200 documents, then `."""
     return "".join(f"{count} of {documents} documents, " for count, documents in found) + ("then " if found else "")
+
+
+def _with_gradients(settings: FrontierSettings) -> set[str]:
+    """Languages of whose documents gradients are measured."""
+    used = [method for method in settings.methods.values() if method.kind == "gradient"]
+    before = {method.warm.language for method in used if method.warm and method.warm.language}
+    return before | set(settings.trained if used else ())
 
 
 def _detected(settings: FrontierSettings) -> set[tuple[str, str]]:

@@ -18,7 +18,7 @@ from plnd.neurons.selection import GROUPS, listed
 
 RULES = ("rank", "difference", "contrast")
 """Kinds that train a language's neurons, by the rule that finds them."""
-ROWS = ("magnitude", "random", *RULES)
+ROWS = ("magnitude", "gradient", "random", *RULES)
 """Kinds that train rows and columns with `peft_plnd`."""
 RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("lora", "rslora", "dora"), (0.0001, 0.0003, 0.001, 0.003)),
@@ -30,13 +30,29 @@ RATES: dict[str, tuple[float, ...]] = {
 MEASURES = ("plnd", "relevance")
 
 
+class Warm(Fields):
+    """A warm start: first fewer neurons on some of the documents, then all on the others, from there on.
+
+    Attributes:
+        language: whose neurons and documents come first; by default the trained language's own.
+        budget: share of the parameters that are trained first. Another language's neurons stay among those that are
+            trained afterwards, and the language's own get the rest.
+        documents: share of the documents that come first, so that both are as many as without a warm start.
+    """
+
+    language: str | None = None
+    budget: float = 0.5
+    documents: float = 0.5
+
+
 class Method(Fields):
     """One way to train.
 
     Attributes:
         kind: `lora`, `rslora`, `dora`, `shira` (of PEFT, on all projections); `rank`, `difference`, `contrast` (a
             language's neurons: the best ranked of `plnd.Scores.select`, those minus the other languages' as in the
-            paper, or those of `plnd.contrast`); `magnitude` (rows and columns of largest norm), `random`; `full`.
+            paper, or those of `plnd.contrast`); `magnitude` (rows and columns of largest norm), `gradient` (of largest
+            gradient in the trained language), `random`; `full`.
         rates: peak learning rates to try, where not those of `RATES`.
         budgets: those of the experiment that it is run at, where not all: a rule may find too few neurons for one.
         measure: what a rule compares: `plnd`, importance, or `relevance`, how much the loss hangs on a neuron.
@@ -44,6 +60,7 @@ class Method(Fields):
         whole: gate, up and down of a feed-forward neuron are trained together, at three times the cost.
         importance_power: a neuron's learning rate is as its importance to this power, on average the rate.
         replay: this share of the documents is of the other languages instead, evenly.
+        warm: begin with part of it, and go on with all.
     """
 
     kind: str
@@ -54,6 +71,7 @@ class Method(Fields):
     whole: bool = False
     importance_power: float = 0.0
     replay: float = 0.0
+    warm: Warm | None = None
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -251,7 +269,7 @@ def _check(settings: FrontierSettings) -> None:
     _check_numbers(settings)
     _check_projections(settings)
     for name, method in settings.methods.items():
-        _check_method(name, method)
+        _check_method(name, method, settings.languages)
         if further := [share for share in method.budgets or () if share not in settings.budgets]:
             raise PLNDError(f"methods.{name}.budgets: {further[0]:g} is not among budgets")
     for name, item in settings.tasks.items():
@@ -262,6 +280,11 @@ def _check(settings: FrontierSettings) -> None:
 
 
 def _check_numbers(settings: FrontierSettings) -> None:
+    if any(method.warm for method in settings.methods.values()):
+        if min(settings.training.batch_size, settings.training.documents) < 2:
+            raise PLNDError(
+                "training: found one document in a round, expected two or more, as a warm start has two parts"
+            )
     numbers = {"pool": settings.pool}
     for part in ("detection", "training", "evaluation"):
         fields = getattr(settings, part).model_dump()
@@ -298,7 +321,7 @@ def _check_projections(settings: FrontierSettings) -> None:
         raise PLNDError("projections: none that is scored with detection.qk off")
 
 
-def _check_method(name: str, method: Method) -> None:
+def _check_method(name: str, method: Method, languages: list[str]) -> None:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise PLNDError(f"methods.{name}: expected letters, digits, - and _")
     if method.kind not in RATES:
@@ -315,5 +338,24 @@ def _check_method(name: str, method: Method) -> None:
         raise PLNDError(f"methods.{name}: whole is for the kinds {', '.join(ROWS)}")
     if method.importance_power and (method.kind not in RULES or method.control):
         raise PLNDError(f"methods.{name}: importance_power is for the kinds {', '.join(RULES)}, without a control")
+    if method.warm:
+        _check_warm(name, method, method.warm, languages)
     if not 0 <= method.replay < 1:
         raise PLNDError(f"methods.{name}.replay: found {method.replay:g}, expected a share, 0 or more and below 1")
+
+
+def _check_warm(name: str, method: Method, warm: Warm, languages: list[str]) -> None:
+    if method.kind not in ROWS or method.importance_power or method.control:
+        raise PLNDError(
+            f"methods.{name}: warm is for the kinds {', '.join(ROWS)}, without control and importance_power"
+        )
+    if method.kind == "difference" and warm.language is None:
+        raise PLNDError(
+            f"methods.{name}.warm: difference needs a language: its smaller sets are not in its larger ones"
+        )
+    if warm.language is not None and warm.language not in languages:
+        raise PLNDError(f"methods.{name}.warm.language: {warm.language} is not among languages")
+    for field in ("budget", "documents"):
+        share = getattr(warm, field)
+        if not 0 < share < 1:
+            raise PLNDError(f"methods.{name}.warm.{field}: found {share:g}, expected a share, above 0 and below 1")

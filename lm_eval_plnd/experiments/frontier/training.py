@@ -19,6 +19,7 @@ from lm_eval_plnd.experiments.frontier.texts import Texts, drawn, read_texts, wr
 from lm_eval_plnd.experiments.sharing import unwritten
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
+from plnd.neurons.random_draw import draw
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -56,6 +57,7 @@ class Bench:
         self.population = cache(lambda whole: Population.of(self.layout, settings.chosen_from, whole))
         self.texts = cache(self._texts)
         self.scores = cache(self._scores)
+        self.gradients = cache(self._gradients)
 
     def _texts(self, language: str) -> Texts:
         return read_texts(self.settings, language, self.tokenizer)
@@ -84,6 +86,21 @@ class Bench:
             detect(self.model, texts, config, tokenizer=self.tokenizer, source=source).save(missing)
         return Scores.load(path)
 
+    def _gradients(self, language: str) -> Mapping[str, np.ndarray]:
+        """Squared gradients of every neuron on the documents of detection, by the first process that wants them."""
+        from safetensors.numpy import load_file, save
+
+        from lm_eval_plnd.experiments.frontier.gradients import squared_gradients
+        from plnd.io.files import write_bytes
+
+        path = self.folder / NEURONS / f"{language}.gradients.safetensors"
+        for missing in unwritten([path], self.folder):
+            texts = drawn(self.texts(language), self.settings.detection.documents, 0, language, "detection")
+            longest = self.settings.training.max_length
+            ids = self.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
+            write_bytes(save(squared_gradients(self.model, self.layout, ids)), missing)
+        return load_file(path)
+
     @cached_property
     def norms(self) -> Mapping[str, np.ndarray]:
         """The L2 norm of every neuron's row or column, by address."""
@@ -99,23 +116,39 @@ class Bench:
         return self.parameters if run.cell.budget is None else int(run.cell.budget * self.parameters)
 
     def neurons(self, run: Run) -> NeuronSet:
-        """Those that a run trains; a rule's are left in the folder."""
-        cell, method = run.cell, self.settings.methods[run.cell.method]
-        found = choose(
-            self.settings,
-            method,
-            self.population(method.whole),
-            self.budget(run),
-            cell.language,
-            run.seed,
-            self.scores,
-            lambda: self.norms,
-        )
-        found = found.whole() if method.whole else found
+        """Those that a run trains, in the end; a rule's are left in the folder."""
+        method, language, budget = self.settings.methods[run.cell.method], run.cell.language, self.budget(run)
+        warm_in = method.warm and method.warm.language
+        if method.warm and warm_in not in (None, language) and method.kind not in ("magnitude", "random"):
+            found = self.first_neurons(run) | self._chosen(run, language, budget - int(method.warm.budget * budget))
+        else:
+            found = self._chosen(run, language, budget)
         if method.control is None and method.kind != "random":
             for path in unwritten([self._mask(run)], self.folder):
                 found.save(path)
         return found
+
+    def first_neurons(self, run: Run) -> NeuronSet:
+        """Those that a run with a warm start begins with."""
+        warm = self.settings.methods[run.cell.method].warm
+        assert warm is not None
+        return self._chosen(run, warm.language or run.cell.language, int(warm.budget * self.budget(run)))
+
+    def _chosen(self, run: Run, language: str, budget: int) -> NeuronSet:
+        """A language's neurons by the run's method, for a number of parameters."""
+        method = self.settings.methods[run.cell.method]
+        found = choose(
+            self.settings,
+            method,
+            self.population(method.whole),
+            budget,
+            language,
+            run.seed,
+            self.scores,
+            lambda: self.norms,
+            self.gradients,
+        )
+        return found.whole() if method.whole else found
 
     def check(self, runs: Iterable[Run]) -> None:
         """Chooses the neurons of some runs, so that a budget that a rule cannot fill is refused before any training.
@@ -139,12 +172,14 @@ class Bench:
 
         from peft_plnd import NeuronSelectConfig
 
-        kind = self.settings.methods[run.cell.method].kind
+        method = self.settings.methods[run.cell.method]
+        kind = method.kind
         torch.manual_seed(run.seed)
         if kind == "full":
             return copy.deepcopy(self.model).float().requires_grad_(True)
         if kind in ROWS:
-            config: Any = NeuronSelectConfig(mask=self.neurons(run), task_type="CAUSAL_LM")
+            mask = self.first_neurons(run) if method.warm else self.neurons(run)
+            config: Any = NeuronSelectConfig(mask=mask, task_type="CAUSAL_LM")
             return get_peft_model(self.model, config)
         one, fixed = self._rank_sizes(kind == "dora")
         if kind == "shira":  # which has one rank for all: modules that the budget does not pay for are left out
@@ -181,51 +216,48 @@ class Bench:
                 fixed[names[id(target.module)]] = shape[0] if magnitudes else 0
         return one, fixed
 
-    def _documents(self, run: Run, replay: float) -> Path:
-        """The file of what a run is trained on, a share of it in the other languages."""
-        language, others = run.cell.language, self.settings.others(run.cell.language)
-        ending = f".replay{replay:g}" if replay else ""
-        path = self.folder / DOCUMENTS / f"{language}.{run.documents}.r{run.seed}{ending}.jsonl"
-        for missing in unwritten([path], self.folder):
-            foreign = round(replay * run.documents)
-            texts = drawn(self.texts(language), run.documents - foreign, run.seed, language, "training")
-            for number, other in enumerate(others):
-                count = foreign // len(others) + (number < foreign % len(others))
-                texts += drawn(self.texts(other), count, run.seed, other, "training")
-            write_jsonl(texts, missing)
-        return path
+    def _documents(self, run: Run) -> list[Path]:
+        """The files of what a run is trained on, one after the other: one, or two with a warm start."""
+        method, language = self.settings.methods[run.cell.method], run.cell.language
+        warm, ending = method.warm, f".replay{method.replay:g}" if method.replay else ""
+        name = f"{language}.{run.documents}.r{run.seed}{ending}"
+        if warm is None:
+            paths = [self.folder / DOCUMENTS / f"{name}.jsonl"]
+        else:
+            name = f"{name}.warm-{warm.language or language}-{warm.documents:g}"
+            paths = [self.folder / DOCUMENTS / f"{name}.{part}.jsonl" for part in ("first", "then")]
+        for missing in unwritten(paths, self.folder):
+            write_jsonl(self._parts(run)[paths.index(missing)], missing)
+        return paths
+
+    def _parts(self, run: Run) -> list[list[str]]:
+        """The texts of each of these files; a share of the last one's is of the other languages."""
+        method, language = self.settings.methods[run.cell.method], run.cell.language
+        warm, others = method.warm, self.settings.others(language)
+        first = min(max(1, round(warm.documents * run.documents)), run.documents - 1) if warm else 0
+        foreign = round(method.replay * (run.documents - first))
+        elsewhere = warm.language if warm and warm.language != language else None
+        count = run.documents - foreign - (first if elsewhere else 0)
+        own = drawn(self.texts(language), count, run.seed, language, "training")
+        if elsewhere:
+            before = drawn(self.texts(elsewhere), first, run.seed, elsewhere, "training")
+        else:
+            begun = set(draw(len(own), first, run.seed, language, "warm").tolist())
+            before = [text for n, text in enumerate(own) if n in begun]
+            own = [text for n, text in enumerate(own) if n not in begun]
+        for number, other in enumerate(others):
+            count = foreign // len(others) + (number < foreign % len(others))
+            own += drawn(self.texts(other), count, run.seed, other, "training")
+        return [before, own] if warm else [own]
 
     def run(self, run: Run) -> dict[str, Any]:
         """Trains and evaluates; what is kept of a run, without its name."""
-        from peft_plnd import fine_tuning
-
-        settings, began = self.settings, time.monotonic()
+        began = time.monotonic()
         model = self.prepare(run)
         try:
+            full = self.settings.methods[run.cell.method].kind == "full"
+            measured = self._train(model, run)
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            how = settings.training
-            method = settings.methods[run.cell.method]
-            full = method.kind == "full"
-            path = self._documents(run, method.replay)
-            options = fine_tuning.Settings(
-                model=self.name,
-                corpus=str(path),
-                output=str(self.folder / DOCUMENTS),
-                method="full" if full else "neurons",
-                mask=str(self._mask(run)) if method.importance_power else None,
-                importance_power=method.importance_power,
-                documents=run.documents,
-                max_length=how.max_length,
-                batch_size=how.batch_size,
-                epochs=how.epochs,
-                learning_rate=run.rate,
-                seed=run.seed,
-                dtype=settings.model["dtype"],
-                save_steps=0,
-                progress=False,
-                device=settings.model.get("device"),
-            )
-            measured = fine_tuning.train(options, model, self.tokenizer, resume=False, save=False)
             with suppress(OSError):  # Trainer makes the folder, though it is told to write none
                 (self.folder / DOCUMENTS / "checkpoints").rmdir()
             seconds = time.monotonic() - began
@@ -247,6 +279,39 @@ class Bench:
                 unload()
                 self.model.requires_grad_(False)
         return found
+
+    def _train(self, model: nn.Module, run: Run) -> dict[str, Any]:
+        """Trains `model` on each part of the run's documents; steps and tokens of all, the last one's mean loss."""
+        from peft_plnd import NeuronSelectConfig, fine_tuning, warm_start
+
+        settings, method = self.settings, self.settings.methods[run.cell.method]
+        how = settings.training
+        found: list[dict[str, Any]] = []
+        for path, texts in zip(self._documents(run), self._parts(run), strict=True):
+            if found:
+                config = NeuronSelectConfig(mask=self.neurons(run), task_type="CAUSAL_LM")
+                warm_start(model, config)  # type: ignore[arg-type]
+            options = fine_tuning.Settings(
+                model=self.name,
+                corpus=str(path),
+                output=str(self.folder / DOCUMENTS),
+                method="full" if method.kind == "full" else "neurons",
+                mask=str(self._mask(run)) if method.importance_power else None,
+                importance_power=method.importance_power,
+                documents=len(texts),
+                max_length=how.max_length,
+                batch_size=how.batch_size,
+                epochs=how.epochs,
+                learning_rate=run.rate,
+                seed=run.seed,
+                dtype=settings.model["dtype"],
+                save_steps=0,
+                progress=False,
+                device=settings.model.get("device"),
+            )
+            found.append(fine_tuning.train(options, model, self.tokenizer, resume=False, save=False))
+        total = {name: sum(part[name] for part in found) for name in ("steps", "tokens")}
+        return {**total, "loss": found[-1]["loss"]}
 
     # evaluation
 
