@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import (
     BaseTuner,
     _maybe_include_all_linear_layers,
