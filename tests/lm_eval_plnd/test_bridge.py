@@ -353,7 +353,9 @@ def test_every_way_to_install_brings_the_bridge_and_uninstall_takes_it_away(buil
     assert report("import lm_eval.models", python)["models"]["plnd"] == TARGET
     assert "plnd-demo" in output(scripts / "plnd", "demo", "--help")
     if built == "wheel":
-        assert "minutes" in output(scripts / "plnd", "experiment", "demo", "--dry-run")
+        text = '{text: {task: "plnd_text_{language}", limit: 1, metadata: {data_dir: "plnd:corpus/evaluate"}}}'
+        settings = ("--set", f"tasks={text}", "--set", "experiments={table1: text}")  # its other task is on the hub
+        assert "minutes" in output(scripts / "plnd", "experiment", "demo", "--dry-run", *settings)
     assert Path(output(python, "-c", "import plnd_tasks; print(plnd_tasks.__file__)").strip()).is_file()
 
     lent.unlink()
