@@ -502,14 +502,14 @@ class Layout:
         """One pass of the body, without its head; a decoder with an encoder reads the same document, shifted by one.
 
         Args:
-            input_ids: [batch, seq], padded on the right (`plnd.models.batches`).
+            input_ids: [batch, seq], padded, by plnd itself on the right (`plnd.models.batches`).
             attention_mask: [batch, seq], 1 for tokens and 0 for padding; or what each token sees, [batch, 1, seq, seq].
             kwargs: further arguments of the body of a decoder-only model.
         """
         body, config = self.body, self.model.config
         if not getattr(config, "is_encoder_decoder", False):
             if attention_mask.dim() == 2 and not self.family.masked:
-                attention_mask = attention_mask.new_ones(attention_mask.shape)  # see `padded`
+                attention_mask = (attention_mask.cumsum(1) > 0).to(attention_mask)  # see `padded`; on the left it stays
             body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **kwargs)
             return
         before = attention_mask.roll(1, dims=1)

@@ -87,7 +87,9 @@ def measured(base) -> Reference:
     """The reference of the base model over two languages of random tokens."""
     generator = np.random.default_rng(0)
     corpora = {x: [generator.integers(3, 90, 9).tolist() for _ in range(2)] for x in ("de", "en")}
-    return reference(load_model(str(base), dtype="float32", device="cpu"), corpora, ReferenceConfig(min_length=4))
+    return reference(
+        load_model(str(base), dtype="float32", device="cpu"), corpora, ReferenceConfig(max_length=64, min_length=4)
+    )
 
 
 def instance(kind: str, *arguments) -> Instance:
