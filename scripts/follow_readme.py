@@ -26,7 +26,7 @@ import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from threading import Thread
@@ -36,8 +36,10 @@ import pyarrow
 import pyarrow.parquet
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+from hub import COMMIT, Answering  # noqa: E402
+
 MODEL, CORPUS = "google/gemma-3-270m", "wikimedia/wikipedia"
-COMMIT = "a" * 40
 
 
 # the hub
@@ -56,22 +58,10 @@ class Hub(ThreadingHTTPServer):
         return f"http://localhost:{self.server_address[1]}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     """Answers one request; whatever else a client likes to know is not found."""
 
     server: Hub
-
-    def log_message(self, *args: object) -> None:
-        """Says nothing."""
-
-    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        """Sends a status, headers (`_` for `-`) and a body."""
-        self.send_response(status)
-        for name, value in {"Content_Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def folder(self, kind: str, user: str, name: str) -> Path | None:
         """Where a repository is."""
@@ -127,10 +117,6 @@ class Handler(BaseHTTPRequestHandler):
             part = f"bytes {start}-{end}/{len(whole)}"
             return self.answer(206, whole[start : end + 1], Content_Range=part, **common)
         self.answer(200, whole, Accept_Ranges="bytes", **common)
-
-    def reply(self, value: object) -> None:
-        """Sends JSON."""
-        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
 
 
 def entry(folder: Path, path: Path) -> dict[str, object]:

@@ -60,7 +60,7 @@ from lm_eval_plnd.experiments.results import (
     mask_name,
 )
 from lm_eval_plnd.experiments.settings import Settings, load_settings
-from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, claimed, unwritten
+from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.demo_data import expand
 from plnd.errors import PLNDError
 from plnd.io.corpus import corpus_digest
@@ -325,9 +325,7 @@ def experiment(settings: Settings, output: str | Path) -> Path:
 
     @cache
     def model() -> HFLM:
-        lm = load_lm(settings.model)
-        check_weights(lm.model, output)
-        return lm
+        return load_lm(settings.model)
 
     @cache
     def evaluator() -> Evaluator:
@@ -505,7 +503,7 @@ def _open_folder(settings: Settings, tasks: Mapping[str, Task], output: Path) ->
 
 def inputs(settings: Settings, tasks: Mapping[str, Task]) -> dict[str, Any]:
     """What an experiment's numbers depend on beside its settings, by content."""
-    sources = {f"corpus of {language}": settings.corpus_of(language) for language in detected(settings)}
+    sources = {f"corpus of {language}": settings.corpus_of(language) for language in languages_read(settings)}
     sources |= {f"training corpus of {x.language}": settings.training_corpus_of(x.language) for x in tunings(settings)}
     limits = {
         item.task_of(language): item.limit or settings.limit

@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from lm_eval_plnd.experiments.results import read_json
 from plnd.errors import PLNDError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LOCKS = ".locks"
 """Folder of the locks, which the system releases when a process ends, however it ends."""
-WEIGHTS = "weights.json"
-"""Which weights the numbers in a folder are of."""
-
-
-def check_weights(model: nn.Module, folder: Path) -> None:
-    """Refuses to go on in a folder whose numbers are of other weights: a model's name may stand for others by now.
-
-    Args:
-        model: loaded, as it is.
-        folder: with its locks; the first call writes down which weights there are.
-
-    Raises:
-        PLNDError: saying so.
-    """
-    from plnd.detection.checkpoint import fingerprint
-    from plnd.io.files import write_bytes
-    from plnd.models.distributed import group_of
-    from plnd.models.layout import unwrap
-
-    base = unwrap(model, spread=True)
-    found, path = {"sha256": fingerprint(model, group_of(base))}, folder / WEIGHTS
-    for missing in unwritten([path], folder):
-        write_bytes((json.dumps(found) + "\n").encode(), missing)
-    if read_json(path) != found:
-        raise PLNDError(
-            f"{folder}: holds numbers of other weights than {base.config._name_or_path or type(base).__name__} has now;"
-            " choose another folder with --output"
-        )
 
 
 def unwritten(paths: Iterable[Path], folder: Path) -> Iterator[Path]:

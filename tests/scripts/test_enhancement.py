@@ -61,11 +61,13 @@ def test_finished_runs_are_read(done, capsys):
     ],
 )
 def test_refusals(done, capsys, options, line):
-    """One line and status 2, at most behind the warning that the folder does not say what its numbers depend on."""
+    """One line and status 2."""
+    written = {"model's content": "unknown", "data": "the hub's", "dtype": "bfloat16", "limit": None}
+    (done / "inputs.json").write_text(json.dumps(written))
     with pytest.raises(SystemExit) as end:
         enhancement(done, *options)
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert end.value.code == 2 and line in error and error.startswith("enhancement: ")
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and line in error and error.startswith("enhancement: ") and error.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -57,10 +57,8 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers one request."""
-
-    server: Hub
+class Answering(BaseHTTPRequestHandler):
+    """How a hub answers one request."""
 
     def log_message(self, *args: object) -> None:
         """Says nothing."""
@@ -73,6 +71,16 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def reply(self, value: object, status: int = 200) -> None:
+        """Sends JSON."""
+        self.answer(status, json.dumps(value).encode(), Content_Type="application/json")
+
+
+class Handler(Answering):
+    """What one of repositories in memory answers."""
+
+    server: Hub
 
     def do_GET(self) -> None:
         """A file, as `hf_hub_download` asks for it: /user/repo/resolve/revision/file."""
@@ -101,24 +109,18 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}"
             there = name in self.server.repositories
             self.server.repositories.setdefault(name, {})
-            return self.reply(409 if there else 200, {"url": f"{self.server.address}/{name}"})
+            return self.reply({"url": f"{self.server.address}/{name}"}, 409 if there else 200)
         if self.path == "/api/validate-yaml":
-            return self.reply(200, {"errors": [], "warnings": []})
+            return self.reply({"errors": [], "warnings": []})
         _, _, _, user, repo, verb, _ = self.path.split("/")
         if verb == "preupload":
             files = [file["path"] for file in json.loads(data)["files"]]
-            return self.reply(
-                200, {"files": [{"path": x, "uploadMode": "regular", "shouldIgnore": False} for x in files]}
-            )
+            return self.reply({"files": [{"path": x, "uploadMode": "regular", "shouldIgnore": False} for x in files]})
         for line in map(json.loads, data.splitlines()):
             if line["key"] == "file":
                 content = base64.b64decode(line["value"]["content"])
                 self.server.repositories[f"{user}/{repo}"][line["value"]["path"]] = content
-        self.reply(200, {"commitUrl": f"{self.server.address}/{user}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
-
-    def reply(self, status: int, value: object) -> None:
-        """Sends JSON."""
-        self.answer(status, json.dumps(value).encode(), Content_Type="application/json")
+        self.reply({"commitUrl": f"{self.server.address}/{user}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from lm_eval_plnd.experiments.frontier.report import write_report
 from lm_eval_plnd.experiments.frontier.schedule import Cell, Run, cells, due, rounds, sizes
 from lm_eval_plnd.experiments.frontier.settings import ROWS, FrontierSettings, Method, load_frontier_settings
 from lm_eval_plnd.experiments.frontier.training import DOCUMENTS, NEURONS, Bench, load_tasks
-from lm_eval_plnd.experiments.sharing import LOCKS, check_weights, claimed, unwritten
+from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.errors import PLNDError
 from plnd.io import strict_json
 from plnd.io.corpus import corpus_digest
@@ -48,9 +48,7 @@ def frontier(settings: FrontierSettings, output: str | Path) -> Path:
 
     @cache
     def bench() -> Bench:
-        found = Bench(settings, folder, tasks)
-        check_weights(found.model, folder)
-        return found
+        return Bench(settings, folder, tasks)
 
     base = _base(settings, folder, bench)
     total, checked = sum(1 for _ in sizes(settings)), False

@@ -19,7 +19,7 @@ import torch
 
 from lm_eval_plnd.experiments.conditions import Setting, plan, region_of
 from lm_eval_plnd.experiments.results import document_weights
-from lm_eval_plnd.experiments.run import experiment, load_lm, load_tasks
+from lm_eval_plnd.experiments.run import experiment, inputs, load_lm, load_tasks
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.commands.main import main
 from plnd.demo_data import demo_corpus, demo_model
@@ -153,10 +153,6 @@ def test_what_is_missing_is_run_again(finished, tmp_path):
     experiment(load_settings(copy / "settings.yaml"), copy)
     same_files(finished, copy)
     assert not list(copy.rglob("*.partial"))
-    (copy / "samples" / "original.json").unlink()
-    (copy / "weights.json").write_text('{"sha256": "of others"}')
-    with pytest.raises(PLNDError, match="holds numbers of other weights than "):
-        experiment(load_settings(copy / "settings.yaml"), copy)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +220,15 @@ def test_what_changed_in_its_place_is_another_experiment(finished, tmp_path, dat
     path.write_bytes(path.read_bytes().replace(b"0?", b"1?") if name[0] == "d" else path.read_bytes()[:-2] + b" \n")
     with pytest.raises(PLNDError, match=f"holds another experiment, whose {line} is .* choose another folder"):
         experiment(settings, copy)
+
+
+def test_means_depend_on_every_language(tiny):
+    """Chinese neurons alone are switched off, and put at means over the documents of all languages."""
+    alone = {"experiments": {"table5": ["text"]}, "neurons": ["all"], "languages": ["en", "de", "zh"]}
+    alone |= {"tasks": {"text": TEXT | {"languages": ["en", "zh"]}}}
+    zero, mean = (inputs(tiny(**alone, ablation=kind), {}) for kind in ("zero", "mean"))
+    assert zero.keys() & {f"corpus of {x}" for x in ("en", "de", "zh")} == {"corpus of zh"}
+    assert mean.keys() - zero.keys() == {"corpus of en", "corpus of de"}
 
 
 def test_folders_of_before_are_told(finished, tmp_path):

@@ -44,7 +44,7 @@ def test_documents_that_all_agree_are_stable():
     ("documents", "spread", "error_rate"), [(5, 1.0, None), (20, 1.0, None), (10, 1.0, 0.05), (10, 0.4, 0.05)]
 )
 def test_it_is_what_other_documents_choose(documents, spread, error_rate):
-    """The mean over samples is, to 0.1, the share of a set that a second sample of as many documents has as well."""
+    """The mean over samples is, to 0.035, the share of a set that a second sample of as many documents has as well."""
     random = np.random.default_rng(7)
     rule = {"count": 40, "error_rate": error_rate}
     expected, found = [], []
@@ -54,7 +54,7 @@ def test_it_is_what_other_documents_choose(documents, spread, error_rate):
         found.append(np.isin(own, other).mean())
         expected.append(plnd.stability(*first, **rule))
     assert 0.3 < np.mean(found) < 0.98
-    assert np.mean(expected) == pytest.approx(np.mean(found), abs=0.1)
+    assert np.mean(expected) == pytest.approx(np.mean(found), abs=0.035)
 
 
 def test_more_documents_are_more_stable():
