@@ -72,8 +72,7 @@ class Folder:
 
     def deactivated(self, settings: Sequence[Setting]) -> float:
         """Neurons that some settings switch off, on average."""
-        mean = float(np.mean([self.first[setting.name].deactivated for setting in settings]))
-        return int(mean) if mean.is_integer() else mean
+        return _average([self.first[setting.name].deactivated for setting in settings])
 
     def items(self, table: str) -> list[str]:
         """The items of a table.
@@ -211,5 +210,11 @@ def change(folder: Folder, item: str, template: Setting, random: bool, languages
         delta=estimate(difference(slice(None))),
         draws=[weighted(difference(slice(n, n + 1))) for n in range(count)],
         by_language=details,
-        deactivated=float(np.mean([folder.deactivated(draws) for draws in settings.values()])),
+        deactivated=_average([folder.deactivated(draws) for draws in settings.values()]),
     )
+
+
+def _average(counts: Sequence[float]) -> float:
+    """Their mean, a whole number where it is one."""
+    mean = float(np.mean(counts))
+    return int(mean) if mean.is_integer() else mean

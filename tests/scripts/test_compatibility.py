@@ -34,12 +34,12 @@ def test_sets_of_releases(script):
 
 @pytest.mark.slow
 def test_a_row_that_works_passes_and_one_that_does_not_fails(script, monkeypatch):
-    """Real checks: GPT-2 passes all five; with its head width elsewhere detection says so, the rest still passes."""
+    """Real checks: GPT-2 passes all five; with its non-linearity elsewhere detection says so, the rest still passes."""
     assert script.check_rows(["gpt2"]) == {"gpt2": dict.fromkeys(script.CHECKS, "")}
     row = FAMILIES["gpt2"]
-    monkeypatch.setitem(FAMILIES, "gpt2", replace(row, stacks=(replace(row.stacks[0], head_dim="attn.moved"),)))
+    monkeypatch.setitem(FAMILIES, "gpt2", replace(row, stacks=(replace(row.stacks[0], activation="mlp.moved"),)))
     failed = {check: reason for check, reason in script.check_rows(["gpt2"])["gpt2"].items() if reason}
-    assert list(failed) == ["detect"] and "gpt2: FamilyError: block 0 has no 'attn.moved'" in failed["detect"]
+    assert list(failed) == ["detect"] and "gpt2: FamilyError: block 0 has no 'mlp.moved'" in failed["detect"]
 
 
 def test_the_table_says_what_fails_and_what_was_not_run(script):

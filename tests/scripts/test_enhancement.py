@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lm_eval_plnd.experiments.results import read_sealed
 from peft_plnd import fine_tuning
 from plnd import load_model
 from plnd.demo_data import demo_corpus
@@ -82,7 +83,7 @@ def test_a_whole_experiment(small_model, tmp_path, capsys):
     runs = [
         json.loads((tmp_path / "out" / f"zh-4-{name}" / "results.json").read_text()) for name in ("neurons", "random")
     ]
-    base = json.loads((tmp_path / "out" / "base.json").read_text())
+    base = read_sealed(tmp_path / "out" / "base.json")
     assert runs[0]["trained_parameters"] == runs[1]["trained_parameters"] > 0
     assert runs[0]["mask"]["neurons"] == len(mask) and runs[1]["settings"]["control"] == "random"
     for line, run in zip(last, runs, strict=True):

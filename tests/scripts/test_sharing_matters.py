@@ -14,6 +14,7 @@ from pictures import columns, curves, drawn
 from plnd.demo_data import demo_model
 from plnd.io.files import write_csv
 from plnd.models.loading import load_model, load_tokenizer
+from plnd.plot_style import in_words
 from plnd.roles.attribution import COLUMNS, Attribution
 from plnd.roles.roles import ROLES, Roles, find_roles
 from programs import run_script
@@ -73,7 +74,7 @@ def test_figures(folder, tmp_path, capsys, name, source, panels, names):
     assert len({row["panel"] for row in rows}) == panels
     of_row: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        of_row.setdefault((row["panel"], row["curve"]), []).append(float(row["value"]))
+        of_row.setdefault((in_words(row["panel"]), in_words(row["curve"])), []).append(float(row["value"]))
     (figure,) = figures
     shown = columns(figure) if name == "figure9" else curves(figure)
     assert shown.keys() == of_row.keys()
@@ -141,7 +142,10 @@ def test_table2(folder, tmp_path, capsys):
     assert {row["setting"] for row in rows if row["en"] == "0.25"} == earlier.keys()
     assert all(0 <= float(row[language]) <= 1 for row in rows for language in LANGUAGES)
     first = (tmp_path / "t.json").read_bytes()
-    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        run_script("sharing_matters", *arguments, "--model", "absent")
+    assert "holds another table, whose data is" in capsys.readouterr().err
+    arguments += ["--metadata", metadata, "--dtype", "float32"]
     run_script("sharing_matters", *arguments, "--model", "absent")
     assert (tmp_path / "t.json").read_bytes() == first and "w/o all-shared" in capsys.readouterr().out
     arguments.remove("--controls")

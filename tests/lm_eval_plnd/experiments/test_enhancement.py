@@ -179,7 +179,7 @@ def test_a_run(finished, tmp_path, capsys):
     run_script("plnd_paper", "figure3", finished, *options)
     counts = [(float(row["active"]), int(row["neurons"])) for row in table(tmp_path / "figure3.csv")]
     assert 0 < sum(active for active, _ in counts) < sum(size for _, size in counts)
-    assert all(active <= size for active, size in counts) and (tmp_path / "figure3_set.png").is_file()
+    assert all(active <= size for active, size in counts) and (tmp_path / "figure3_set.svg").is_file()
     before = (finished / "enhancement.csv").read_bytes()
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)

@@ -161,7 +161,7 @@ def test_every_table_and_figure(data, tmp_path, capsys):
     made = {path.name for path in (tmp_path / "run").iterdir()}
     others = ("figure4", "figure12", "figure13", "figure14", "figure18", "table4")
     for name in ITEMS.keys() - {*others, "table2"}:
-        assert {f"{name}.csv", f"{name}.png", f"{name}.made.json"} <= made
+        assert {f"{name}.csv", f"{name}.svg", f"{name}.made.json"} <= made
     assert {"table2_xnli.csv", "table2_edits_from_english.csv", "table2_edits_to_english.json"} <= made
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.safetensors")}
     capsys.readouterr()
