@@ -86,3 +86,6 @@ def test_strengths_are_chosen_on_other_questions_than_reported(tmp_path, capsys,
     assert chosen["questions"] == "5" and reached("report", best) > 0
     run_script("steering", *words)  # nothing is answered again
     assert capsys.readouterr().out == printed
+    run_script("steering", *words, "--languages", "zh")  # alone it is asked in the other ones, and nothing anew
+    alone = list(csv.DictReader((tmp_path / "out" / "steering.csv").open()))
+    assert alone == [row for row in written if row["language"] == "zh"]
