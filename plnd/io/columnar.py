@@ -49,14 +49,16 @@ def largest_page(source: BinaryIO, columns: Collection[str], name: str) -> int:
         chunks = [column[3] for group in groups for column in group[1]]
         chosen = [chunk for chunk in chunks if chunk[3][0].decode() in columns]
         places = [(min(filter(None, (chunk[9], chunk.get(11)))), chunk[7]) for chunk in chosen]
+        if min(min(place) for place in places or [(0, 0)]) < 0:
+            raise ValueError("a place before the file")
     except (IndexError, KeyError, ValueError):
         raise CorpusError(f"{name}: damaged or cut off (no footer); fetch it again") from None
     return max((size for start, length in places for size in _page_sizes(source, start, length, name)), default=0)
 
 
-_COLUMN: dict[int, Any] = {3: bytes, 7: int, 9: int, 11: int}
+_COLUMN: dict[int, Any] = {3: [bytes], 7: int, 9: int, 11: int}
 """Fields of ColumnMetaData: path, compressed size, places of the first data page and the dictionary page."""
-_FOOTER: dict[int, Any] = {4: {1: {3: _COLUMN}}}
+_FOOTER: dict[int, Any] = {4: [{1: [{3: _COLUMN}]}]}
 """Of FileMetaData, the row groups; of RowGroup, the columns; of ColumnChunk, its metadata."""
 _PAGE: dict[int, Any] = {2: int, 3: int}
 """Fields of PageHeader: bytes of the page, unpacked and as it is in the file."""
@@ -96,6 +98,10 @@ def _page_header(source: BinaryIO, place: int, name: str) -> tuple[int, int, int
         size *= 16
 
 
+_KINDS: dict[type, tuple[int, ...]] = {int: (4, 5, 6), bytes: (8,), list: (9, 10), dict: (12,)}
+"""The protocol's types of what can be wanted."""
+
+
 class _Thrift:
     """Bytes in Thrift's compact protocol, of which only what is wanted is kept.
 
@@ -109,8 +115,8 @@ class _Thrift:
         self.data, self.place = data, 0
 
     def struct(self, wanted: dict[int, Any], depth: int = 0) -> dict[int, Any]:
-        """The wanted fields of a struct: numbers by `int`, texts in a list by `bytes`, structs by their own fields,
-        alone or in a list."""
+        """The wanted fields of a struct: numbers by `int`, texts by `bytes`, structs by their own fields, lists by
+        their one kind of item in a list."""
         found, field = {}, 0
         while head := self._byte():
             field = field + (head >> 4) if head >> 4 else self._signed()
@@ -120,28 +126,25 @@ class _Thrift:
         return found
 
     def _value(self, kind: int, wanted: Any, depth: int) -> Any:
-        """A value of one of the protocol's types; None of one that is not wanted."""
+        """A value of one of the protocol's types, read past if it is not wanted; a list's booleans are bytes."""
         if depth > _MAX_DEPTH:
             raise ValueError("nested too deeply")
+        if wanted is not None and kind not in _KINDS[wanted if isinstance(wanted, type) else type(wanted)]:
+            raise ValueError(f"type {kind} where {wanted} was expected")
         if kind in (4, 5, 6):
-            number = self._signed()
-            return number if wanted is int else None
+            return self._signed()
         if kind == 8:
             length = self._whole()
             self.place += length
-            return self.data[self.place - length : self.place] if wanted is bytes else None
+            return self.data[self.place - length : self.place]
         if kind in (9, 10):
             head = self._byte()
             kind, count = head & 15, self._whole() if head >> 4 == 15 else head >> 4
-            values = ((self._byte() if kind in (1, 2) else self._value(kind, wanted, depth + 1)) for _ in range(count))
-            if wanted:
-                return list(values)
-            for _ in values:
-                pass
-            return None
+            item = wanted[0] if wanted else None
+            values = (self._value(3 if kind in (1, 2) else kind, item, depth + 1) for _ in range(count))
+            return [value for value in values if wanted]
         if kind == 12:
-            found = self.struct(wanted if isinstance(wanted, dict) else {}, depth)
-            return found if isinstance(wanted, dict) else None
+            return self.struct(wanted or {}, depth)
         if kind not in (1, 2, 3, 7):
             raise ValueError(f"type {kind}")
         self.place += {3: 1, 7: 8}.get(kind, 0)

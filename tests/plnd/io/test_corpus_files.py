@@ -578,6 +578,21 @@ def test_pages_that_are_none(tmp_path):
         assert refusal(path, "text").startswith(f"{path}: damaged or cut off (no page at byte")
 
 
+def test_each_byte_of_a_parquet_file_can_be_another():
+    """Whatever one byte of the index or of a page's header becomes (another type, a place before the file), the size
+    of the largest page is found or the file is refused; nothing else is raised."""
+    data = parquet_bytes([{"text": "a" * 100}], use_dictionary=False)
+    outcomes = set()
+    for place in range(len(data) - 8):
+        for byte in (255, data[place] ^ 1, data[place] ^ 16):
+            changed = data[:place] + bytes([byte]) + data[place + 1 :]
+            try:
+                outcomes.add(type(columnar.largest_page(io.BytesIO(changed), ["text"], "c.parquet")))
+            except CorpusError as error:
+                outcomes.add(type(error))
+    assert outcomes == {int, CorpusError}
+
+
 def test_arrow_that_points_elsewhere(tmp_path):
     """Places of texts beyond the texts, and more bytes than there are: one line, and nothing is read anywhere else."""
     data = arrow_bytes([{"text": "a" * 40}, {"text": "b" * 40}])
