@@ -196,7 +196,7 @@ class Block:
         else:
             function = self.at(path)
         if self.stack.factors.gate is not None:
-            function = _of_multiple(function, float(self.at(self.stack.factors.gate)))
+            function = _OfMultiple(function, float(self.at(self.stack.factors.gate)))
         return {"product": Gating, "offset": OffsetGating}[self.stack.gating](function)
 
     @property
@@ -610,9 +610,15 @@ class Layout:
         return (rows[:, :own], rows[:, own : own + each], rows[:, own + each :])[part].flatten()
 
 
-def _of_multiple(function: Callable[[torch.Tensor], torch.Tensor], factor: float) -> Callable:
-    """The function of its argument times a factor."""
-    return lambda gate: function(gate * factor)
+@dataclass(frozen=True)
+class _OfMultiple:
+    """A function of its argument times a factor; messages name both."""
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+    factor: float
+
+    def __call__(self, gate: torch.Tensor) -> torch.Tensor:
+        return self.function(gate * self.factor)
 
 
 def _has(block: nn.Module, paths: Iterable[str]) -> bool:

@@ -12,12 +12,15 @@ from pathlib import Path
 from plnd.detection.checkpoint import Checkpoint
 from plnd.detection.processes import Processes
 from plnd.detection.run import detect
-from two_processes import CONFIG, STOPPED_AT, documents, model, small_windows
+from two_processes import CONFIG, documents, model, small_windows
+
+DOCUMENTS = 3 * CONFIG.documents_together
+"""Of a window: `small_windows` has three batches."""
 
 
 def killed(checkpoint: Path) -> Iterator[list[int]]:
-    """The documents; before number `STOPPED_AT` the process ends, after the second window has been saved."""
-    yield from documents()[:STOPPED_AT]
+    """The documents; before the first that is read in the third window the process ends, after the second was saved."""
+    yield from documents()[: 3 * DOCUMENTS]  # those of two windows, and as many that are read ahead
     while not checkpoint.exists() or Checkpoint.load(checkpoint).windows < 2:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
