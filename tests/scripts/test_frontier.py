@@ -421,16 +421,20 @@ def uninterrupted(small, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_dry_run(small, tmp_path, capsys):
-    """The runs, the documents and a time that was measured here; nothing is left behind."""
+def test_dry_run(small, uninterrupted, tmp_path, capsys):
+    """The runs, the documents and a time that was measured here; nothing is left behind. What is done is not to do."""
     path = tmp_path / "small.yaml"
     path.write_text(small.text())
     run_script("frontier", path, "--dry-run", "--output", tmp_path / "none")
     said = capsys.readouterr().out
-    assert "3 places, 12 runs (6 of them reported), 0 done" in said
+    assert "3 places, 12 runs, 12 of them to do (6 of these reported)" in said
     assert "  lora: 2 of 2 documents, then 2 of 4 documents" in said
-    assert "documents: 36 trained on, 75 evaluated, 12 for detection" in said  # 3·(2·2 + 2·4), 3·2·2 + 7·3·3
+    assert "to do: 36 documents trained on, 77 evaluated, 12 for detection" in said  # 3·(2·2 + 2·4), 3·2·2 + 2 + 7·3·3
     assert "s a document trained on" in said and [path] == list(tmp_path.iterdir())
+    run_script("frontier", path, "--dry-run", "--output", uninterrupted)
+    said = capsys.readouterr().out
+    assert "12 runs, 0 of them to do" in said and "to do: 0 documents trained on, 0 evaluated, 0 for detection" in said
+    assert "about 0 hours" in said
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -322,31 +323,39 @@ GROWING = ("methods", "budgets", "reference")
 
 
 def estimate(settings: FrontierSettings, folder: Path | None = None) -> str:
-    """What there is to do, and the time on this machine, of which two batches are trained and one evaluated."""
+    """What there is left to do, and the time on this machine, of which six batches are trained and some evaluated."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        _open_folder(settings, place)
-        seconds = Bench(settings, place).pace()
+        _open_folder(settings, Path(temporary))
+        seconds = Bench(settings, Path(temporary)).pace()
     done = read_runs(folder) if folder and folder.exists() else {}
-    runs = list(sizes(settings))
-    trained = [documents * settings.training.epochs for _, documents in runs]
+    places, every = set(cells(settings)), Counter(sizes(settings))
+    here = (run for run in done.values() if Cell(run["language"], run["method"], run["budget"]) in places)
+    left = every - Counter((run["final"], run["documents"]) for run in here)
+    runs, finals = left.total(), sum(count for (final, _), count in left.items() if final)
+    trained = sum(documents * count for (_, documents), count in left.items()) * settings.training.epochs
     text, languages = settings.evaluation, len(settings.languages)
-    finals = sum(final for final, _ in runs)
-    read = (len(runs) - finals) * text.choice + (finals + 1) * text.held_out * languages
-    detected = settings.detection.documents * len(_detected(settings))
-    gradients = settings.detection.documents * len(_with_gradients(settings))
-    hours = ((sum(trained) + gradients) * seconds["training"] + (read + detected) * seconds["evaluation"]) / 3600
+    base = text.choice * len(settings.trained) + text.held_out * languages
+    new = not (folder and (folder / BASE).exists())
+    read = (runs - finals) * text.choice + finals * text.held_out * languages + base * new
+    detected = settings.detection.documents * len(_detected(settings)) * new
+    gradients = settings.detection.documents * len(_with_gradients(settings)) * new
+    hours = (
+        runs * seconds["start"]
+        + (trained + gradients) * seconds["training"]
+        + (read + detected) * seconds["evaluation"]
+    ) / 3600
     lines = [
-        f"{len(cells(settings))} places, {len(runs)} runs ({finals} of them reported), {len(done)} done",
+        f"{len(places)} places, {every.total()} runs, {runs} of them to do ({finals} of these reported)",
         *(
             f"  {name}: {rates_of(rounds(settings, len(method.grid)))}"
             f"{len(settings.seeds)} of {settings.training.documents} documents"
             for name, method in settings.methods.items()
         ),
-        f"documents: {sum(trained):,} trained on, {read:,} evaluated, {detected:,} for detection",
-        f"this machine: {seconds['training']:.2f} s a document trained on, {seconds['evaluation']:.2f} s evaluated",
+        f"to do: {trained:,} documents trained on, {read:,} evaluated, {detected:,} for detection",
+        f"this machine: {seconds['start']:.1f} s a run, {seconds['training']:.2f} s a document trained on,"
+        f" {seconds['evaluation']:.2f} s evaluated",
         f"about {hours:.2g} hours in one process, tasks of lm-eval not counted",
     ]
     return "\n".join(lines)

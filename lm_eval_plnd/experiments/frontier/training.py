@@ -358,17 +358,23 @@ class Bench:
         return found
 
     def pace(self) -> dict[str, float]:
-        """Seconds of one document: `training`, by `random` neurons in two batches, and `evaluation`."""
+        """Seconds of one document, `training` (`random` neurons) and `evaluation`; and of the rest of a run, `start`.
+
+        From a run of one batch and one of five.
+        """
         settings = self.settings
         language, batch = settings.trained[0], settings.training.batch_size
         smallest = max(min(settings.budgets), 2 * max(self.population(False).costs.values()) / self.parameters)
         method = {"pace": Method(kind="random")}
         self.settings = settings.model_copy(update={"methods": method, "tasks": {}})
-        found = self.run(Run(Cell(language, "pace", smallest), 1e-4, 2 * batch, 0, False))
+        cell = Cell(language, "pace", smallest)
+        short, long = (self.run(Run(cell, 1e-4, batches * batch, 0, False)) for batches in (1, 5))
         self.settings = settings
+        training = max(0.0, long["training_seconds"] - short["training_seconds"]) / (4 * batch)
         return {
-            "training": found["training_seconds"] / (2 * batch),
-            "evaluation": (found["seconds"] - found["training_seconds"]) / settings.evaluation.choice,
+            "training": training,
+            "evaluation": (long["seconds"] - long["training_seconds"]) / settings.evaluation.choice,
+            "start": max(0.0, long["training_seconds"] - 5 * batch * training),
         }
 
 
