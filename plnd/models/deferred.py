@@ -65,7 +65,7 @@ class Deferred(Tensor):
         """Writes an operation down; one that gives no tensor (are these two equal?) is done at once."""
         kwargs = kwargs or {}
         if func._schema.is_mutable:
-            raise PLNDError(f"{func}: changes a weight in place while it is loaded, which cannot be put off")
+            raise PLNDError(f"{func}: changes a weight in place while it is loaded; leave --blockwise out")
         if not all(result.type.kind() in ("TensorType", "ListType") for result in func._schema.returns):
             return func(*_numbers(args), **_numbers(kwargs))
         shapes = func(*_shapes(args), **{**_shapes(kwargs), **({"device": "meta"} if kwargs.get("device") else {})})

@@ -73,7 +73,7 @@ def test_a_whole_model_has_one_part():
 
 WITHOUT_PLAN = (
     *("gpt2", "gptj", "falcon", "bloom", "xglm", "opt", "t5", "t5_gated"),
-    *("gpt_oss", "hunyuan_v1_dense", "lfm2", "stablelm"),
+    *("gpt_oss", "hunyuan_v1_dense", "lfm2", "stablelm", "bamba", "falcon_h1", "gpt_bigcode"),
 )
 
 

@@ -60,10 +60,10 @@ def test_relevance_is_what_the_loss_moves_by_at_each_token(name):
     """The mean over tokens of |dL/df|, f a factor on the neuron at that token alone."""
     dtype = torch.float32 if name == "xglm" else torch.float64  # transformers' attention for it has no float64
     model, ids = tiny_model(name, dtype), torch.tensor(DOCUMENTS[0])
-    found = relevances(model, DOCUMENTS[:1])
+    found, widths = relevances(model, DOCUMENTS[:1]), Layout(model).widths
     for site, projection in SITES.items():
-        for block in (0, 1):
-            neuron = 5 if block else Layout(model).widths[f"0.{projection}"] - 1
+        blocks = [block for block in range(4) if f"{block}.{projection}" in widths]  # hybrids have some without
+        for block, neuron in ((blocks[0], widths[f"{blocks[0]}.{projection}"] - 1), (blocks[-1], 5)):
             factors = torch.ones(len(ids), dtype=dtype, requires_grad=True)
             loss = loss_with_factors(model, f"{block}.{projection}", neuron, factors, ids)
             (slopes,) = torch.autograd.grad(loss, factors)
