@@ -92,10 +92,16 @@ def estimate(settings: Settings) -> str:
     languages = detected(settings)
     passes = settings.samples * len(languages)
     sizes = [settings.detection_of(language).get("max_documents") for language in languages]
-    most = settings.samples * sum(size or 0 for size in sizes) * settings.detection.get("max_length", 512)
-    learned = 0
+    length = settings.detection.get("max_length", 512)
+    most = settings.samples * sum(size or 0 for size in sizes) * length
+    learned = averaged = 0
     bound = f"{most:,} tokens at most, {_flop(most, weights)} for the forward pass" if all(sizes) else "whole corpora"
     lines.append(f"  detection: {passes} passes, {bound}")
+    if settings.ablation == "mean":  # of every language as many documents as of the one with the fewest
+        limits = [settings.detection_of(language).get("max_documents") for language in settings.languages]
+        averaged = min(filter(None, limits), default=0) * len(limits) * length
+        bound = f"{averaged:,} tokens at most, {_flop(averaged, weights)}" if averaged else "whole corpora"
+        lines.append(f"  means:     {bound}")
     if trained:
         chosen = settings.enhancement
         learned = sum(tuning.documents for tuning in trained) * chosen.max_length * chosen.epochs
@@ -104,7 +110,7 @@ def estimate(settings: Settings) -> str:
     lines.append(f"              {written:,} tokens written at most, {_flop(written, weights)}")
     dtype, device = _place(settings, skeleton)
     rate = speed(dtype, device)
-    minutes = 2 * weights * (most + 3 * learned + read + written) / rate / 60
+    minutes = 2 * weights * (most + averaged + 3 * learned + read + written) / rate / 60
     what = f"{str(dtype).removeprefix('torch.')} on {device}, {rate / 1e12:.2g} TFLOP/s"
     lines.append(f"  at the speed of a large matrix product here ({what}): {minutes:,.0f} minutes, in practice more")
     return "\n".join(lines)

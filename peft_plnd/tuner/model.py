@@ -260,8 +260,8 @@ class RowColumnModel(BaseTuner):
             combination_type: `linear`, the only one.
 
         Raises:
-            NeuronSelectError: if an adapter does not exist, a number is missing, or two adapters train the same module
-                in full (`modules_to_save`), which cannot be added.
+            NeuronSelectError: if an adapter does not exist, a number is missing, or an adapter trains a module in full
+                (`modules_to_save`), which the sum would leave out.
         """
         if adapter_name in self.peft_config:
             return
@@ -293,8 +293,10 @@ class RowColumnModel(BaseTuner):
         if combination_type != "linear":
             raise NeuronSelectError(f"combination_type={combination_type!r}: expected 'linear', which is exact here")
         for name, module in self.model.named_modules():
-            if isinstance(module, ModulesToSaveWrapper) and len(module.modules_to_save.keys() & set(adapters)) > 1:
-                raise NeuronSelectError(f"{name}: more than one adapter trains it in full (modules_to_save)")
+            if isinstance(module, ModulesToSaveWrapper) and module.modules_to_save.keys() & set(adapters):
+                raise NeuronSelectError(
+                    f"{name}: an adapter trains it in full (modules_to_save), which a sum of neurons would leave out"
+                )
 
 
 def _widen(layer: NeuronSelectLayer, adapter: str, others: list[str]) -> None:

@@ -33,6 +33,7 @@ from plnd.logit_lens.lens import PROVEN_TOKENS, Unembedding
 from plnd.model_description import check_model
 from plnd.models.layout import Layout
 from plnd.models.running import measured
+from plnd.neurons.contrast import check_settings
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.scores import Scores
 
@@ -117,7 +118,7 @@ def check_origin(
     scores: Mapping[str, Scores],
     corpora: Iterable[str],
 ) -> None:
-    """Refuses neurons and scores of another model, and scores that are not of the corpora's languages or of one kind.
+    """Refuses neurons and scores of another model, and scores of other languages than the corpora or of several kinds.
 
     Args:
         description: of the model (`plnd.models.layout.Layout.description`).
@@ -132,9 +133,7 @@ def check_origin(
             raise PLNDError(f"scores of {language}, but there is no corpus of it: give one, or leave its scores out")
         if one.metadata.language not in (None, language):
             raise PLNDError(f"the scores of {language} were made of documents in {one.metadata.language}")
-    methods = {one.metadata.method.name for one in scores.values()}
-    if len(methods) > 1:
-        raise PLNDError(f"scores by {' and by '.join(sorted(methods))}: expected one method, whose numbers compare")
+    check_settings(list(scores.values()))
 
 
 class _Reader:

@@ -17,7 +17,7 @@ from plnd.io import artifact
 from plnd.io.files import write_bytes
 from plnd.io.metadata import NeuronsMetadata, UnitsDescription
 from plnd.model_description import ModelDescription, check_model
-from plnd.neurons.random_draw import draw
+from plnd.neurons.random_draw import draw, shuffled
 from plnd.neurons.regions import Regions
 from plnd.neurons.selection import chosen_addresses, listed, sites
 from plnd.neurons.units import is_made_of, neurons_of, whole_units
@@ -196,21 +196,31 @@ class NeuronSet:
     def random_like(self, seed: int) -> NeuronSet:
         """As many neurons of each block and projection, drawn at random from all neurons there: the scientific control.
 
-        Of a set of whole experts or heads as many of these are drawn in each block, so that the neurons lie together as
-        the set's do. The same seed draws the same on every machine (`plnd.neurons.random_draw.draw`).
+        A feed-forward neuron that the set lists several times, as a row of gate or up and as a column of down, is drawn
+        once and listed as often: any one of the three switches it off, so that three draws would switch off more
+        neurons than the set does. Of a set of whole experts or heads as many of these are drawn in each block, so that
+        the neurons lie together as the set's do. The same seed draws the same on every machine
+        (`plnd.neurons.random_draw.draw`).
         """
         if not is_whole(seed):
             raise PLNDError(f"seed={seed!r}: expected a whole number")
         seed, units = int(seed), self.metadata.units
         if units is None:
-            drawn = {
-                name: draw(self.widths[name], len(indices), seed, name).astype(np.int32)
-                for name, indices in self.items()
-            }
+            drawn = {}
+            for addresses in sites(name for name, _ in self.items()):
+                same = len({self.widths[name] for name in addresses}) == 1
+                for together in [addresses] if same else [[name] for name in addresses]:
+                    drawn |= self._drawn_together(together, seed)
         else:
             drawn = {name: self._drawn_units(units, name, seed) for name in self.indices}
         control = {"name": "random", "seed": seed} | ({} if units is None else {"unit": units.unit})
         return NeuronSet(drawn, _zeros(drawn), self.metadata)._with(control=control)
+
+    def _drawn_together(self, addresses: list[str], seed: int) -> dict[str, np.ndarray]:
+        """Neurons drawn at random for addresses that have the same ones, each listed where one of the set's is."""
+        every = np.unique(np.concatenate([self.indices[name] for name in addresses]))
+        order = shuffled(self.widths[addresses[-1]], seed, addresses[-1])
+        return {name: np.sort(order[np.searchsorted(every, self.indices[name])]).astype(np.int32) for name in addresses}
 
     def _drawn_units(self, units: UnitsDescription, name: str, seed: int) -> np.ndarray:
         """The neurons at one address of units drawn at random, the same ones at every address of a block."""

@@ -193,12 +193,14 @@ def test_weighted_sums_that_make_no_sense_are_refused(arguments, words):
     assert words in str(caught.value) and set(model.peft_config) == {"default"}
 
 
-def test_modules_trained_in_full_by_two_adapters_are_not_added():
-    """There is no weighted sum of whole modules."""
+@pytest.mark.parametrize("whole", [None, ["lm_head"]])
+def test_modules_trained_in_full_are_not_added(whole):
+    """There is no weighted sum of whole modules, and one that leaves out a single adapter's would be another model."""
     model = tuned_model(modules_to_save=["lm_head"])
-    model.add_adapter("other", NeuronSelectConfig(**SHARE, modules_to_save=["lm_head"]))
-    with pytest.raises(ValueError, match="lm_head: more than one adapter trains it in full"):
+    model.add_adapter("other", NeuronSelectConfig(**SHARE, modules_to_save=whole))
+    with pytest.raises(ValueError, match="lm_head: an adapter trains it in full"):
         model.add_weighted_adapter(["default", "other"], [1, 1], "sum")
+    assert set(model.peft_config) == {"default", "other"}
 
 
 def test_a_mask_and_its_random_control_train_as_many_parameters(tmp_path):

@@ -20,7 +20,8 @@ from lm_eval_plnd.experiments.frontier.budgets import Population, choose, fit_ra
 from lm_eval_plnd.experiments.frontier.run import frontier, how_of, read_runs
 from lm_eval_plnd.experiments.frontier.schedule import Cell, cells, due, rounds, sizes
 from lm_eval_plnd.experiments.frontier.settings import RATES, load_frontier_settings, parse_frontier_settings
-from lm_eval_plnd.experiments.frontier.texts import read_texts
+from lm_eval_plnd.experiments.frontier.texts import read_texts, write_jsonl
+from lm_eval_plnd.experiments.frontier.training import Bench
 from pictures import drawn
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
@@ -121,6 +122,19 @@ def test_no_text_is_learnt_from_and_measured():
     for document in (*found.choice, *found.held_out):
         own = tokenizer(source[document.number], add_special_tokens=False)["input_ids"]
         assert document.ids[1:] == own[:31]
+
+
+def test_what_one_language_learns_is_not_measured_in_another(tmp_path):
+    """A text that is reported in English, and that Chinese may be trained on, is refused before any training."""
+    tokenizer = load_tokenizer(str(demo_model()))
+    english, chinese = (read_texts(settings(), language, tokenizer) for language in ("en", "zh"))
+    source = FIELDS["corpus"].replace("{language}", "zh")
+    texts = [english.held_out[0].text if text == chinese.rest[-1] else text for text in read_documents(source)]
+    write_jsonl(texts, tmp_path / "zh.jsonl")
+    corpora = {x: FIELDS["corpus"].replace("{language}", x) for x in ("en", "ru")} | {"zh": f"{tmp_path}/zh.jsonl"}
+    bench = Bench(settings(corpus=corpora, model={**FIELDS["model"], "pretrained": str(demo_model())}), tmp_path)
+    with pytest.raises(PLNDError, match="en: 1 texts for evaluation are for detection or training too, in zh"):
+        bench.check([])
 
 
 def test_successive_halving():

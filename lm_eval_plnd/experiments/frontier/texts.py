@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_plnd.experiments.frontier.settings import FrontierSettings
-from plnd.comparison.documents import Document
+from plnd.comparison.documents import Document, beginning, size_of
 from plnd.errors import CorpusError
 from plnd.neurons.random_draw import draw
 
@@ -33,8 +33,8 @@ class Texts:
 def read_texts(settings: FrontierSettings, language: str, tokenizer: Any) -> Texts:
     """Splits the first texts of a language's corpus that are long enough, at random and for all runs alike.
 
-    What is evaluated begins with the beginning-of-text token (the end-of-text token where there is none), so that all
-    of its own tokens are predicted.
+    What is evaluated stands after `plnd.comparison.documents.beginning`. Two texts of which evaluation would read the
+    same are one.
 
     Raises:
         CorpusError: if there are too few.
@@ -42,18 +42,17 @@ def read_texts(settings: FrontierSettings, language: str, tokenizer: Any) -> Tex
     from plnd.io.corpus import read_documents
 
     wanted, source = settings.evaluation, settings.corpus_of(language)
-    texts, ids = [], []
-    seen: set[str] = set()
+    texts, ids, start = [], [], beginning(tokenizer)
+    length = wanted.max_length - len(start)
+    seen: set[Any] = set()
     for text in islice(read_documents(source), settings.pool):
         if text.strip() in seen:
             continue
-        seen.add(text.strip())
-        found = tokenizer(text, add_special_tokens=False, truncation=True, max_length=wanted.max_length - 1)[
-            "input_ids"
-        ]
-        if len(found) >= wanted.min_length:
+        found = tokenizer(text, add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
+        if len(found) >= wanted.min_length and tuple(found) not in seen:
             texts.append(text)
             ids.append(found)
+        seen |= {text.strip(), tuple(found)}
     evaluated = wanted.choice + wanted.held_out
     needed = evaluated + max(settings.detection.documents, settings.training.documents)
     if len(texts) < needed:
@@ -64,10 +63,9 @@ def read_texts(settings: FrontierSettings, language: str, tokenizer: Any) -> Tex
         )
     held_out = draw(len(texts), evaluated, 0, language, "evaluation").tolist()
     choice = [held_out[n] for n in draw(evaluated, wanted.choice, 0, language, "choice")]
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
     def documents(numbers: Sequence[int]) -> list[Document]:
-        return [_document(tokenizer, n, [start, *ids[n]]) for n in numbers]
+        return [Document(n, [*start, *ids[n]], size_of(tokenizer, [*start, *ids[n]]), texts[n]) for n in numbers]
 
     others = set(held_out)
     return Texts(
@@ -75,10 +73,6 @@ def read_texts(settings: FrontierSettings, language: str, tokenizer: Any) -> Tex
         documents([n for n in held_out if n not in choice]),
         [text for n, text in enumerate(texts) if n not in others],
     )
-
-
-def _document(tokenizer: Any, number: int, ids: list[int]) -> Document:
-    return Document(number, ids, max(1, len(tokenizer.decode(ids[1:], skip_special_tokens=True).encode())))
 
 
 def drawn(texts: Texts, count: int, seed: int, *address: str) -> list[str]:

@@ -151,11 +151,17 @@ class Bench:
         return found.whole() if method.whole else found
 
     def check(self, runs: Iterable[Run]) -> None:
-        """Chooses the neurons of some runs, so that a budget that a rule cannot fill is refused before any training.
+        """Refuses, before any training, texts that are learnt from and evaluated, and budgets that a rule cannot fill.
 
         Raises:
-            PLNDError: as of `Population.within`.
+            PLNDError: as of `plnd.comparison.documents.check_apart`, or `Population.within`.
         """
+        from plnd.comparison.documents import check_apart
+
+        texts = {language: self.texts(language) for language in self.settings.languages}
+        learnt = {x: [*found.rest, *(document.text for document in found.choice)] for x, found in texts.items()}
+        check_apart({x: found.rest for x, found in texts.items()}, {x: found.choice for x, found in texts.items()})
+        check_apart(learnt, {x: found.held_out for x, found in texts.items()})
         for run in {run.cell: run for run in runs}.values():
             self.neurons(run)
 

@@ -229,6 +229,7 @@ def _texts(
     lm: HFLM, documents: Mapping[str, Any], scores: Mapping[str, Scores], config: SuppressConfig
 ) -> dict[str, Texts]:
     from lm_eval_plnd.experiments.suppression.texts import read_texts
+    from plnd.comparison.documents import check_apart
     from plnd.models.layout import Layout
 
     layout, found = Layout(lm.model), {}
@@ -240,6 +241,9 @@ def _texts(
             report=config.report_documents, max_length=config.max_length,
             skipped=0 if read is None else read.documents + sum(read.counts_skipped().values()),
         )  # fmt: skip
+    check_apart({x: one.detection for x, one in found.items()}, {x: one.validation for x, one in found.items()})
+    chosen_on = {x: [*one.detection, *(document.text for document in one.validation)] for x, one in found.items()}
+    check_apart(chosen_on, {x: one.report for x, one in found.items()})
     return found
 
 

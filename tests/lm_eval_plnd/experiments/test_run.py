@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import random
 import re
 import shutil
@@ -20,7 +19,7 @@ import torch
 from lm_eval_plnd.experiments.conditions import Setting, plan, region_of
 from lm_eval_plnd.experiments.results import document_weights
 from lm_eval_plnd.experiments.run import experiment, inputs, load_lm, load_tasks
-from lm_eval_plnd.experiments.settings import load_settings
+from lm_eval_plnd.experiments.settings import FOLDER, load_settings
 from plnd.commands.main import main
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import PLNDError
@@ -554,7 +553,7 @@ def at_small_scale(path: Path, data: Path):
     return load_settings(path, changes).limited(2)
 
 
-FILES = sorted((SCRIPTS / "settings").glob("*.yaml"))
+FILES = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.endswith("-enhancement"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -570,15 +569,12 @@ def test_every_settings_file_has_a_plan(path, rows_of_all):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_settings_file_runs(path, rows_of_all, tmp_path):
-    """All of its settings, and every table made of them."""
-    settings = at_small_scale(path, rows_of_all)
-    experiment(settings, tmp_path / "run")
-    rows = table(tmp_path / "run" / "results.csv") if plan(settings) else []
-    assert list(dict.fromkeys(row["setting"] for row in rows)) == [setting.name for setting in plan(settings)]
-    assert all(math.isfinite(float(row["value"])) for row in rows)
-    for name in settings.experiments.keys() - {"sets"}:
-        command = [sys.executable, str(SCRIPTS / "plnd_paper.py"), name, str(tmp_path / "run")]
-        subprocess.run([*command, "--output", str(tmp_path / name)], check=True, stdout=subprocess.DEVNULL)
-        assert len(table(tmp_path / f"{name}.csv")) > 1
+def test_a_plan_counts_the_pass_over_the_documents_of_means(rows_of_all):
+    """Of every language as many documents as of the one with the fewest, on top of those of detection."""
+    from lm_eval_plnd.experiments.cost import estimate
+
+    settings = at_small_scale(FILES[0], rows_of_all)
+    assert "means:" not in estimate(settings)
+    found = estimate(settings.model_copy(update={"ablation": "mean"}))
+    tokens = len(settings.languages) * settings.detection["max_documents"] * settings.detection["max_length"]
+    assert f"means:     {tokens:,} tokens at most" in found

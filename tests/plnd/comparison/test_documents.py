@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from plnd.comparison.config import ArenaConfig
-from plnd.comparison.documents import read_halves
+from plnd.comparison.documents import documents_to_score, read_halves
 from plnd.demo_data import demo_corpus, demo_model
 from plnd.errors import CorpusError, PLNDError
 from plnd.io.corpus import read_documents
@@ -39,6 +39,27 @@ def test_samples_are_disjoint_and_in_order(reading):
     assert found.description()["held_out"]["en"]["documents"] == [last - 3, last - 2, last - 1, last]
 
 
+def test_a_text_that_comes_again_counts_once(reading):
+    """In detection the first time, in evaluation the last: samples are disjoint, and documents independent."""
+    chosen, held_out = texts("detect"), texts("evaluate")
+    again = {**chosen, "zh": [chosen["zh"][0], f"{chosen['zh'][0]}\n", *chosen["zh"][1:]]}
+    found = read_halves(*reading, again, {**held_out, "zh": [*held_out["zh"], held_out["zh"][-1]]}, CONFIG)
+    expected = read_halves(*reading, chosen, held_out, CONFIG)
+    assert [[d.ids for d in sample["zh"]] for sample in found.samples] == [
+        [d.ids for d in sample["zh"]] for sample in expected.samples
+    ]
+    assert [d.ids for d in found.held_out["zh"]] == [d.ids for d in expected.held_out["zh"]]
+
+
+def test_without_a_token_before_it_the_first_one_is_not_predicted(reading):
+    """Of a tokenizer that has neither a beginning- nor an end-of-text token; bytes are those of what is predicted."""
+    layout, tokenizer = reading
+    bare = AutoTokenizer.from_pretrained(demo_model(), bos_token=None, eos_token=None)
+    (found,) = documents_to_score(layout, bare, [(3, texts("evaluate")["en"][0])], "en", 40, 32)
+    own = tokenizer(texts("evaluate")["en"][0], add_special_tokens=False)["input_ids"]
+    assert found.ids == own[:40] and found.size == len(tokenizer.decode(own[1:40]).encode())
+
+
 def test_bytes_are_those_of_the_predicted_tokens(reading):
     """In evaluation all tokens of the text, after the beginning-of-text token; in detection all but the first."""
     _, tokenizer = reading
@@ -51,10 +72,12 @@ def test_bytes_are_those_of_the_predicted_tokens(reading):
 
 
 def test_what_would_mislead_is_refused(reading):
-    """A text on both sides, too few documents, one language, different languages."""
+    """A text on both sides, in one language or two, too few documents, one language, different languages."""
     chosen, held_out = texts("detect"), texts("evaluate")
-    with pytest.raises(PLNDError, match="zh: 1 texts are for detection and for evaluation"):
-        read_halves(*reading, chosen, {**held_out, "zh": [*held_out["zh"], chosen["zh"][5]]}, CONFIG)
+    for language in ("zh", "en"):
+        both = {**held_out, "zh": [*held_out["zh"], f"{chosen[language][5]} "]}
+        with pytest.raises(PLNDError, match=f"zh: 1 texts .* are for detection or training too, in {language} "):
+            read_halves(*reading, chosen, both, CONFIG)
     with pytest.raises(CorpusError, match="en: 5 documents that are long enough for detection, expected 6"):
         read_halves(*reading, {**chosen, "en": chosen["en"][:5]}, held_out, CONFIG)
     with pytest.raises(CorpusError, match="en: 3 documents that are long enough for evaluation, expected 4"):

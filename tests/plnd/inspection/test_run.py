@@ -239,11 +239,16 @@ def test_what_makes_no_sense_is_refused(change, error, said):
     [
         ("three", {"language": "three"}, "scores of three, but there is no corpus of it"),
         ("one", {"language": "two"}, "the scores of one were made of documents in two"),
-        ("two", {"language": "two", "method": {"name": "lape", "projections": ["down_proj"]}}, "one method"),
+        ("two", {"language": "two", "method": {"name": "lape", "projections": ["down_proj"]}}, "method is plnd in"),
+        (
+            "two",
+            {"language": "two", "dtype": "bfloat16"},
+            "dtype is float32 in the scores of one and bfloat16 in those",
+        ),
     ],
 )
 def test_scores_that_do_not_belong_are_refused(language, changes, said):
-    """Scores of a language without a corpus, of another language, or by methods whose numbers do not compare."""
+    """Scores of a language without a corpus, of another language, or made so that their numbers do not compare."""
     model = tiny_model("llama")
     values = {"0.down_proj": np.ones((2, 40))}
     made = {"model": Layout(model).description()}

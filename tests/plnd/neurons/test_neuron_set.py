@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handmade import MODEL, make_neurons, make_scores
-from plnd.addresses import address_order
+from plnd.addresses import address_order, split_address
 from plnd.errors import ModelMismatchError, PLNDError
 from plnd.neurons.neuron_set import NeuronSet
 from plnd.neurons.regions import Regions
+from plnd.neurons.selection import FEED_FORWARD
 
 Members = set[tuple[str, int]]
 
@@ -298,6 +300,23 @@ def test_random_like_depends_on_seed_and_address_alone():
     assert first != second and first != one
     assert np.array_equal(first.indices["0.q_proj"], other.random_like(0).indices["0.q_proj"])
     assert not np.array_equal(first.indices["0.q_proj"], first.indices["1.q_proj"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(MEMBERS, st.integers(0, 2**31))
+def test_random_like_has_as_many_feed_forward_neurons(members, seed):
+    """Of gate, up and down of one block any one switches a neuron off: the control lists each as often as the set."""
+    neurons = neurons_of(members)
+
+    def listed(found) -> dict[str, list[int]]:
+        """Block to how often each of its feed-forward neurons is listed."""
+        every: dict[str, list[int]] = {}
+        for address, indices in found.items():
+            if split_address(address)[1] in FEED_FORWARD:
+                every.setdefault(split_address(address)[0], []).extend(indices.tolist())
+        return {block: sorted(Counter(each).values()) for block, each in every.items()}
+
+    assert listed(neurons.random_like(seed)) == listed(neurons)
 
 
 def test_random_like_is_uniform():
