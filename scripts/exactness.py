@@ -101,14 +101,15 @@ def float32_errors(name: str, ids: Tensor) -> tuple[dict[tuple[str, str], float]
         latent = kept.makers[block].latent
         for algorithm in ("exact", "first_order"):
             truth = attention_importance(trace, algorithm)  # type: ignore[arg-type]
-            rows = list(truth if latent is None else latent.rows(*truth))
+            measured = kept.makers[block].measured
+            rows = list(truth if latent is None else latent.rows(*truth))[: len(measured)]
             if algorithm == "exact":
                 with KeepFloat64():
-                    rows = [sequential(model, ids, f"{block}.{x}", at="attention") for x in ("q_proj", "k_proj")]
+                    rows = [sequential(model, ids, f"{block}.{x}", at="attention") for x in measured]
             for on in ENGINES:
                 found = attention_importance(single(trace), algorithm, on=on)  # type: ignore[arg-type]
                 assert all(x.dtype == torch.float32 for x in found)
-                found = found if latent is None else latent.rows(*found)
+                found = (found if latent is None else latent.rows(*found))[: len(measured)]
                 error = max(float((f - e).abs().max() / e.abs().max()) for f, e in zip(found, rows, strict=True))
                 worst[algorithm, on] = max(worst.get((algorithm, on), 0.0), error)
             kinds.add(measurement(algorithm, trace, ENGINES[0]).__name__)  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def _observed_attention(
             mask = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
     sinks = kwargs.get("s_aux")
     if hasattr(module, "_plnd_watch"):  # not of another model, which shares its configuration
-        module._plnd_watch(query, key, mask, scaling, softcap, sinks)  # type: ignore[operator]
+        module._plnd_watch(query, key, value, mask, scaling, softcap, sinks)  # type: ignore[operator]
     if softcap is None and sinks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))

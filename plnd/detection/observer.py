@@ -86,8 +86,8 @@ class Observer:
         measure: what is measured of each block.
         sink: receives each result.
         spans: (first, last + 1) token of every document of the batch in the pass that follows.
-        alive: block to the rows of `q_proj` and `k_proj` that are wanted, both boolean [width]; a measure may leave
-            the others at 0. Of blocks that are not named all are wanted. On the CPU.
+        alive: block to the rows of `q_proj` and, where it has it, `k_proj` that are wanted, both boolean [width]; a
+            measure may leave the others at 0. Of blocks that are not named all are wanted. On the CPU.
         ranges: of masks of the pass at hand what `visible` makes of them, by the mask's id, with the mask, so that it
             stays its own.
     """
@@ -96,7 +96,7 @@ class Observer:
     measure: Measure
     sink: Sink
     spans: list[tuple[int, int]] = field(default_factory=list)
-    alive: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    alive: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     ranges: dict[int, tuple[Tensor, list[tuple[list[int], list[int]]]]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -330,12 +330,16 @@ class ObservedBlock:
     # what comes of it
 
     @property
-    def alive(self) -> tuple[Tensor, Tensor] | None:
-        """Which rows of `q_proj` and `k_proj` are wanted; None: all."""
+    def alive(self) -> tuple[Tensor, Tensor | None] | None:
+        """Which rows of `q_proj` and `k_proj`, where the block has it, are wanted; None: all."""
         alive = None if self.stack.latent else self.observer.alive.get(self.name)
         if alive is None or self._seen("q_proj").shares is None:
             return alive
-        queries, keys = (x[self._seen(name).neurons] for x, name in zip(alive, ("q_proj", "k_proj"), strict=True))
+        queries, keys = (
+            None if x is None else x[self._seen(name).neurons]
+            for x, name in zip(alive, ("q_proj", "k_proj"), strict=True)
+        )
+        assert queries is not None
         return queries, keys
 
     def emit(self, site: str, importance: Sequence[Tensor]) -> None:

@@ -65,15 +65,15 @@ class Totals:
         """Each site's `NUMBERS`, [5, width]."""
         return zip(self.widths, self.values[:NUMBERS].split(list(self.widths.values()), dim=1), strict=True)
 
-    def alive(self, epsilon: float) -> dict[str, tuple[Tensor, Tensor]]:
+    def alive(self, epsilon: float) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Block to the rows of `q_proj` and `k_proj` that a rule of `epsilon` may still keep, both boolean [width].
 
-        On the CPU.
+        On the CPU; None of a block without `k_proj`.
         """
         minimum = at_least(epsilon, self.values[0]).cpu()  # once, so that no document waits for the device
         kept = dict(zip(self.widths, minimum.split(list(self.widths.values())), strict=True))
         blocks = [site.removesuffix(".query") for site in kept if site.endswith(".query")]
-        return {block: (kept[f"{block}.query"], kept[f"{block}.key"]) for block in blocks}
+        return {block: (kept[f"{block}.query"], kept.get(f"{block}.key")) for block in blocks}
 
 
 def summarized(importance: Tensor, weights: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class Attention:
 
     Attributes:
         query, key: output of `q_proj` [heads, seq, head_dim] and `k_proj` [groups, seq, head_dim], before norm and
-            rotation.
+            rotation; no key (None) where rows of `k_proj` have no form or there are none.
         query_rotated, key_rotated: the same as they enter the scalar product, after norm and rotation.
         scaling: factor of the scalar product, 1/√d in eq. 6.
         rotary: rotary positions; None where there are none.
@@ -114,7 +114,7 @@ class Attention:
     """
 
     query: Tensor
-    key: Tensor
+    key: Tensor | None
     query_rotated: Tensor
     key_rotated: Tensor
     scaling: float
@@ -194,9 +194,9 @@ def as_assumed(trace: Attention, value: Tensor, context: Tensor, gate: Tensor | 
         (trace.query, trace.query_rotated, trace.query_norm, temperature),
         (trace.key, trace.key_rotated, trace.key_norm, None),
     ):
-        if not close(entered[:, rows], rotated(x[:, rows], norm, rotary, factor)):
+        if x is not None and not close(entered[:, rows], rotated(x[:, rows], norm, rotary, factor)):
             return False
-    groups, dtype = len(trace.key), accumulation_dtype(trace.query.dtype)
+    groups, dtype = len(trace.key_rotated), accumulation_dtype(trace.query.dtype)
     query = trace.query_rotated.to(dtype).unflatten(0, (groups, -1)) * trace.scaling
     _, p, seen = _logits(query[:, :, rows], trace.key_rotated.to(dtype), trace, rows)
     p = p if trace.sinks is None else p[..., :-1]
@@ -208,7 +208,7 @@ def as_assumed(trace: Attention, value: Tensor, context: Tensor, gate: Tensor | 
 def attention_importance(
     trace: Attention,
     algorithm: Literal["exact", "first_order"],
-    alive: tuple[Tensor, Tensor] | None = None,
+    alive: tuple[Tensor, Tensor | None] | None = None,
     on: Engine | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Importance of every row of `q_proj` and of `k_proj` (eq. 10): the change of the attention probabilities.
@@ -232,21 +232,23 @@ def attention_importance(
         algorithm: `exact` evaluates the softmax of every changed logit; `first_order` its Jacobian at the unchanged
             one, ‖p∘(δ - Σpδ)‖, in matrix products the size of attention.
         alive: which rows of `q_proj` [heads * head_dim] and `k_proj` [groups * head_dim] are wanted; by default all. On
-            the CPU, so that the device need not be waited for.
+            the CPU, so that the device need not be waited for. Without keys before rotation no row of `k_proj` is.
         on: what computes; by default `engine`'s choice.
     Returns:
         For queries [heads * head_dim], for keys [groups * head_dim]; 0 for rows that are not wanted.
     """
     dtype, device = accumulation_dtype(trace.query.dtype), trace.query.device
     heads, queries, head_dim = trace.query.shape
-    groups, keys, _ = trace.key.shape
+    groups = len(trace.key_rotated)
     shapes = ((groups, heads // groups, head_dim), (groups, 1, head_dim))
     whole = any(norm is not None and norm.whole for norm in (trace.query_norm, trace.key_norm))
     chosen: Tensor | None = None  # groups, by their numbers; None: all
+    if trace.key is None:
+        trace, alive = _with_keys_as_they_enter(trace, alive)
     if alive is None:
         wanted = [torch.ones(shape, dtype=torch.bool, device=device) for shape in shapes]
     else:
-        asked = [x.cpu().view(shape) for x, shape in zip(alive, shapes, strict=True)]
+        asked = [x.cpu().view(shape) for x, shape in zip(alive, shapes, strict=True) if x is not None]
         active = asked[0].flatten(1).any(1) | asked[1].flatten(1).any(1)
         if not (whole or active.all()):
             chosen = memory.sent(active.nonzero()[:, 0], device)
@@ -271,6 +273,16 @@ def attention_importance(
             else:
                 result.index_copy_(0, chosen, importance)
     return results[0].flatten(), results[1].flatten()
+
+
+def _with_keys_as_they_enter(
+    trace: Attention, alive: tuple[Tensor, Tensor | None] | None
+) -> tuple[Attention, tuple[Tensor, Tensor]]:
+    """The same attention with keys of which no row is wanted."""
+    heads, _, head_dim = trace.query.shape
+    queries = torch.ones(heads * head_dim, dtype=torch.bool) if alive is None else alive[0]
+    keys = torch.zeros(len(trace.key_rotated) * head_dim, dtype=torch.bool)
+    return replace(trace, key=trace.key_rotated, key_norm=None), (queries, keys)
 
 
 def measurement(algorithm: Literal["exact", "first_order"], trace: Attention, engine: Engine) -> type[Measurement]:
@@ -326,6 +338,7 @@ def _of_groups(mask: Tensor | None, groups: int, chosen: Tensor) -> Tensor | Non
 
 def _sides(trace: Attention, dtype: torch.dtype) -> list[Side]:
     """Changes by the queries, (ρ-1)s - ρ·q_c·⟨R_i e_c, k̃_j⟩, and by the keys, (ρ-1)s - ρ·k_c·⟨q̃_i, R_j e_c⟩."""
+    assert trace.key is not None
     groups = len(trace.key)
     query, key = (
         times(name, x.to(dtype).unflatten(0, (groups, -1)), factor)
@@ -389,7 +402,7 @@ def _seen(trace: Attention, mask: Tensor, rows: slice) -> slice:
     else:
         firsts, lasts = (x if len(x) == 1 else x[rows] for x in trace.visible)
         first, last = min(firsts), max(lasts)
-    return slice(first, last) if first < last else slice(0, trace.key.shape[1])
+    return slice(first, last) if first < last else slice(0, trace.key_rotated.shape[1])
 
 
 def _logits(query: Tensor, key: Tensor, trace: Attention, rows: slice) -> tuple[Tensor, Tensor, slice]:

@@ -138,6 +138,7 @@ class Factors:
             stream.
         key: of keys before rotation.
         gate: of gates before the non-linearity.
+        stream: of the residual stream that leaves the block, with all that has joined it.
     """
 
     attention: str | None = None
@@ -145,6 +146,7 @@ class Factors:
     beside: str | None = None
     key: str | None = None
     gate: str | None = None
+    stream: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ class Stack:
         attention: the attention module; None where a block has none.
         attention_output: the module whose output is what attention adds, where that is not `attention`.
         feed_forward: the module whose output is what the feed-forward sub-layer adds; None for cross-attention.
-        projections: where each logical projection lives; an ungated feed-forward has no `gate_proj`.
+        projections: where each logical projection lives; an ungated feed-forward has no `gate_proj`. One whose rows
+            have no closed form is left out (`v_proj`, where values are normed; `k_proj` too, where keys are made of
+            the same rows, or are another block's): keys and values are then read where they enter attention.
         head_dim: where the width of one head can be read, of latent attention that of its values.
         activation: the feed-forward non-linearity, or a function of torch that the model calls, by its full name; it
             must map 0 to 0. For `clamped` gating the module that has its numbers.
@@ -301,6 +305,10 @@ class Family:
             yield "post-norms"
         if stack.stream_norms:
             yield "norms of the residual stream"
+        for name in ("k_proj", "v_proj"):
+            without = [not any(p.name == name for p in s.projections) for s in self.stacks if s.attention]
+            if any(without):
+                yield f"{name} not measured" + ("" if all(without) else " in some blocks")
         if stack.factor:
             yield stack.factor.replace("_", " ")
         if stack.factors != Factors():
@@ -639,6 +647,32 @@ _GRANITE_DENSE = replace(
     _LLAMA, **{**_GRANITE_SHARED, "projections": (*_LLAMA.projections[:4], *_GRANITE_SHARED["projections"])}
 )
 
+_GEMMA4_QUERIES = replace(
+    _LLAMA,
+    projections=tuple(p for p in _LLAMA.projections if p.name not in ("k_proj", "v_proj")),
+    query_norm=Norm("self_attn.q_norm", eps="eps"),
+    attention_norm=Norm("post_attention_layernorm", eps="eps"),
+    feed_forward_norm=Norm("post_feedforward_layernorm", eps="eps"),
+    factors=Factors(stream="layer_scalar"),
+)
+
+
+def _gemma4() -> tuple[Stack, ...]:
+    """Blocks whose keys are their own, with values or without (one projection is both, or they are another block's).
+
+    Values are normed, so that a row of `v_proj` moves its head's other channels: it has no closed form at this price.
+    """
+    keys = replace(
+        _GEMMA4_QUERIES,
+        projections=tuple(p for p in _LLAMA.projections if p.name != "v_proj"),
+        key_norm=Norm("self_attn.k_norm", eps="eps"),
+        having=("self_attn.k_proj", "self_attn.v_proj"),
+    )
+    kinds = (keys, _GEMMA4_QUERIES)
+    path = "post_per_layer_input_norm"
+    return (*(replace(kind, beside=(path,), having=(*kind.having, path)) for kind in kinds), *kinds)
+
+
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -654,6 +688,7 @@ FAMILIES: dict[str, Family] = {
             key_norm=Norm("self_attn.k_norm", eps="eps", offset=1.0),
             **_GEMMA_POST_NORMS,
         ),
+        Family("gemma4_text", ("gemma4_text", "gemma4_unified_text"), _gemma4(), requires={"enable_moe_block": False}),
         like_llama("olmo", requires={"clip_qkv": None}),
         like_llama("olmo2", "olmo3", **_OLMO_NORMS),
         like_llama("granite", factor="residual_multiplier"),

@@ -206,9 +206,15 @@ class Block:
         return _plain(self.at(self.stack.experts))
 
     def factor(self, of: Literal["attention", "feed_forward", "beside"]) -> float:
-        """What is multiplied into what a part of the block adds to the residual stream."""
-        paths = (self.stack.factor, getattr(self.stack.factors, of))
+        """What is multiplied into what a part of the block adds to the residual stream as it leaves the block."""
+        paths = (self.stack.factor, getattr(self.stack.factors, of), self.stack.factors.stream)
         return math.prod(float(self.at(path)) for path in paths if path is not None)
+
+    @property
+    def stream_factor(self) -> float:
+        """What the block multiplies the residual stream by when all has joined it."""
+        path = self.stack.factors.stream
+        return 1.0 if path is None else float(self.at(path))
 
     def gain(self, norm: Norm) -> torch.Tensor:
         """What a norm of the block multiplies by, [width of the norm], at least float32; 1 for one without a weight."""
@@ -543,8 +549,9 @@ class Layout:
                 name = f"{block.name}.{projection.name}"
                 if projection.name in ATTENTION_PROJECTIONS:
                     # of latent attention, whose queries and keys have heads of other widths, each head has its own
-                    values = "o_proj" if projection.name in ("q_proj", "o_proj") else "v_proj"
-                    found[name] = self.widths[f"{block.name}.{values}"] // int(block.at(block.stack.head_dim))
+                    like = "o_proj" if projection.name in ("q_proj", "o_proj") else projection.name
+                    like = "v_proj" if block.stack.latent and like == "k_proj" else like
+                    found[name] = self.widths[f"{block.name}.{like}"] // int(block.at(block.stack.head_dim))
                 elif (experts := self.targets[name].experts) is not None:
                     found[name] = experts
         return found

@@ -5,7 +5,7 @@ Of a model that is whole both are the projections themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -183,9 +183,9 @@ def cut_experts(target: Target, held: Sequence[Tensor], rank: int) -> Part:
 
 def _check_block(block: Block, parts: dict[str, Part]) -> None:
     """Refuses a block of which a process sees something else than groups of heads, and gates with their columns."""
-    attention = [parts[name] for name in ATTENTION_PROJECTIONS if name in parts]
+    attention = {name: parts[name] for name in ATTENTION_PROJECTIONS if name in parts}
     feed_forward = [parts[name] for name in ("gate_proj", "up_proj", "down_proj") if name in parts]
-    for some in (attention, feed_forward):
+    for some in (attention.values(), feed_forward):
         if len({part.shares is None for part in some}) > 1:
             raise FamilyError(
                 f"block {block.name}: the plan gives a process parts of some projections and all of others, for which"
@@ -193,7 +193,7 @@ def _check_block(block: Block, parts: dict[str, Part]) -> None:
             )
     if not all(_same(one, other) for one, other in pairwise(feed_forward)):
         raise FamilyError(f"block {block.name}: the plan cuts gate, up and down at different neurons")
-    if not attention or attention[0].shares is None:
+    if not attention or attention["o_proj"].shares is None:
         return
     if block.stack.head_gates or block.stack.latent:
         what = "latent attention" if block.stack.latent else "the gates of heads"
@@ -219,9 +219,13 @@ def _same(one: Part, other: Part) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.shares, other.shares, strict=True))
 
 
-def _by_groups(attention: Sequence[Part], head_dim: int) -> bool:
-    """Whether every process has whole key-value heads, and of queries and outputs the heads that belong to them."""
-    queries, keys, values, outputs = attention
+def _by_groups(attention: Mapping[str, Part], head_dim: int) -> bool:
+    """Whether every process has whole key-value heads, and of queries and outputs the heads that belong to them.
+
+    Of a block whose keys have no rows that are measured, whole heads of queries and outputs.
+    """
+    queries, outputs = attention["q_proj"], attention["o_proj"]
+    keys = attention.get("k_proj", queries)
     assert queries.shares is not None and keys.shares is not None
     per_group = sum(map(len, queries.shares)) // sum(map(len, keys.shares))
     for query, key in zip(queries.shares, keys.shares, strict=True):
@@ -232,4 +236,4 @@ def _by_groups(attention: Sequence[Part], head_dim: int) -> bool:
             return False
         if not torch.equal(query, (own[:, None] * head_dim + channels).flatten()):
             return False
-    return _same(keys, values) and _same(queries, outputs)
+    return _same(keys, attention.get("v_proj", keys)) and _same(queries, outputs)

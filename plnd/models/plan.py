@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from plnd.addresses import ATTENTION_PROJECTIONS
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.distributed import GATHERED, generic
 from plnd.models.layout import Layout
@@ -69,11 +70,21 @@ def _names(layout: Layout) -> dict[str, str]:
 
 
 def _gathered(layout: Layout, count: int) -> Iterator[tuple[str, str]]:
-    """What the plan has to say of attention modules whose heads cannot be shared evenly."""
+    """What the plan has to say of attention modules whose heads cannot be shared evenly.
+
+    Raises:
+        FamilyError: if some of these modules have no rows that are measured, so that their names are not known.
+    """
     names = {module: name for name, module in layout.model.named_modules()}
     for block in (block for block in layout.blocks if block.stack.attention):
-        heads = layout.targets[f"{block.name}.v_proj"].width // int(block.at(block.stack.head_dim))
-        if heads % count:
-            for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
-                target = layout.targets[f"{block.name}.{projection}"]
-                yield generic(names[target.plain]), GATHERED[target.projection.axis]
+        of = {name: layout.targets.get(f"{block.name}.{name}") for name in ATTENTION_PROJECTIONS}
+        keys = of["v_proj"] or of["k_proj"]
+        if keys is None or keys.width // int(block.at(block.stack.head_dim)) % count == 0:
+            continue
+        for projection, target in of.items():
+            if target is None:
+                raise FamilyError(
+                    f"block {block.name}: {count} processes cannot share its key-value heads evenly, and the row of"
+                    f" {block.family} does not name its {projection}: start a number that divides them"
+                )
+            yield generic(names[target.plain]), GATHERED[target.projection.axis]

@@ -72,9 +72,7 @@ _BY_REASON = {
     "convolutions of keys and values, and positions that come of a projection of their own": (
         "inkling2_loop_text inkling2_text inkling_text"
     ),
-    "values of a head are normed, so that a row of v_proj moves its other channels; blocks share keys and values": (
-        "gemma4_text gemma4_unified_text gemma4_assistant gemma4_unified_assistant"
-    ),
+    "all keys and values are those of the model that it drafts for": "gemma4_assistant gemma4_unified_assistant",
     "several residual streams, normed values, and gates that are cut off at a share of them": (
         "gemma3n_text"
     ),

@@ -88,6 +88,16 @@ GEMMA = dict(
     sliding_window=4,
     layer_types=["sliding_attention", "full_attention"],
 )
+GEMMA4 = dict(
+    **{**SHAPE, **GROUPED, "num_hidden_layers": 3},
+    sliding_window=4,
+    layer_types=["sliding_attention", "full_attention", "full_attention"],
+    global_head_dim=12,
+    hidden_size_per_layer_input=6,
+    vocab_size_per_layer_input=97,
+    num_kv_shared_layers=1,
+    use_double_wide_mlp=True,
+)
 T5 = dict(
     vocab_size=97,
     d_model=24,
@@ -133,6 +143,7 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
     "qwen3": partial(_causal, "qwen3", **SHAPE, **GROUPED),
     "gemma2": partial(_causal, "gemma2", **GEMMA, attn_logit_softcapping=2.0),
     "gemma3_text": partial(_causal, "gemma3_text", **GEMMA),
+    "gemma4_text": partial(_causal, "gemma4_text", **GEMMA4),
     "olmo2": partial(_causal, "olmo2", **SHAPE, **{k: v for k, v in GROUPED.items() if k != "head_dim"}),
     "granite": partial(
         _causal,
@@ -470,6 +481,14 @@ VARIANTS: dict[str, Callable[..., PreTrainedModel]] = {
         residual_multiplier=0.22,
         position_embedding_type="rope",
     ),
+    "gemma4_unified_text": partial(
+        _causal,
+        "gemma4_unified_text",
+        **{**SHAPE, **GROUPED, **MIXED_WINDOWS},
+        global_head_dim=12,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+    ),
     "minimax_m2": partial(_causal, "minimax_m2", **SHAPE, **FEW, num_local_experts=4, num_experts_per_tok=2),
 }
 """Further models of rows of the table, whose storage or residual stream differs."""
@@ -515,6 +534,7 @@ RARE = {
     *(
         "cohere2_moe",
         "vaultgemma",
+        "gemma4_unified_text",
         "hyperclovax",
         "gpt_bigcode",
         "jais2",
@@ -523,7 +543,7 @@ RARE = {
     *("bamba", "falcon_h1", "granitemoehybrid", "granitemoehybrid_dense"),
 }
 """Models of whose structure others have every part: tests of them are marked `slow`."""
-LATEST = {"gpt_oss", "qwen3_next", "deepseek_v3"}
+LATEST = {"gpt_oss", "qwen3_next", "deepseek_v3", "gemma4_text"}
 """Models of structures of their own, on which every test of a `variant` runs, and those of a `family` are `slow`."""
 
 
@@ -543,7 +563,7 @@ def marked(names: Iterable[str], *, variants: bool = False) -> list[Any]:
 def tiny_model(
     name: str, dtype: torch.dtype = torch.float64, attention: str = "sdpa", seed: int = 0
 ) -> PreTrainedModel:
-    """A two-block model whose weights, norms and biases are all random and far from their initial values.
+    """A model of two blocks (or three) whose weights, norms and biases are all random and far from their initial ones.
 
     Args:
         name: row of the families table, or one of `VARIANTS`, `MASKED` or `SCALED`.
@@ -561,9 +581,12 @@ def tiny_model(
 def random_weights(name: str, model: PreTrainedModel) -> PreTrainedModel:
     """`model`, of a row of the table, in evaluation mode and with parameters far from their initial values."""
     with torch.no_grad():
+        for path, factor in model.named_buffers():
+            if path.endswith("layer_scalar"):  # of Gemma 4, as its checkpoints have it
+                factor.fill_(0.7)
         for path, parameter in model.named_parameters():
             parameter.normal_(0, 0.3 if parameter.dim() > 1 else 0.2)
-            if parameter.dim() == 1 and path.endswith("weight") and "gemma" not in name:
+            if parameter.dim() == 1 and path.endswith("weight") and ("gemma" not in name or "gemma4" in name):
                 parameter.add_(1)  # the gain of a norm
     return model.eval()
 

@@ -138,7 +138,7 @@ def check_official(layout: Layout, max_length: int) -> None:
     """Refuses models for which the published code says nothing.
 
     Raises:
-        FamilyError: for a model with an encoder, or that is one, or with latent attention.
+        FamilyError: for a model with an encoder, or that is one, with latent attention, or whose values are normed.
         PLNDError: for documents as long as Mistral's window, from where on the published file computes something else.
     """
     config = layout.model.config
@@ -155,6 +155,12 @@ def check_official(layout: Layout, max_length: int) -> None:
     if any(stack.latent for stack in layout.family.stacks):
         raise FamilyError(
             f"model family {layout.family.name!r} has latent attention, of which the published code knows nothing: use"
+            " --scoring paper"
+        )
+    attends = [stack for stack in layout.family.stacks if stack.attention]
+    if not all(any(p.name == "v_proj" for p in stack.projections) for stack in attends):
+        raise FamilyError(
+            f"model family {layout.family.name!r}: rows of v_proj are not measured, which the published code does: use"
             " --scoring paper"
         )
     window = getattr(config.get_text_config(), "sliding_window", None)

@@ -55,13 +55,17 @@ class PaperImportance:
 
 
 class AttentionOutputs:
-    """Importance of the columns of a block's `o_proj` and of the rows of its `v_proj` (sites `output` and `value`)."""
+    """Importance of the columns of a block's `o_proj` and of the rows of its `v_proj` (sites `output` and `value`).
+
+    Where values are normed their rows have no closed form, and the columns are measured alone.
+    """
 
     def __init__(self, block: ObservedBlock, residual: ResidualProof) -> None:
         self.block, self.residual = block, residual
         self.readout = readout_of(block, "o_proj", block.stack.attention_norm)
         self.proof = ReadoutProof(block, "o_proj", self.readout)
-        if not is_blockwise(block):
+        self.values = block.has("v_proj")
+        if self.values and not is_blockwise(block):
             self.grams  # noqa: B018  read now: of weights that are spread over processes, not in a pass
 
     def hooks(self) -> Iterator[Handle]:
@@ -78,11 +82,12 @@ class AttentionOutputs:
 
     def _measure(self, context: Tensor, output: Tensor) -> None:
         """From input [batch, seq, heads * head_dim] and output [batch, seq, hidden] of `o_proj`."""
-        importance = [
-            attention_output_importance(c, f, self.readout, *self.grams)
-            for c, f in self.block.documents(context, output)
-        ]
-        self.block.emit_both(("output", "value"), importance)
+        documents = self.block.documents(context, output)
+        if self.values:
+            both = [attention_output_importance(c, f, self.readout, *self.grams) for c, f in documents]
+            self.block.emit_both(("output", "value"), both)
+        else:
+            self.block.emit("output", [column_importance(c, f, self.readout) for c, f in documents])
         self.residual.add(output, self.readout)
 
 
@@ -166,11 +171,12 @@ def is_blockwise(block: ObservedBlock) -> bool:
 def readout_of(block: ObservedBlock, projection: str, norm: Norm | None) -> Readout:
     """How a sub-layer's output projection, and the norm behind it, if any, reach the residual stream."""
     weight = block.target(projection).weight
+    factor = partial(block.factor, "attention" if projection == "o_proj" else "feed_forward")
     if norm is None:
-        readout = Readout(weight, factor=block.factor("attention" if projection == "o_proj" else "feed_forward"))
+        readout = Readout(weight, factor=factor())
     else:
         eps, products = block.at(f"{norm.module}.{norm.eps}"), block.products(projection)
-        readout = Readout(weight, partial(block.gain, norm), eps, products=products)
+        readout = Readout(weight, lambda: block.gain(norm) * factor(), eps, products=products)
     if not is_blockwise(block):
         readout.read()  # what cannot be read is refused before a pass
     return readout

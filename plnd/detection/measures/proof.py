@@ -109,7 +109,8 @@ class ResidualProof:
         hidden = args[0] if args else kwargs.get("hidden_states")
         if hidden is None:
             raise missing(self.block.family, f"block {self.block.name}'s input", "hidden_states")
-        self.before, self.parts = self.block.first(hidden).clone(), []  # some blocks add to it in place
+        self.before = self.block.first(hidden) * self.block.block.stream_factor  # a copy: some add to it in place
+        self.parts = []
 
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self.proven or self.before is None:
@@ -245,21 +246,29 @@ class AttentionProof:
         self.block = block
         self.proven = False
         self.trace: Attention | None = None
-        self.value: Tensor | None = None  # of the pass at hand, [groups, seq, head_dim]
+        self.value: Tensor | None = None  # of the pass at hand, [groups, seq, head_dim], also where no row has a form
         self.context: Tensor | None = None  # [seq, heads * head_dim]
         self.gate: Tensor | None = None  # what the heads' outputs are multiplied by, of the same shape
 
     def hooks(self) -> Iterator[Handle]:
         """Puts it in place; the document's queries, keys and mask are told to `add`."""
-        yield self.block.after("v_proj", self._keep_value)
+        if self.block.has("v_proj"):
+            yield self.block.after("v_proj", self._keep_value)
         if self.block.stack.head_gates:
             yield self.block.after("q_proj", self._keep_gate)
         yield self.block.before("o_proj", self._keep_context)
 
-    def add(self, trace: Attention) -> None:
-        """The first document's queries, keys and mask in the pass at hand."""
+    def add(self, trace: Attention, value: Tensor | None = None) -> None:
+        """The first document's queries, keys and mask in the pass at hand.
+
+        Args:
+            trace: they.
+            value: values as they enter attention, [groups, seq, head_dim]; read where the block has no `v_proj`.
+        """
         if not self.proven:
             self.trace = trace
+            if not self.block.has("v_proj"):
+                self.value = value
             self._hold()
 
     def _keep_value(self, _: Tensor, output: Tensor) -> None:

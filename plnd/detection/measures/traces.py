@@ -24,7 +24,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class AttentionTraces:
-    """Measures a block's queries and keys in every pass, and emits the sites `query` and `key`.
+    """Measures a block's queries and keys in every pass, and emits the sites `query` and, where it has `k_proj`, `key`.
 
     The first document's attention is held to what the model computed.
 
@@ -40,6 +40,7 @@ class AttentionTraces:
         self.block, self.stack, self.measure = block, block.stack, measure
         _check_exact(block)
         self.proof = AttentionProof(block)
+        self.measured = [name for name in ("q_proj", "k_proj") if block.has(name)]
         path = self.stack.factors.key
         self.key_factor = None if path is None else float(block.at(path))
         self.rows: dict[str, Tensor] = {}  # of q_proj and k_proj in the pass at hand, [batch, seq, width]
@@ -49,7 +50,7 @@ class AttentionTraces:
 
     def hooks(self) -> Iterator[Handle]:
         """Puts them in place."""
-        for name in ("q_proj", "k_proj"):
+        for name in self.measured:
             yield self.block.after(name, self._keeper(name))
         if self.latent is not None:
             yield self.latent.hook()
@@ -119,13 +120,13 @@ class AttentionTraces:
     def _entered_by_arguments(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """Its queries, keys and mask, put together from its arguments."""
         if self.stack.relative_bias:
-            self._entered(None, None, self._relative_bias(kwargs, output), 1.0, None)
+            self._entered(None, None, None, self._relative_bias(kwargs, output), 1.0, None)
             return
         mask = self._argument(kwargs, "attention_mask")
         if self.stack.alibi:
             bias = self._argument(kwargs, "alibi").unflatten(0, (len(self.block.spans), -1))
             mask = bias if mask is None else bias + mask
-        self._entered(None, None, mask, self.block.head_dim**-0.5, None)
+        self._entered(None, None, None, mask, self.block.head_dim**-0.5, None)
 
     def _relative_bias(self, kwargs: dict, output: Any) -> Tensor:
         """T5's bias of relative positions and mask, [batch or 1, heads or 1, queries, keys]."""
@@ -146,6 +147,7 @@ class AttentionTraces:
         self,
         query: Tensor | None,
         key: Tensor | None,
+        value: Tensor | None,
         mask: Tensor | None,
         scaling: float,
         softcap: float | None,
@@ -156,6 +158,7 @@ class AttentionTraces:
         Args:
             query, key: as they enter the scalar product, [batch, heads, seq, head_dim]; None: computed from the
                 projections' outputs.
+            value: as they enter attention, [batch, groups, seq, head_dim]; None outside the interface.
             mask: boolean (may be seen) or additive, [batch or 1, heads or 1, seq, seq]; None: causal, or of attention
                 that is not, all may be seen.
             scaling: factor of the scalar product.
@@ -178,11 +181,16 @@ class AttentionTraces:
             q, k = self._heads(index, span)
             rotary = self._rotary(index, span)
             temperature = None if self.temperature is None else self.temperature[index % len(self.temperature), span]
+            if key is not None:
+                key_rotated = key[index, :, span]
+            else:
+                assert k is not None, "outside the interface keys are made of rows"
+                key_rotated = rotated(k, key_norm, rotary)
             trace = Attention(
                 query=q,
                 key=k,
                 query_rotated=rotated(q, query_norm, rotary, temperature) if query is None else query[index, :, span],
-                key_rotated=rotated(k, key_norm, rotary) if key is None else key[index, :, span],
+                key_rotated=key_rotated,
                 scaling=scaling,
                 rotary=rotary,
                 query_norm=query_norm,
@@ -194,20 +202,24 @@ class AttentionTraces:
                 temperature=temperature,
             )
             if index == 0:
-                self.proof.add(trace)
+                self.proof.add(trace, None if value is None else value[index, :, span])
             measured = self.measure(trace)
             importance.append(measured if self.latent is None else self.latent.rows(*measured))
         self.rotary = None
         self.rows.clear()
-        self.block.emit_both(("query", "key"), importance)
+        if "k_proj" in self.measured:
+            self.block.emit_both(("query", "key"), importance)
+        else:
+            self.block.emit("query", [query for query, _ in importance])
 
-    def _heads(self, index: int, span: slice) -> Pair:
-        """A document's queries and keys, [heads, seq, head_dim]."""
-        rows = self.rows["q_proj"][index, span], self.rows["k_proj"][index, span]
+    def _heads(self, index: int, span: slice) -> tuple[Tensor, Tensor | None]:
+        """A document's queries and, where rows make them, keys, [heads, seq, head_dim]."""
         if self.latent is not None:
-            return self.latent.heads(*rows, index, span)
-        q, k = (x.unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1) for x in rows)
-        return q, k if self.key_factor is None else k * self.key_factor
+            return self.latent.heads(self.rows["q_proj"][index, span], self.rows["k_proj"][index, span], index, span)
+        rows = (self.rows[name][index, span] for name in self.measured)
+        q, *keys = (x.unflatten(-1, (-1, self.block.head_dim)).transpose(0, 1) for x in rows)
+        k = keys[0] if keys else None
+        return q, k if k is None or self.key_factor is None else k * self.key_factor
 
     def _rotary(self, index: int, span: slice) -> Rotary | None:
         if self.rotary is None or self.stack.rotation is None:

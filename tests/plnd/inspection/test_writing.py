@@ -25,7 +25,8 @@ OFFSET = ("gemma2", "gemma3_text", "vaultgemma", "nemotron", "qwen3_5_text", "qw
 """Rows whose norms have a gain of one more than their weight."""
 POST_NORMS = {
     **dict.fromkeys(
-        ("gemma2", "gemma3_text", "olmo2", "exaone4"), ("post_feedforward_layernorm", "post_attention_layernorm")
+        ("gemma2", "gemma3_text", "gemma4_text", "olmo2", "exaone4"),
+        ("post_feedforward_layernorm", "post_attention_layernorm"),
     ),
     "hyperclovax": ("post_norm2", "post_norm1"),
     "glm4": ("post_mlp_layernorm", "post_self_attn_layernorm"),

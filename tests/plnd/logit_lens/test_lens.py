@@ -81,8 +81,10 @@ def test_counts_are_those_of_unembedding_by_hand(variant):
         found = decode_tokens(model, words(), DOCUMENTS, LensConfig(top_k=TOP_K))
         each = [by_hand(model, ids) for ids in DOCUMENTS]
     expected = [sum(counters, Counter()) for counters in zip(*each, strict=True)]
-    names = ("decoder.0", "decoder.1") if model.config.is_encoder_decoder else ("0", "1")
-    assert found.blocks == ("input", *names) and found.counts.shape == (3, model.config.get_text_config().vocab_size)
+    config = model.config.get_text_config()
+    prefix = "decoder." if config.is_encoder_decoder else ""
+    names = [f"{prefix}{n}" for n in range(config.num_hidden_layers)]
+    assert found.blocks == ("input", *names) and found.counts.shape == (1 + len(names), config.vocab_size)
     for counts, counter in zip(found.counts, expected, strict=True):
         assert {n: int(counts[n]) for n in np.flatnonzero(counts)} == counter
     assert (found.documents, found.positions) == (4, sum(map(len, DOCUMENTS)))

@@ -86,6 +86,10 @@ def test_families_with_a_plan(monkeypatch, name):
         with pytest.raises(FamilyError, match=f"model family {name!r}: transformers .* has no plan"):
             distribution(model)
         return
+    if name == "gemma4_text":  # the modules of values, which would have to be gathered too, are not in its row
+        with pytest.raises(FamilyError, match=r"block 0: 4 processes cannot share .* does not name its v_proj"):
+            distribution(model)
+        return
     found = distribution(model)
     assert found.tp_size == 4
     heads = model.config.get_text_config().num_key_value_heads if name != "gpt_neox" else 3

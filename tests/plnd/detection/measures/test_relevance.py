@@ -63,6 +63,9 @@ def test_relevance_is_what_the_loss_moves_by_at_each_token(name):
     found, widths = relevances(model, DOCUMENTS[:1]), Layout(model).widths
     for site, projection in SITES.items():
         blocks = [block for block in range(4) if f"{block}.{projection}" in widths]  # hybrids have some without
+        if not blocks:
+            assert (name, projection) == ("gemma4_text", "v_proj")
+            continue
         for block, neuron in ((blocks[0], widths[f"{blocks[0]}.{projection}"] - 1), (blocks[-1], 5)):
             factors = torch.ones(len(ids), dtype=dtype, requires_grad=True)
             loss = loss_with_factors(model, f"{block}.{projection}", neuron, factors, ids)
