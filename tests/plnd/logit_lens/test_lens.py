@@ -102,9 +102,12 @@ def test_batches_do_not_matter(family, monkeypatch):
 
 
 def test_a_wrong_row_is_refused(family, monkeypatch):
-    """Without the final norm, or through it twice, the model's own logits do not come out: an error, no counts."""
+    """Without the final norm, or through it twice, the model's own logits do not come out: an error, no counts.
+
+    OLMo's norm has no weights, so that twice is once.
+    """
     model, row = tiny_model(family), FAMILIES[family]
-    for final in ((), row.final * 2):
+    for final in ((), row.final * 2)[: 1 if family == "olmo" else 2]:
         monkeypatch.setitem(FAMILIES, family, replace(row, final=final))
         with pytest.raises(FamilyError, match="do not lead from the last block to the model's own logits"):
             decode_tokens(model, words(), DOCUMENTS)
