@@ -206,7 +206,7 @@ class NeuronSet:
             raise PLNDError(f"seed={seed!r}: expected a whole number")
         seed, units = int(seed), self.metadata.units
         if units is None:
-            drawn = {}
+            drawn: dict[str, np.ndarray] = {}
             for addresses in sites(name for name, _ in self.items()):
                 same = len({self.widths[name] for name in addresses}) == 1
                 for together in [addresses] if same else [[name] for name in addresses]:
