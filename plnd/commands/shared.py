@@ -343,12 +343,12 @@ def intervention(args: argparse.Namespace) -> Intervention:
     from plnd.references.means import Means
 
     for kind, flags in _NEEDED.items():
-        for flag, what in flags.items():
-            given = getattr(args, flag) is not None
-            if given and kind != args.intervene:
+        for flag in flags:
+            if kind != args.intervene and getattr(args, flag) is not None:
                 raise PLNDError(f"--{flag} goes with --intervene {kind}, found --intervene {args.intervene}")
-            if what and not given and kind == args.intervene:
-                raise PLNDError(f"--intervene {kind} needs --{flag}, {what}")
+    for flag, what in _NEEDED.get(args.intervene, {}).items():
+        if what and getattr(args, flag) is None:
+            raise PLNDError(f"--intervene {args.intervene} needs --{flag}, {what}")
     means = None if args.means is None else Means.load(args.means)
     direction = None if args.steer is None else Direction.load(args.steer)
     return Intervention(args.intervene, args.factor, means, direction, args.strength)

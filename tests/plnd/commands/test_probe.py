@@ -34,7 +34,7 @@ def test_a_model_outside_the_table_from_probe_to_verify(capsys):
     assert main(["probe", "model", "--output", "row.json"]) == 0
     out = capsys.readouterr().out
     assert "  v_proj     exact (largest error " in out
-    assert '    like_llama("biogpt", ' in out
+    assert '    replace(like_llama("biogpt", ' in out
     assert out.endswith("row.json: the row of biogpt, for --family\n")
     (lens := "lens --model model --corpus text --language xx --identifier script".split())
     assert main(lens) == 2
