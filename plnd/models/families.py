@@ -837,6 +837,12 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("lfm2", ("lfm2",), _hybrid("conv", (_LFM2,)), final=("embedding_norm",)),
         Family(
+            "lfm2_moe",
+            ("lfm2_moe",),
+            _hybrid("conv", _mixed(_LFM2, mixture="feed_forward", shared=None)),
+            final=("embedding_norm",),
+        ),
+        Family(
             "bamba",
             ("bamba",),
             _hybrid("mamba", (replace(_JAMBA, rotation=Rotation()),)),

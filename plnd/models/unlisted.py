@@ -33,7 +33,11 @@ LANGUAGE_MODELS = {
 
 _BY_REASON = {
     "a probe finds all of it exact: no row yet": "biogpt exaone",
-    "a probe finds all but queries and keys exact: no row yet": "gpt_neo granite_swa nanochat persimmon",
+    "a probe finds all but queries and keys exact: no row yet": "gpt_neo granite_swa",
+    "positions turn the other way than a row can say: all but queries and keys is exact by a probe": "nanochat",
+    "queries and keys go through a LayerNorm of each head, of which rows know none: all but these is exact by a"
+    " probe": "persimmon",
+    "each block has one mixer, so that some have no neurons, and its experts have no gates: no row yet": "nemotron_h",
     "the decoder of a model with an encoder: no row for its cross-attention alone": (
         "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus "
         "plbart prophetnet trocr whisper"
@@ -44,8 +48,8 @@ _BY_REASON = {
     ),
     "a recurrent state, and no attention": "falcon_mamba mamba mamba2 rwkv xlstm",
     "a recurrent state or a convolution beside attention, or in its place": (
-        "bailing_hybrid kimi_linear lara_mini lfm2_moe lfm3 minimax "
-        "nemotron_h olmo_hybrid qwen4_exp_text recurrent_gemma zamba zamba2 zaya"
+        "bailing_hybrid kimi_linear lara_mini lfm3 minimax "
+        "olmo_hybrid qwen4_exp_text recurrent_gemma zamba zamba2 zaya"
     ),
     "latent attention to the tokens that an indexer beside it chooses: no row yet": (
         "axk2 deepseek_v32 dots3_note_text glm_moe_dsa"

@@ -269,6 +269,17 @@ TINY: dict[str, Callable[..., PreTrainedModel]] = {
         mlp_only_layers=[0],
     ),
     "lfm2": partial(_causal, "lfm2", **SHAPE, **NARROW, layer_types=["conv", "full_attention"]),
+    "lfm2_moe": partial(
+        _causal,
+        "lfm2_moe",
+        **SHAPE,
+        **NARROW,
+        moe_intermediate_size=10,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_dense_layers=1,
+        layer_types=["conv", "full_attention"],
+    ),
     "jamba": partial(
         _causal,
         "jamba",
@@ -530,7 +541,7 @@ RARE = {
     *("helium", "minimax_m2", "ministral", "nemotron", "olmo", "olmo3", "olmoe", "phi", "phimoe", "seed_oss"),
     *("stablelm", "stablelm_sequential", "starcoder2", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "dots1"),
     *("exaone_moe", "hy_v3", "solar_open", "youtu"),
-    *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "jamba"),
+    *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "lfm2_moe", "jamba"),
     *(
         "cohere2_moe",
         "vaultgemma",

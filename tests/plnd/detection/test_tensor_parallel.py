@@ -36,7 +36,7 @@ LATER = (
     "olmo", "cohere2", "ernie4_5", "exaone4", "nemotron", "apertus", "starcoder2", "phi", "glm", "glm4", "olmoe",
     "granitemoe", "granitemoeshared", "deepseek_v3", "mistral4", "ministral3", "hunyuan_v1_moe", "qwen2_moe",
     "ernie4_5_moe", "glm4_moe", "jamba", "granitemoehybrid", "vaultgemma", "hyperclovax", "cohere2_moe", "eurobert",
-    "exaone_moe", "gemma4_text",
+    "exaone_moe", "gemma4_text", "lfm2_moe",
 )  # fmt: skip
 """Rows of later models that have one, too: by two processes."""
 REFUSED = {
