@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LINE = 26
 """Letters of a line along a vertical axis."""
+LETTER = 0.06
+"""Inches of a letter of a tick's label."""
 SMALLEST = 1e-4
 """The smallest value on logarithmic axes."""
 Stages = tuple[int, int]
@@ -69,7 +71,7 @@ def plot_changes(changes: Mapping[str, Mapping[str, float]], path: str | Path, *
 
 
 def draw_changes(changes: Mapping[str, Mapping[str, float]], *, columns: int = 1) -> Figure:
-    """A heat map of what is off (rows) by the language that is read (columns), around no change.
+    """A heat map of what is off (rows) by the language that is read (columns), around no change, with every number.
 
     Args:
         changes: of each row, the change in bits per byte of each language, the same languages in every row.
@@ -77,22 +79,25 @@ def draw_changes(changes: Mapping[str, Mapping[str, float]], *, columns: int = 1
     languages = list(next(iter(changes.values())))
     values = np.array([[row[language] for language in languages] for row in changes.values()])
     largest = float(np.abs(values).max()) or 1.0
+    rows, above = [fill(in_words(x), 10) for x in changes], [in_words(x) for x in languages]
     with style():
         width = width_of(columns)
-        height = 0.45 + 0.6 * width * len(changes) / (len(languages) + 2)
+        cell, longest = (width - 0.7) / len(languages), LETTER * max(map(len, above))
+        upright = longest > cell
+        height = 0.5 + longest * upright + max(0.9, max(0.3, 0.7 * min(cell, 0.6)) * len(changes))
         figure, axis = pyplot().subplots(figsize=(width, height), layout="constrained")
-        image = axis.imshow(values, vmin=-largest, vmax=largest, cmap="PuOr_r", aspect="auto")
-        axis.set_xticks(range(len(languages)), [in_words(x) for x in languages])
-        axis.set_yticks(range(len(changes)), [in_words(x) for x in changes])
+        axis.imshow(values, vmin=-largest, vmax=largest, cmap="PuOr_r", aspect="auto")
+        axis.set_xticks(range(len(languages)), above, rotation=90 if upright else 0)
+        axis.set_yticks(range(len(changes)), rows)
         axis.xaxis.tick_top()
         axis.xaxis.set_label_position("top")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        axis.set(ylabel="switched off", xlabel="gets worse (+)")
+        axis.set(ylabel="switched off", xlabel="change in bits per byte (+ is worse)")
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if abs(value) > 0.6 * largest else "black"
-            axis.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=6, color=colour)
-        figure.colorbar(image, ax=axis, shrink=0.9, label="change in bits per byte")
+            text = f"{round(value, 3) + 0.0:+.3f}"  # no minus before a zero
+            axis.text(column, row, text, ha="center", va="center", fontsize=min(6, 18 * cell), color=colour)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -31,6 +32,15 @@ def indexed(index: str) -> list[str]:
     return [re.sub(r".*<(.+)>", r"\1", line) for one in lists for line in one.splitlines()]
 
 
+def exists(name: str) -> bool:
+    """Whether a dotted name leads to a module or something in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
 def test_every_page_is_in_one_list():
     """Tutorial, how-to, reference or explanation."""
     assert sorted(indexed((DOCS / "index.md").read_text(encoding="utf-8"))) == sorted(pages())
@@ -42,6 +52,13 @@ def test_every_public_name_has_an_entry():
     entries = set(re.findall(r"^\.\. auto\w+:: (\w+\.\w+)$", text, re.MULTILINE)) - {"plnd.errors"}
     public = {f"plnd.{name}" for name in plnd.__all__} | {f"peft_plnd.{name}" for name in peft_plnd.__all__}
     assert entries == public - {"plnd.__version__", "plnd.PLNDError"}  # that one is with the other errors
+
+
+def test_every_entry_names_what_there_is():
+    """What the reference shows is where it says, also where Sphinx is not installed to find out."""
+    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\.\. auto\w+:: ([\w.]+)$", text, re.MULTILINE)
+    assert len(named) > 50 and [name for name in named if not exists(name)] == []
 
 
 def test_every_command_is_in_a_group():
@@ -79,3 +96,8 @@ def test_indexed_sees_a_page():
     assert indexed("".join(one.replace("{}", page) for page in ("a", "B <b/c>", "d", "e"))) == ["a", "b/c", "d", "e"]
     with pytest.raises(AssertionError):
         indexed(one.replace("{}", "a"))
+
+
+def test_exists_sees_what_moved():
+    """A module that is gone, a name that a module lacks."""
+    assert exists("plnd.NeuronSet.random_like") and not exists("peft_plnd.layer.X") and not exists("plnd.no_such")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -58,14 +60,25 @@ def test_overlap_is_a_heat_map_of_each_structure():
 
 def test_changes_are_a_heat_map_around_nothing():
     """A row for what is off, a column for a language; a scale on which no change is in the middle; signs written."""
-    changes = {"zh": {"en": -0.01, "zh": 0.2}, "random": {"en": 0.0, "zh": 0.02}}
-    axis, bar = draw_changes(changes).axes
+    changes = {"zh": {"en": -0.01, "zh": 0.2}, "random": {"en": -0.0001, "zh": 0.02}}
+    (axis,) = draw_changes(changes).axes
     (image,) = axis.get_images()
-    np.testing.assert_array_equal(image.get_array(), [[-0.01, 0.2], [0.0, 0.02]])
-    assert image.get_clim() == (-0.2, 0.2) and bar.get_ylabel() == "change in bits per byte"
-    assert ticks(axis) == ["English", "Chinese"] and ticks(axis, "y") == ["Chinese", "random neurons"]
+    np.testing.assert_array_equal(image.get_array(), [[-0.01, 0.2], [-0.0001, 0.02]])
+    assert image.get_clim() == (-0.2, 0.2) and axis.get_xlabel() == "change in bits per byte (+ is worse)"
+    assert ticks(axis) == ["English", "Chinese"] and ticks(axis, "y") == ["Chinese", "random\nneurons"]
     assert [text.get_text() for text in axis.texts] == ["-0.010", "+0.200", "+0.000", "+0.020"]
     assert [text.get_color() for text in axis.texts] == ["black", "white", "black", "black"]
+
+
+@pytest.mark.parametrize(
+    "languages", ["en de fr es ru zh", "en de fr es ru zh ja ko vi th sw", "en Norwegian_Bokmål_x fr es"]
+)
+def test_names_of_languages_do_not_run_into_each_other(languages):
+    """In a picture over one column: six lie, more stand upright, and so does a long one."""
+    figure = draw_changes({"zh": dict.fromkeys(languages.split(), 0.1)})
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize("names, angle", [(["a", "b"], 0), (["en", "zh_own"], 90)])
