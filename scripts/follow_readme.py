@@ -3,7 +3,8 @@
     python scripts/follow_readme.py --folder readme --model gemma --corpora corpora
 
 Clones the last commit, makes an empty environment for each block that installs, and types the README's blocks in their
-order, as they stand there; the Python goes into one program. Packages come from pip's own index. What the commands take
+order, as they stand there; the Python goes into one program. The minutes of all processors stand beside those that
+went by: on a machine with other work they say what a quiet one would need. Packages come from pip's own index. What the commands take
 from the Hugging Face hub comes from a stand-in of it on this machine, which the hub's own client is sent to
 (`HF_ENDPOINT`): under its names, the model of a folder, and the first documents of `{language}.jsonl` of another as
 the Parquet file that Wikipedia is there. With fewer than 250 `--documents` the commands' own limits are not reached:
@@ -19,6 +20,7 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -171,19 +173,25 @@ class Reader:
         venv.create(place, with_pip=True)
         self.variables["PATH"] = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
-    def types(self, *command: str) -> float:
-        """Runs a command in the clone; returns minutes.
+    def types(self, *command: str) -> str:
+        """Runs a command in the clone; returns minutes, and minutes of all processors.
 
         Raises:
             CalledProcessError: if it ends badly.
         """
-        started = time.monotonic()
+        started, before = time.monotonic(), _processors()
         subprocess.run(command, cwd=self.clone, env=self.variables, check=True)
-        return (time.monotonic() - started) / 60
+        return f"{(time.monotonic() - started) / 60:6.1f} minutes ({(_processors() - before) / 60:.1f} of processors)"
 
 
-def follow(reader: Reader) -> Iterator[tuple[str, float]]:
-    """Runs every block of the README; yields its first line, and minutes."""
+def _processors() -> float:
+    """Seconds that the commands' processes have computed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def follow(reader: Reader) -> Iterator[tuple[str, str]]:
+    """Runs every block of the README; yields its first line, and how long it took."""
     blocks = re.findall(
         r"^```(sh|python)\n(.*?)^```$", (reader.clone / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -210,8 +218,8 @@ def main() -> None:
     said = [f"Python {platform.python_version()}, {os.cpu_count()} cores, {args.documents} documents a language"]
     with hub(args.model.resolve(), args.corpora.resolve(), args.documents, folder / "corpus") as address:
         try:
-            for name, minutes in follow(Reader(folder, address)):
-                said.append(f"{minutes:6.1f} minutes  {name}")
+            for name, took in follow(Reader(folder, address)):
+                said.append(f"{took}  {name}")
                 print(said[-1], flush=True)
         except subprocess.CalledProcessError as error:
             sys.exit(f"status {error.returncode}: {error.cmd[-1]}")

@@ -34,7 +34,7 @@ from plnd.comparison.documents import Document
 from plnd.detection.config import DetectConfig
 from plnd.detection.documents import batched
 from plnd.detection.measures.choice import measure_of
-from plnd.detection.measures.relevance import next_token_nats, without_parameter_gradients
+from plnd.detection.measures.relevance import loss_slopes, without_parameter_gradients
 from plnd.detection.observer import Observer
 from plnd.errors import FamilyError, PLNDError
 from plnd.models.batches import padded
@@ -210,8 +210,7 @@ def _with_gradients(
                 seen = torch.ones_like(mask)  # see `padded`
                 with torch.enable_grad():
                     logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits
-                    nats = next_token_nats(logits, ids, mask).sum()
-                    gradients = torch.autograd.grad(nats, [values[name] for name in widths])
+                    gradients = loss_slopes(logits, ids, mask, [values[name] for name in widths])
                 unit = torch.tensor([math.log(2) * documents[n].size for n in rows])[:, None]
                 parts: list[dict[str, Tensor]] = []
                 for name, gradient in zip(widths, gradients, strict=True):

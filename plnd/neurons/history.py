@@ -12,7 +12,7 @@ _NUMBERS = ("unit", "pool", "top_k", "count", "share", "error_rate", "top_rate",
 
 
 def rule_in_words(metadata: NeuronsMetadata) -> str:
-    """The rule of a neurons artifact and the set algebra after it, in words."""
+    """The rule of a neurons artifact and the set algebra after it, in words; numbers to six digits."""
     rule = metadata.rule
     numbers = {name: rule.get(name) for name in _NUMBERS}
     numbers = {name: value for name, value in numbers.items() if value is not None}
@@ -39,7 +39,7 @@ def _words(value: Any, between: str = " ") -> str:
         return between.join(_words(inner) for inner in value if inner not in (None, [], ""))
     if isinstance(value, Mapping):
         return " ".join(f"{key} {_words(inner, '+')}" for key, inner in value.items() if inner is not None)
-    return plain(value)
+    return f"{value:.6g}" if isinstance(value, float) else plain(value)
 
 
 def plain(value: Any) -> str:

@@ -113,7 +113,7 @@ def make_page(folder: str | Path, *, progress: bool = False) -> str:
     )
     environment.filters["breakable"] = breakable
     return environment.get_template("report.html").render(
-        title=folder.resolve().name, facts=_facts(folder, rows), sections=sections, version=__version__
+        title=_title(folder), facts=_facts(folder, rows), sections=sections, version=__version__
     )
 
 
@@ -141,6 +141,17 @@ def _sections(folder: Path, rows: Sequence[Row], progress: bool) -> list[Section
     scores = score_sections(folder, rows, settings, progress)  # the longest work after all that can be refused
     written = answers_section(folder, rows)
     return [s for s in (*scores, written, *drawn, *done) if s.tables or s.plots or s.code or s.warnings]
+
+
+def _title(folder: Path) -> str:
+    """The folder's name, and whose neurons an experiment in it is about."""
+    from lm_eval_plnd.experiments.settings import load_settings
+
+    name = folder.resolve().name
+    if not (folder / results.SETTINGS).is_file():
+        return name
+    model = load_settings(folder / results.SETTINGS).model["pretrained"]
+    return f"Neurons of {without_secrets(results.portable(model))}: {name}"
 
 
 def _facts(folder: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -303,18 +314,10 @@ def _switched_off(rows: Sequence[Row], settings: Settings | None) -> Section:
         section.findings = ["Mean ablation: neurons are at their means over the documents of detection, not at zero."]
     lines, looks = [], []
     for row in results.first_of_each(rows):
-        texts = (
-            row.setting,
-            setting_in_words(row),
-            row.neurons,
-            row.language,
-            row.region,
-            row.control,
-            row.seed,
-            row.sample,
-        )
+        texts = (row.neurons, row.language, row.region, row.control, row.seed, row.sample)
+        names = [Cell(row.setting), Cell(setting_in_words(row), kind="words")]
         numbers = [Cell(f"{row.deactivated:,}", kind="number"), share_cell(row.share)]
-        lines.append([*(Cell(text or "–") for text in texts), *numbers, digest_cell(row.mask_sha256)])
+        lines.append([*names, *(Cell(text or "–") for text in texts), *numbers, digest_cell(row.mask_sha256)])
         looks.append(look_of(row))
     if lines:
         header = [

@@ -24,6 +24,7 @@ OTHERS = [{"language": "en", "sha256": "1" * 64}, {"language": "ru", "sha256": "
             {"name": "contrast", "count": 9, "with": OTHERS[1:], "against": OTHERS[:1], "projections": ["o_proj"]},
             "contrast count 9, with ru, against en, of o_proj",
         ),
+        ({"name": "fraction", "value": 0.03, "share": 0.11221590909090909}, "fraction 0.03 share 0.112216"),
         ({"name": "odd", "against": "en", "with": [1, {"x": 2}]}, "odd"),
     ],
 )

@@ -215,7 +215,9 @@ def test_nothing_to_see_is_said(folder):
     bare(folder)
     text = (folder / "results.csv").read_text().replace("0.75,", "0.0,").replace("0.25,", "0.0,")
     (folder / "results.csv").write_text(text.replace("0.625,", "0.0,"))
-    assert "Every score is 0, the original&#39;s too" in make_page(folder)
+    page = make_page(folder)
+    before, said, _ = page.partition("Every score is 0, the original&#39;s too")
+    assert said and before.count("<details") == before.count("</details")  # in sight, not in what is folded
     (folder / "results.csv").write_text(text.replace("acc,0.0,", "acc,0.5,").replace("0.625,", "0.5,"))
     assert "No score differs from the original&#39;s." in make_page(folder)
     header = ("item", "metric", "neurons", "english", "delta")

@@ -7,7 +7,7 @@ import torch
 
 from detecting import some_documents
 from plnd.detection.config import DetectConfig
-from plnd.detection.measures.relevance import Relevance
+from plnd.detection.measures.relevance import Relevance, loss_slopes, next_token_nats
 from plnd.detection.observer import Observer
 from plnd.detection.run import detect
 from plnd.errors import FamilyError, PLNDError
@@ -88,6 +88,20 @@ def test_slopes_are_those_of_the_loss():
             slopes.append(float(above - below) / (2 * step))
         expected = sum(map(abs, slopes)) / len(slopes)
         assert float(found[f"1.{site}"][0, 2]) == pytest.approx(expected, rel=5e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_slopes_need_no_copy_of_the_logits(dtype):
+    """To the bit those of the summed loss, padding left out; written over the logits, which are not there twice."""
+    ids, mask = torch.randint(9, (2, 20)), torch.ones(2, 20, dtype=torch.long)
+    mask[1, 15:] = 0
+    values, weight = torch.randn(2, 20, 4, dtype=dtype, requires_grad=True), torch.randn(4, 9, dtype=dtype)
+    logits = values @ weight
+    (expected,) = torch.autograd.grad(next_token_nats(logits, ids, mask).sum(), values, retain_graph=True)
+    before = logits.detach().clone()
+    (found,) = loss_slopes(logits, ids, mask, [values])
+    assert torch.equal(found, expected) and not found[1, 14:].any()
+    assert not torch.isclose(logits, before).all() and not logits[:, -1].any()
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "falcon", "gemma2"])
