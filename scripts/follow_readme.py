@@ -3,10 +3,10 @@
     python scripts/follow_readme.py --folder readme --model gemma --corpora corpora
 
 Clones the last commit, makes an empty environment for each block that installs, and types the README's blocks in their
-order, as they stand there; the Python goes into one program. The minutes of all processors stand beside those that
-went by: on a machine with other work they say what a quiet one would need. Packages come from pip's own index. What the commands take
-from the Hugging Face hub comes from a stand-in of it on this machine, which the hub's own client is sent to
-(`HF_ENDPOINT`): under its names, the model of a folder, and the first documents of `{language}.jsonl` of another as
+order, as they stand there; the Python goes into one program. Beside the minutes that went by stand those that
+processors worked, which other work on the machine does not change. Packages come from pip's own index. What the
+commands take from the Hugging Face hub comes from a stand-in of it on this machine, which the hub's own client is sent
+to (`HF_ENDPOINT`): under its names, the model of a folder, and the first documents of `{language}.jsonl` of another as
 the Parquet file that Wikipedia is there. With fewer than 250 `--documents` the commands' own limits are not reached:
 everything runs, but sets are evaluated on the documents that they were found on, and numbers mean nothing.
 
