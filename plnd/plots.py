@@ -446,6 +446,7 @@ def draw_frontier(
                         axis.annotate(point.label, (point.loss, point.gain), color=kind["color"], **place)
             axis.set_title(in_words(title))
             axis.set_xlabel(labels[0])
+            axis.locator_params("x", nbins=5)  # more run into one another below two panels
         for row in axes:
             row[0].set_ylabel(labels[1])
         _legend(figure, shown, columns)
