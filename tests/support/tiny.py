@@ -540,7 +540,7 @@ RARE = {
     *("apertus", "arcee", "cohere2", "ernie4_5", "exaone4", "exaone4_everywhere", "gemma", "glm", "glm4", "granitemoe"),
     *("helium", "minimax_m2", "ministral", "nemotron", "olmo", "olmo3", "olmoe", "phi", "phimoe", "seed_oss"),
     *("stablelm", "stablelm_sequential", "starcoder2", "qwen2_moe", "ernie4_5_moe", "glm4_moe", "dots1"),
-    *("exaone_moe", "hy_v3", "solar_open", "youtu"),
+    *("exaone_moe", "hy_v3", "solar_open", "youtu", "qwen3_moe", "smollm3", "umt5"),
     *("glm4_moe_without_norms", "granitemoeshared", "qwen3_5_text", "qwen3_5_moe_text", "lfm2", "lfm2_moe", "jamba"),
     *(
         "cohere2_moe",
