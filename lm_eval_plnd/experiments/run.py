@@ -167,6 +167,9 @@ def ablation(settings: Settings, model: Callable[[], HFLM], folder: Path, log: C
     """What becomes of neurons that are off: zero, or their means over the first sample's documents, kept in `folder`.
 
     Of every language as many documents as of the one with the fewest, so that none weighs more by their number.
+
+    Raises:
+        PLNDError: if a corpus has fewer documents than that, and so another language would weigh more.
     """
     from plnd.interventions import Intervention
     from plnd.io.corpus import read_documents
@@ -187,6 +190,13 @@ def ablation(settings: Settings, model: Callable[[], HFLM], folder: Path, log: C
         names = {language: Path(source).name for language, source in sources.items()}
         lm = model()
         found = reference(lm.model, documents, config, tokenizer=lm.tokenizer, sources=names, progress=True)
+        read = {language: said["documents"] for language, said in found.means.metadata.corpora.items()}
+        if len(set(read.values())) > 1:
+            counts = ", ".join(f"{number:,} of {language}" for language, number in read.items())
+            raise PLNDError(
+                f"ablation: mean: the corpora have {counts}, and one language would weigh more than another; set"
+                f" detection.max_documents to {min(read.values())} or less"
+            )
         found.means.save(missing)
         log(step="means", **elapsed())
     return Intervention("mean", means=Means.load(path))

@@ -124,6 +124,20 @@ def test_no_text_is_learnt_from_and_measured():
         assert document.ids[1:] == own[:31]
 
 
+def test_texts_that_evaluation_reads_alike_are_one(tmp_path):
+    """Two of the same first 31 tokens: what is trained on would else be reported."""
+    tokenizer, source = load_tokenizer(str(demo_model())), FIELDS["corpus"].replace("{language}", "zh")
+    texts = list(dict.fromkeys(read_documents(source)))
+    (tmp_path / "corpora").mkdir()
+    write_jsonl([text + more for text in texts for more in ("", " and more")], tmp_path / "corpora" / "zh.jsonl")
+    found = read_texts(settings(corpus=f"{tmp_path}/corpora/{{language}}.jsonl"), "zh", tokenizer)
+    beginnings = [
+        tuple(tokenizer(text, add_special_tokens=False)["input_ids"][:31])
+        for text in (*found.rest, *(document.text for document in (*found.choice, *found.held_out)))
+    ]
+    assert len(set(beginnings)) == len(beginnings) > 20
+
+
 def test_what_one_language_learns_is_not_measured_in_another(tmp_path):
     """A text that is reported in English, and that Chinese may be trained on, is refused before any training."""
     tokenizer = load_tokenizer(str(demo_model()))
@@ -449,6 +463,10 @@ def test_dry_run(small, uninterrupted, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "12 runs, 0 of them to do" in said and "to do: 0 documents trained on, 0 evaluated, 0 for detection" in said
     assert "about 0 hours" in said
+    (uninterrupted / "neurons" / "en.plnd.scores.safetensors").rename(tmp_path / "en.safetensors")
+    run_script("frontier", path, "--dry-run", "--output", uninterrupted)
+    (tmp_path / "en.safetensors").rename(uninterrupted / "neurons" / "en.plnd.scores.safetensors")
+    assert "to do: 0 documents trained on, 0 evaluated, 4 for detection" in capsys.readouterr().out
 
 
 @pytest.mark.slow

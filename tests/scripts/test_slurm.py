@@ -92,6 +92,22 @@ def test_queued_again_when_time_is_nearly_up(tmp_path, arguments, expected):
     assert (tmp_path / "started").read_text() == f"{expected}\n"
 
 
+@pytest.mark.parametrize("arguments", ["detect.sbatch zh.scores --model m", "experiment.sbatch demo folder"])
+def test_a_warning_in_the_moment_of_the_start(tmp_path, arguments):
+    """Between the start and the next line, which bash's DEBUG trap says: it is heeded as any other."""
+    program(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/asked')
+    program(tmp_path, "slow", "exec sleep 20")
+    early = tmp_path / "early.bash"
+    early.write_text("trap 'case $BASH_COMMAND in process=*) kill -USR1 $$;; esac' DEBUG\n")
+    name, *options = arguments.split()
+    variables = environment(tmp_path, PLND="slow", BASH_ENV=str(early), **task(2))
+    done = subprocess.run(
+        ["bash", SLURM / name, *options], env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0 and "queued again" in done.stdout
+    assert (tmp_path / "asked").read_text() == "requeue 77_2\n"
+
+
 def test_a_task_that_fails(tmp_path):
     """Its status is Slurm's, so that the merge does not begin."""
     program(tmp_path, "failing", "exit 2")

@@ -17,7 +17,14 @@ from lm_eval_plnd.experiments.evaluation import task_digest
 from lm_eval_plnd.experiments.frontier.report import write_report
 from lm_eval_plnd.experiments.frontier.schedule import Cell, Run, cells, due, rounds, sizes
 from lm_eval_plnd.experiments.frontier.settings import ROWS, FrontierSettings, Method, load_frontier_settings
-from lm_eval_plnd.experiments.frontier.training import DOCUMENTS, NEURONS, Bench, load_tasks
+from lm_eval_plnd.experiments.frontier.training import (
+    DOCUMENTS,
+    NEURONS,
+    Bench,
+    gradients_name,
+    load_tasks,
+    scores_name,
+)
 from lm_eval_plnd.experiments.sharing import LOCKS, claimed, unwritten
 from plnd.errors import PLNDError
 from plnd.io import strict_json
@@ -337,10 +344,12 @@ def estimate(settings: FrontierSettings, folder: Path | None = None) -> str:
     trained = sum(documents * count for (_, documents), count in left.items()) * settings.training.epochs
     text, languages = settings.evaluation, len(settings.languages)
     base = text.choice * len(settings.trained) + text.held_out * languages
-    new = not (folder and (folder / BASE).exists())
-    read = (runs - finals) * text.choice + finals * text.held_out * languages + base * new
-    detected = settings.detection.documents * len(_detected(settings)) * new
-    gradients = settings.detection.documents * len(_with_gradients(settings)) * new
+    base *= not (folder and (folder / BASE).exists())
+    read = (runs - finals) * text.choice + finals * text.held_out * languages + base
+    kept = {path.name for path in (folder / NEURONS).glob("*")} if folder else set()
+    scores = {scores_name(*of) for of in _detected(settings)} - kept
+    slopes = {gradients_name(language) for language in _with_gradients(settings)} - kept
+    detected, gradients = (settings.detection.documents * len(missing) for missing in (scores, slopes))
     hours = (
         runs * seconds["start"]
         + (trained + gradients) * seconds["training"]

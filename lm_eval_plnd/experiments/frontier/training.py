@@ -71,7 +71,7 @@ class Bench:
         from plnd.neurons.scores import Scores
 
         how = self.settings.detection
-        path = self.folder / NEURONS / f"{language}.{measure}.scores.safetensors"
+        path = self.folder / NEURONS / scores_name(language, measure)
         for missing in unwritten([path], self.folder):
             config = DetectConfig(
                 language=language,
@@ -93,7 +93,7 @@ class Bench:
         from lm_eval_plnd.experiments.frontier.gradients import squared_gradients
         from plnd.io.files import write_bytes
 
-        path = self.folder / NEURONS / f"{language}.gradients.safetensors"
+        path = self.folder / NEURONS / gradients_name(language)
         for missing in unwritten([path], self.folder):
             texts = drawn(self.texts(language), self.settings.detection.documents, 0, language, "detection")
             longest = self.settings.training.max_length
@@ -382,6 +382,16 @@ class Bench:
             "evaluation": (long["seconds"] - long["training_seconds"]) / settings.evaluation.choice,
             "start": max(0.0, long["training_seconds"] - 5 * batch * training),
         }
+
+
+def scores_name(language: str, measure: str) -> str:
+    """Name of the file of a language's scores."""
+    return f"{language}.{measure}.scores.safetensors"
+
+
+def gradients_name(language: str) -> str:
+    """Name of the file of a language's squared gradients."""
+    return f"{language}.gradients.safetensors"
 
 
 def load_tasks(settings: FrontierSettings) -> dict[str, dict[str, Task]]:

@@ -302,6 +302,24 @@ def test_equal_numbers_are_in_the_results(tiny, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_no_language_weighs_more_in_means(tiny, tmp_path):
+    """A corpus with fewer documents than are asked for is refused, with the number that all have."""
+    from plnd.demo_data import demo_corpus
+
+    corpora = {}
+    for language, count in (("en", 3), ("zh", 2)):
+        lines = (demo_corpus("detect") / "corpora" / f"{language}.jsonl").read_text("utf-8").splitlines()
+        corpora[language] = str(tmp_path / f"{language}.jsonl")
+        Path(corpora[language]).write_text("\n".join(lines[:count]) + "\n", "utf-8")
+    detection = {"max_length": 32, "max_documents": 3, "qk": "off"}
+    options = {"languages": ["en", "zh"], "corpus": corpora, "detection": detection, "samples": 1}
+    settings = tiny(**options, experiments={"table5": ["text"]}, ablation="mean")
+    with pytest.raises(PLNDError, match="mean: the corpora have 3 of en, 2 of zh.* detection.max_documents to 2 or"):
+        experiment(settings, tmp_path / "mean")
+    assert not (tmp_path / "mean" / "neurons" / "means.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_mean_ablation(tiny, tmp_path):
     """With `ablation: mean` a setting is what `lm_eval --model plnd` finds with the command that the folder gives for
     it, neurons at their means over the documents of detection of all languages; it is not what zero gives."""

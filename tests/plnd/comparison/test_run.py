@@ -57,6 +57,31 @@ def rows(path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def test_curves_show_their_intervals(ran, tmp_path):
+    """The picture of a curve holds the numbers of `curves.csv`; ends that are infinite are left out."""
+    pytest.importorskip("matplotlib")
+    from pictures import drawn
+    from plnd.comparison.pictures import plot_comparison
+
+    comparison, folder = ran
+    with drawn() as figures:
+        plot_comparison(comparison, tmp_path)
+    wanted, seen = rows(folder / "curves.csv"), 0
+    for axis in figures[1].axes:
+        assert axis.get_xlabel() == "other languages"
+        of_kind = [row for row in wanted if f"{row['ablation']} ablation" == axis.get_title()]
+        detectors = list(dict.fromkeys(row["detector"] for row in of_kind))
+        for detector, (line, _, (ends,)) in zip(detectors, axis.containers, strict=True):
+            own = [row for row in of_kind if row["detector"] == detector]
+            for at, value, end, row in zip(line.get_xdata(), line.get_ydata(), ends.get_segments(), own, strict=True):
+                numbers = [float(row[f"own/others{part}"]) for part in ("", "_low", "_high")]
+                assert at == pytest.approx(float(row["languages"]))
+                if all(map(math.isfinite, numbers)):
+                    assert [value, *end[:, 1]] == pytest.approx(numbers)
+                    seen += 1
+    assert seen > 3
+
+
 def bits_per_byte(model, tokenizer, language: str) -> float:
     """Of the last two documents, one at a time, by the model's own loss."""
     nats = size = 0.0
