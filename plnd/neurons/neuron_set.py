@@ -208,7 +208,7 @@ class NeuronSet:
         if units is None:
             drawn: dict[str, np.ndarray] = {}
             for addresses in sites(name for name, _ in self.items()):
-                same = len({self.widths[name] for name in addresses}) == 1
+                same = len({self.widths[name] for name in addresses}) == 1  # else of no model: a file may say so
                 for together in [addresses] if same else [[name] for name in addresses]:
                     drawn |= self._drawn_together(together, seed)
         else:

@@ -51,6 +51,20 @@ def test_bad_input_is_a_line(words, message, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_one_text_in_two_languages_is_refused(tmp_path, capsys):
+    """What one language's choice sees is not reported of another."""
+    lines = (demo_corpus("detect") / "corpora" / "en.jsonl").read_text("utf-8").splitlines(keepends=True)
+    files = tmp_path / "zh.jsonl", tmp_path / "en.jsonl"
+    for file, begin in zip(files, (0, 3), strict=True):
+        file.write_text("".join(lines[begin:]), "utf-8")
+    words = ["--device", "cpu", "--dtype", "float32", "--max-length", "48", "--output", tmp_path / "out"]
+    words += ["--max-documents", "3", "--validation-documents", "2", "--report-documents", "2"]
+    corpora = ["--corpus", *(f"{file.stem}={file}" for file in files)]
+    assert run("zh", "--model", demo_model(), "--keep", "en", *corpora, *words) == 2
+    assert "texts for evaluation are for detection or training too, in " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
 def test_it_is_questions_texts_and_a_choice(tmp_path, capsys):
     """The report is what answers and losses are with the mask off, by hand; what misses the target writes no mask."""
     out = tmp_path / "out"
