@@ -422,16 +422,17 @@ def begins_with(text: str, name: str, prompt: str, language: str, subject: str =
         language: two-letter code.
         subject: what the prompt asks about.
     """
-    asked, about = _spelled(prompt, language), _spelled(subject, language)
-    wanted = _without_article(_spelled(name, language), language)
+    asked = _spelled(prompt, language)
+    about, wanted = (_without_article(_spelled(text, language), language) for text in (subject, name))
     lines = [text, TURKISH_ENDING.sub("", text) if language == "tr" else _POSSESSIVE.sub("", text)]
     for line in dict.fromkeys(lines):
         said = _spelled(line, language)
         said = said[len(asked) :] if asked and said[: len(asked)] == asked else said
-        said = said if about and _begins(said, about, language) else _without_article(said, language)
+        said = _without_article(said, language)
         if _begins(said, wanted, language) and not _echoes(said, wanted, about, language):
             return True
-        if about and _begins(said, about, language) and _begins(said[len(about) :], wanted, language):
+        behind = _without_article(said[len(about) :], language)
+        if about and _begins(said, about, language) and _begins(behind, wanted, language):
             return True
     return False
 

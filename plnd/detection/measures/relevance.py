@@ -160,10 +160,11 @@ def loss_slopes(
     """Derivatives of the sum of all next-token losses, in nats, with respect to values inside the model.
 
     The derivatives with respect to the logits take the logits' place, a few tokens at a time: with a vocabulary of
-    262,144 the logits of eight documents of 512 tokens are 4 GiB in float32, and there are no copies of them.
+    262,144 the logits of eight documents of 512 tokens are 4 GiB in float32, and there are no copies of them. Logits
+    that are a view (of a model that is spread over processes) stay as they are, and are there twice.
 
     Args:
-        logits: [documents, seq, vocabulary], of a pass with gradients; overwritten.
+        logits: [documents, seq, vocabulary], of a pass with gradients; overwritten unless they are a view.
         input_ids: [documents, seq].
         attention_mask: 1 for tokens and 0 for padding, [documents, seq].
         values: what the logits were computed from.
@@ -171,7 +172,8 @@ def loss_slopes(
     Returns:
         For each of the values a tensor of its shape.
     """
-    slopes, dtype = logits.detach(), torch.promote_types(logits.dtype, torch.float32)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    slopes = logits.detach().clone() if logits._is_view() else logits.detach()
     for part, wanted in _next_tokens(slopes, input_ids, attention_mask):
         with torch.enable_grad():
             wide = part.detach().to(dtype).requires_grad_()

@@ -104,6 +104,29 @@ def test_slopes_need_no_copy_of_the_logits(dtype):
     assert not torch.isclose(logits, before).all() and not logits[:, -1].any()
 
 
+class Gathered(torch.autograd.Function):
+    """A view that a function of one's own gives, as tensor parallel does of logits: nothing is written over it."""
+
+    @staticmethod
+    def forward(ctx, x):  # noqa: D102
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, slope):  # noqa: D102
+        return slope
+
+
+def test_slopes_of_logits_that_are_a_view():
+    """The same, and the logits are left as they were."""
+    ids, mask = torch.randint(9, (2, 20)), torch.ones(2, 20, dtype=torch.long)
+    values, weight = torch.randn(2, 20, 4, requires_grad=True), torch.randn(4, 9)
+    logits = Gathered.apply(values @ weight)
+    before = logits.detach().clone()
+    (expected,) = torch.autograd.grad(next_token_nats(logits, ids, mask).sum(), values, retain_graph=True)
+    (found,) = loss_slopes(logits, ids, mask, [values])
+    assert torch.equal(found, expected) and torch.equal(logits, before)
+
+
 @pytest.mark.parametrize("name", ["llama", "phi3", "falcon", "gemma2"])
 def test_padding_and_batch_do_not_change_a_document(name):
     """Each document of a batch has the relevances that it has alone, also where padding is longer than a window."""
