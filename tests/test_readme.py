@@ -52,7 +52,8 @@ SMALLER = {
     "wikimedia/wikipedia:20231101.$language": "$language.jsonl",  # scripts/follow_readme.py asks a hub on this machine
     "wikimedia/wikipedia:20231101.{x}": "{x}.jsonl",
     "--max-documents 200": "--max-documents 4 --device cpu",
-    "max_documents=200": "max_documents=4",
+    "--max-documents 40": "--max-documents 4 --device cpu",
+    "max_documents=40": "max_documents=4",
     "--limit 50": "--limit 1",
     "plnd_text_ru ": f'plnd_text_ru --device cpu --metadata \'{{"data_dir": "{demo_corpus("evaluate")}"}}\' ',
     "--tasks plnd_text_zh,plnd_xquad_zh": "--tasks plnd_text_zh",  # XQuAD is on the hub

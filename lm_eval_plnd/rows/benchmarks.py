@@ -338,7 +338,7 @@ def text(
         if wanted is None:
             raise CorpusError(f'{source}: text_documents "all" would download the whole Wikipedia; give a number')
         with downloading(source):
-            taken = last_texts(source, wanted)
+            taken = last_texts(source, wanted, at_most_half=text_documents is None)
     else:
         taken = end_of_corpus(_corpus(data_file(data_dir, "corpora"), language), text_documents)
     return datasets.DatasetDict(test=datasets.Dataset.from_dict({"text": taken}, features=TEXTS))

@@ -169,25 +169,44 @@ def downloading(source: str) -> Iterator[None]:
         raise CorpusError(f"{source}: cannot be downloaded ({reason}); connect, or {OR_LOCAL}") from error
 
 
-def last_texts(source: str, count: int) -> list[str]:
+def last_texts(source: str, count: int, *, at_most_half: bool = False) -> list[str]:
     """The `text` of the last `count` rows of a folder of parquet files, in order, reading no row group without one.
 
     Args:
         source: path or URL of the folder, of any kind that fsspec knows.
         count: number of rows; fewer come back if there are fewer.
+        at_most_half: never more than the last half of all rows, so that what reads as many from the start reads others.
+    Raises:
+        FileNotFoundError: if there is no row to take.
     """
     filesystem, folder = fsspec.core.url_to_fs(source)
+    names = sorted(filesystem.glob(f"{folder}/*.parquet"), reverse=True)
+    if at_most_half:
+        count = min(count, _rows(filesystem, names, 2 * count) // 2)
     articles: list[str] = []
-    for name in sorted(filesystem.glob(f"{folder}/*.parquet"), reverse=True):
+    for name in names:
+        if len(articles) >= count:
+            break
         with filesystem.open(name) as file:
             parquet = pyarrow.parquet.ParquetFile(file)
             for group in reversed(range(parquet.num_row_groups)):
                 articles = parquet.read_row_group(group, columns=["text"])["text"].to_pylist() + articles
                 if len(articles) >= count:
-                    return articles[-count:]
+                    break
     if not articles:
-        raise FileNotFoundError(f"no rows in {folder}/*.parquet")
-    return articles
+        raise FileNotFoundError(f"too few rows in {folder}/*.parquet, expected at least {2 if at_most_half else 1}")
+    return articles[-count:]
+
+
+def _rows(filesystem: fsspec.AbstractFileSystem, names: Sequence[str], enough: int) -> int:
+    """How many rows parquet files have together, by what stands at their ends; counts no further than `enough`."""
+    total = 0
+    for name in names:
+        with filesystem.open(name) as file:
+            total += pyarrow.parquet.ParquetFile(file).metadata.num_rows
+        if total >= enough:
+            break
+    return total
 
 
 def parquet_rows(source: str, columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -202,7 +202,11 @@ def test_wikipedia_is_read_from_its_end(tmp_path, monkeypatch):
     assert rows.text(language="zh", text_documents=3)["test"]["text"][:] == ["2-7", "2-8", "2-9"]
     assert groups == [(2, ["text"]), (1, ["text"])]
     assert rows.text(language="zh", text_documents=11)["test"]["text"][:] == ["1-9", *(f"2-{i}" for i in range(10))]
-    assert len(rows.text(language="zh")["test"]) == 30
+    assert len(rows.text(language="zh", text_documents=500)["test"]) == 30
+    assert rows.text(language="zh")["test"]["text"][:] == [
+        *(f"1-{i}" for i in range(5, 10)),
+        *(f"2-{i}" for i in range(10)),
+    ]
     assert "give a number" in error(rows.text, language="zh", text_documents="all")
 
 
