@@ -54,7 +54,7 @@ SMALLER = {
     "--max-documents 200": "--max-documents 4 --device cpu",
     "--max-documents 40": "--max-documents 4 --device cpu",
     "max_documents=40": "max_documents=4",
-    "--limit 50": "--limit 1",
+    "--limit 25": "--limit 1",
     "plnd_text_ru ": f'plnd_text_ru --device cpu --metadata \'{{"data_dir": "{demo_corpus("evaluate")}"}}\' ',
     "--tasks plnd_text_zh,plnd_xquad_zh": "--tasks plnd_text_zh",  # XQuAD is on the hub
     " …": ' --include_path "$(plnd tasks)" --tasks plnd_text_zh',  # "and so on": what the command before it has
