@@ -47,7 +47,6 @@ def check_rows(rows: list[str]) -> dict[str, dict[str, str]]:
     from transformers import CONFIG_MAPPING
 
     sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "scripts")]
-    from plnd.models.layout import Layout
     from plnd.models.loading import disable_progress_bars
     from tiny import TINY, VARIANTS
 
@@ -56,9 +55,9 @@ def check_rows(rows: list[str]) -> dict[str, dict[str, str]]:
     for name, make in (TINY | VARIANTS).items():
         if make.args[1] not in CONFIG_MAPPING:  # a type of a later release
             continue
-        row = name if name in TINY else Layout(VARIANTS[name]()).family.name
-        if row in models:
-            models[row].append(name)
+        row = name if name in TINY else _row_of(name, make)
+        if row in models or (row == name and not rows):
+            models.setdefault(row, []).append(name)
     results: dict[str, dict[str, str]] = {
         row: dict.fromkeys(CHECKS if names else (), "") for row, names in models.items()
     }
@@ -71,6 +70,16 @@ def check_rows(rows: list[str]) -> dict[str, dict[str, str]]:
                 results[row][check] = f"{name}: {type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
                 traceback.print_exc(file=sys.stderr)
     return results
+
+
+def _row_of(variant: str, make: Callable[[], Any]) -> str:
+    """The row that a variant belongs to; its own name if this release cannot make it, which its checks will say."""
+    from plnd.models.layout import Layout
+
+    try:
+        return Layout(make()).family.name
+    except Exception:
+        return variant
 
 
 def _detect(name: str) -> None:
