@@ -55,14 +55,19 @@ def test_the_table_says_what_fails_and_what_was_not_run(script):
     """One column for each environment, failed checks by name, their reasons below."""
     releases = {"transformers": "5.0.0"}
     runs = [
-        {"python": "3.11.7", "releases": releases, "results": {"llama": {"detect": ""}, "opt": {"detect": "opt: no"}}},
-        {"python": "3.12.1", "releases": releases, "results": {"llama": {}}},
+        {
+            "python": "3.11.7",
+            "releases": releases,
+            "results": {"llama": {"detect": ""}, "phi": {"detect": ""}, "opt": {"detect": "opt: no"}},
+        },
+        {"python": "3.12.1", "releases": releases, "results": {"llama": {}, "phi": {"detect": ""}}},
     ]
     assert list(script.markdown(runs)) == [
         "| row | Python 3.11.7, transformers 5.0.0 | Python 3.12.1, transformers 5.0.0 |",
         "|---|---|---|",
         "| `llama` | passes | not in this release |",
         "| `opt` | fails: detect | not run |",
+        "| `phi` | passes | passes |",
         "",
         "- `opt`, detect, Python 3.11.7, transformers 5.0.0: opt: no",
     ]
