@@ -154,9 +154,12 @@ def _tune(name: str) -> None:
 def _lm_eval(name: str) -> None:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    from lm_eval_plnd.documents import DocumentLM
     from lm_eval_plnd.model import PLNDLM
 
+    known = {*AutoModelForCausalLM._model_mapping, *AutoModelForSeq2SeqLM._model_mapping}
     text = [("Ein kleiner Satz.", " Noch einer."), ("短句。", " 好。")]
     requests = [Instance("loglikelihood", {}, arguments, n) for n, arguments in enumerate(text)]
     common: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": 2, "max_length": 64}
@@ -166,12 +169,14 @@ def _lm_eval(name: str) -> None:
         neurons.save(mask)
         if _routed(source):
             common["experts_implementation"] = "eager"  # the default one wants longer rows than tiny ones
+        # lm-eval's `hf` cannot load the text tower of a larger model by itself
+        plain_lm = HFLM if type(AutoConfig.from_pretrained(source)) in known else DocumentLM
         found, expected, plain = (
             [answer[0] for answer in model.loglikelihood(requests, disable_tqdm=True)]
             for model in (
                 PLNDLM(pretrained=str(source), mask=str(mask), **common),
-                HFLM(pretrained=str(exported), **common),
-                HFLM(pretrained=str(source), **common),
+                plain_lm(pretrained=str(exported), **common),
+                plain_lm(pretrained=str(source), **common),
             )
         )
     assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) < 1e-3, f"{found}, expected {expected}"
@@ -219,7 +224,9 @@ def _checkpoints(name: str, folder: Path, *, tokenizer: bool = False) -> tuple[P
     source, exported = folder / "source", folder / "exported"
     words = AutoTokenizer.from_pretrained(demo_model())
     torch.manual_seed(0)
-    model = (TINY | VARIANTS)[name](**({"vocab_size": len(words)} if tokenizer else {})).float().eval()
+    make = (TINY | VARIANTS)[name]
+    sizes = {key for key in make.keywords if key.startswith("vocab_size")} if tokenizer else set()
+    model = make(**dict.fromkeys(sizes, len(words))).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3)
