@@ -26,9 +26,12 @@ class Patient(io.TextIOWrapper):
     failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Writes, or drops it all."""
+        """Writes, at once where Python is unbuffered, or drops it all."""
         try:
-            return super().write(text)
+            written = super().write(text)
+            if self.write_through:
+                super().flush()
+            return written
         except OSError as error:
             self._give_up(error)
             return len(text)
@@ -126,7 +129,7 @@ def session() -> Iterator[Session]:
 
 def _patient(descriptor: int, stream: TextIO | None) -> Patient:
     """A patient stream in the place of another. One that was closed takes nothing, and no file gets its number."""
-    encoding, lines = "utf-8", descriptor == 2
+    encoding, lines, at_once = "utf-8", descriptor == 2, False
     if stream is None:
         nowhere = os.open(os.devnull, os.O_RDONLY)
         if nowhere != descriptor:
@@ -135,4 +138,6 @@ def _patient(descriptor: int, stream: TextIO | None) -> Patient:
     else:
         stream.flush()
         encoding, lines = stream.encoding, bool(stream.line_buffering)
-    return Patient(open(descriptor, "wb", closefd=False), encoding, "backslashreplace", line_buffering=lines)
+        at_once = bool(getattr(stream, "write_through", False))  # python -u, PYTHONUNBUFFERED, as containers set it
+    target = open(descriptor, "wb", closefd=False)
+    return Patient(target, encoding, "backslashreplace", line_buffering=lines, write_through=at_once)

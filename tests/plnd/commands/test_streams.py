@@ -84,6 +84,22 @@ def test_letters_that_stdout_does_not_have(tmp_path, form, expected):
     assert (done.returncode, done.stderr) == (0, b"") and expected in done.stdout
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lines_stand_in_the_order_in_which_they_are_written(unbuffered):
+    """What stderr is told before stdout comes before it, also where Python is unbuffered, as in many containers."""
+    code = (
+        "import sys; from plnd.commands.streams import session\n"
+        "with session():\n"
+        "    sys.stderr.write('bar'); sys.stderr.write('\\n'); print('result', flush=True)\n"
+        "    sys.stderr.write('end\\n')"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    both = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    )
+    assert both.stdout == b"bar\nresult\nend\n"
+
+
 WAITS = """
 import signal, sys, time
 from plnd.commands import main
