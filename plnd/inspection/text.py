@@ -13,6 +13,11 @@ _LONGEST = 3
 _SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 _JOINERS = "\u200c\u200d"
 """Which Persian, Hindi and emoji need, and which move nothing."""
+_AS_THEMSELVES = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_BYTES = {chr(byte): byte for byte in _AS_THEMSELVES} | {
+    chr(0x100 + place): byte for place, byte in enumerate(sorted({*range(0x100)} - {*_AS_THEMSELVES}))
+}
+"""The letters that stand for bytes in the names that GPT-2's and all byte-level tokenizers give to tokens."""
 
 
 def visible(text: str) -> str:
@@ -34,12 +39,12 @@ def visible_token(text: str) -> str:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token by itself, with the space before it; of a part of a character, the tokenizer's own name for it."""
+    """A token by itself, with the space before it; bytes that are no whole character as their numbers, `<0xE4>`."""
     if not 0 <= token < len(tokenizer):
         return f"[{token}]"
     once, twice = _decoded(tokenizer, [token]), _decoded(tokenizer, [token, token])
     text = twice[len(once) :] if twice.startswith(once) else once  # decoders drop a space at the beginning of a text
-    return str(tokenizer.convert_ids_to_tokens(token)) if BROKEN in text or not text else text
+    return _name(tokenizer.convert_ids_to_tokens(token)) if BROKEN in text or not text else text
 
 
 def in_context(tokenizer: Any, ids: Sequence[int], position: int, around: int) -> tuple[str, str, str]:
@@ -87,6 +92,15 @@ def _rest(beginning: str, text: str) -> str:
 
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
     return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
+def _name(name: Any) -> str:
+    """A tokenizer's own name for a token; of one that is made of bytes, these, where they are text as text."""
+    name = str(name)
+    if not {*name} <= {*_BYTES}:
+        return name
+    text = bytes(_BYTES[letter] for letter in name).decode("utf-8", "surrogateescape")
+    return "".join(f"<0x{ord(x) - 0xDC00:02X}>" if 0xDC80 <= ord(x) <= 0xDCFF else x for x in text)
 
 
 def _steers(letter: str) -> bool:

@@ -83,11 +83,43 @@ def test_spaces_of_tokens_are_kept():
 
 
 def test_tokens_that_are_no_text_have_a_name():
-    """A byte of a character has the tokenizer's name for it, a row of the unembedding without a token its number."""
-    tokenizer = bytewise()
-    byte = tokenizer("天")["input_ids"][0]
-    assert token_text(tokenizer, byte) == tokenizer.convert_ids_to_tokens(byte) != ""
+    """Bytes of a character have their numbers, not the letters that stand for bytes in tokenizers' files.
+
+    A row of the unembedding without a token has its own number.
+    """
+    tokenizer = bytewise((("å", "¤"), ("Ġ", "å"), ("¤", "©"), ("©", "a")))
+    assert tokenizer.convert_ids_to_tokens(256) == "å¤"
+    assert [token_text(tokenizer, n) for n in (256, 257, 258, 259)] == [
+        "<0xE5><0xA4>",
+        " <0xE5>",
+        "<0xA4><0xA9>",
+        "<0xA9>a",
+    ]
+    for letter, byte in byte_letters().items():
+        assert token_text(tokenizer, tokenizer.convert_tokens_to_ids(letter)) == (
+            chr(byte) if byte < 0x80 else f"<0x{byte:02X}>"
+        )
     assert token_text(tokenizer, 5000) == "[5000]"
+
+
+def byte_letters() -> dict[str, int]:
+    """What the letters of the alphabet stand for, as the tokenizers library itself writes single bytes."""
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    found = {}
+    for number in (*range(0x80), *range(0xA0, 0x100)):
+        written = split.pre_tokenize_str(chr(number))[0][0]
+        for letter, byte in zip(written, chr(number).encode(), strict=True):
+            found[letter] = byte
+    return found
+
+
+def test_a_name_that_is_not_made_of_bytes_stays():
+    """A byte of a SentencePiece tokenizer is already called by its number, and other names are left alone."""
+    tokenizer = Tokenizer(models.WordLevel({"<0xE5>": 0, "▁\ufffd": 1, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert token_text(fast, 0) == "<0xE5>"
+    assert token_text(fast, 1) == "▁\ufffd"
 
 
 STEERING = [
