@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plnd.addresses import ATTENTION_PROJECTIONS
+from plnd.numbers import signed
 from plnd.plot_style import filling, in_words, look, pyplot, shortest_rows, style, width_of, write
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ def draw_changes(changes: Mapping[str, Mapping[str, float]], *, columns: int = 1
         axis.set(ylabel="switched off", xlabel="change in bits per byte (+ is worse)")
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if abs(value) > 0.6 * largest else "black"
-            text = f"{round(value, 3) + 0.0:+.3f}"  # no minus before a zero
-            axis.text(column, row, text, ha="center", va="center", fontsize=min(6, 18 * cell), color=colour)
+            axis.text(column, row, signed(value), ha="center", va="center", fontsize=min(6, 18 * cell), color=colour)
     return figure
 
 

@@ -30,6 +30,7 @@ from plnd.io.files import write_bytes, write_csv
 from plnd.io.inputs import INPUTS, check_inputs, path_digest, sealed
 from plnd.models.loading import load_tokenizer
 from plnd.models.source import source_digest
+from plnd.numbers import signed
 
 METHODS: dict[str, dict[str, Any]] = {
     "neurons": {"method": "neurons"},
@@ -122,7 +123,7 @@ def table(base: dict[str, Any], rows: dict[tuple[str, int, str], dict[str, Any]]
     lines = [f"{'trained on':10}{'documents':>10} {'method':8}{'parameters':>12}" + "".join(f"{n:>9}" for n in names)]
     lines.append(f"{'nothing':10}{'':10} {'':8}{'':12}" + "".join(f"{base[task][metric]:9.3f}" for task in base))
     for (language, documents, method), row in rows.items():
-        change = "".join(f"{row['after'][task][metric] - base[task][metric]:+9.3f}" for task in base)
+        change = "".join(f"{signed(row['after'][task][metric] - base[task][metric]):>9}" for task in base)
         lines.append(f"{language:10}{documents:10} {method:8}{row['trained_parameters']:12,}{change}")
     return "\n".join(lines)
 

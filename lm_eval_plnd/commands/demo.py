@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from plnd.commands.shared import Command
 from plnd.errors import PLNDError
+from plnd.numbers import signed
 
 if TYPE_CHECKING:
     from plnd.neurons.neuron_set import NeuronSet
@@ -235,7 +236,9 @@ def table(results: Mapping[str, Any]) -> str:
         others = sum(own[x] for x in LANGUAGES if x != language) / (len(LANGUAGES) - 1)
         ratios = f"{_ratio(own[language], others):>12}{_ratio(own[language], random[language]):>12}"
         for name, change, end in ((language, own, ratios), ("  random", random, "")):
-            lines.append(f"{name:<10}{own['neurons']:>8,}" + "".join(f"{change[x]:>+8.3f}" for x in LANGUAGES) + end)
+            lines.append(
+                f"{name:<10}{own['neurons']:>8,}" + "".join(f"{signed(change[x]):>8}" for x in LANGUAGES) + end
+            )
     lines.append(f"random: as many neurons of each block and projection, mean of {len(CONTROL_SEEDS)} draws")
     return "\n".join(lines)
 

@@ -24,6 +24,7 @@ from lm_eval_plnd.experiments.results import (
 )
 from lm_eval_plnd.experiments.settings import load_settings
 from plnd.errors import PLNDError
+from plnd.numbers import signed
 from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value, relative_lengths
 
 
@@ -106,7 +107,7 @@ class Estimate:
 
     def shown(self, places: int) -> str:
         """With so many decimal places."""
-        return f"{self.value:+.{places}f} [{self.low:+.{places}f}, {self.high:+.{places}f}] p {self.p:.2g}"
+        return f"{signed(self.value, places)} [{signed(self.low, places)}, {signed(self.high, places)}] p {self.p:.2g}"
 
 
 Groups = list[tuple[float, np.ndarray, np.ndarray]]

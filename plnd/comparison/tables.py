@@ -11,6 +11,7 @@ import numpy as np
 
 from plnd.comparison.summary import QUANTITIES, Comparison, Line, summarise
 from plnd.io.files import write_csv
+from plnd.numbers import signed
 
 COLUMNS = (
     "detector",
@@ -73,8 +74,8 @@ def table(comparison: Comparison) -> str:
             mean, *each = comparison.lines[key]
             p_value = comparison.p_values.get(key)
             parts.append(
-                f"{key[0]:{width + 5}}{mean.neurons:>9.1f}{mean.values['own'][0]:>+9.4f}"
-                f"{mean.values['others'][0]:>+9.4f}{_interval(mean, 'own/others'):>24}"
+                f"{key[0]:{width + 5}}{mean.neurons:>9.1f}{signed(mean.values['own'][0], 4):>9}"
+                f"{signed(mean.values['others'][0], 4):>9}{_interval(mean, 'own/others'):>24}"
                 f"{_interval(mean, 'own/random'):>24}{'' if p_value is None else f'{p_value:.3f}':>8}"
                 + "".join(f"{line.values['own/others'][0]:>9.1f}" for line in each)
             )

@@ -9,7 +9,7 @@ import torch
 import plnd
 from handmade import MODEL, make_neurons, make_scores
 from plnd.errors import PLNDError
-from plnd.numbers import is_real, is_whole
+from plnd.numbers import is_real, is_whole, signed
 
 NO_NUMBERS = ["3", None, True, [3], {}, b"3", "\ud800", torch.tensor(3), np.array([3]), np.bool_(True), 3j]
 
@@ -83,3 +83,10 @@ def test_nothing_is_not_the_default():
     """A rate of 0 is refused, and not taken for none given."""
     with pytest.raises(PLNDError, match="top_rate=0: expected a number above 0"):
         TAKEN["top_rate"](0)
+
+
+def test_changes_have_signs_and_zeros_no_minus():
+    """What rounds to zero is +0.000, whichever side it is on."""
+    assert [signed(x) for x in (-0.0004, 0.0, -0.0, 0.0004, -0.0006, 1.5)] == [*["+0.000"] * 4, "-0.001", "+1.500"]
+    assert (signed(-0.00004, 4), signed(-0.04, 1), signed(-2.0, 0)) == ("+0.0000", "+0.0", "-2")
+    assert (signed(float("nan")), signed(float("-inf"))) == ("+nan", "-inf")

@@ -11,6 +11,7 @@ import numpy as np
 from lm_eval_plnd.experiments.ablation.run import Ablation, Effect
 from lm_eval_plnd.experiments.changes import Estimate
 from lm_eval_plnd.experiments.tables import Shown, write_tables
+from plnd.numbers import signed
 
 COLUMNS = (
     "task", "metric", "documents", "original",
@@ -64,13 +65,13 @@ def sentence(found: Ablation) -> str:
     parts = [f"{without}, {worst.task} suffers most: {moved}"]
     if worst.random is not None:
         harm, random = worst.harm(worst.own), worst.harm(worst.random)
-        as_many = f"as many random ones ({worst.random.value:+.3f})"
+        as_many = f"as many random ones ({signed(worst.random.value)})"
         parts.append(f"{harm / random:,.1f} times what {as_many} cost" if random > 0 else f"{as_many} cost nothing")
     others = [one for one in first if one is not worst and one.metric == worst.metric]
     if others:
         mean = float(np.mean([one.own.value for one in others]))
         who = others[0].task if len(others) == 1 else f"the other {len(others)} on average"
-        parts.append(f"{who}: {mean:+.3f}")
+        parts.append(f"{who}: {signed(mean)}")
     return f"{'; '.join(parts)}."
 
 
@@ -124,8 +125,8 @@ def _documents(effect: Effect) -> str:
 def _change(change: Estimate | None) -> str:
     if change is None:
         return ""
-    ends = "[–]" if math.isnan(change.low) else f"[{change.low:+.3f}, {change.high:+.3f}]"
-    return f"{change.value:+.3f} {ends}"
+    ends = "[–]" if math.isnan(change.low) else f"[{signed(change.low)}, {signed(change.high)}]"
+    return f"{signed(change.value)} {ends}"
 
 
 def _all_of(change: Estimate | None) -> list[float | str]:

@@ -13,6 +13,7 @@ import numpy as np
 from lm_eval_plnd.experiments.frontier.schedule import Cell, cells
 from lm_eval_plnd.experiments.frontier.settings import FrontierSettings
 from lm_eval_plnd.experiments.tables import Shown, write_tables
+from plnd.numbers import signed
 from plnd.plot_style import in_words
 from plnd.statistics import as_ratio, bootstrap_interval, paired_p_value, relative_lengths
 
@@ -147,7 +148,7 @@ def write_report(
         rows.append(["" if isinstance(x, float) and math.isnan(x) else x for x in row])
         budget = "all" if cell.budget is None else f"{cell.budget:.2%}"
         told = [
-            f"{value:+.4f} [{low:+.4f}, {high:+.4f}]{_star(test)}"
+            f"{signed(value, 4)} [{signed(low, 4)}, {signed(high, 4)}]{_star(test)}"
             for value, (low, high), test in ((gain, ends[0], p[0]), (forgetting, ends[1], p[1]))
         ]
         texts.append(
@@ -199,7 +200,7 @@ def _task_tables(settings: FrontierSettings, found: Sequence[Outcome]) -> list[S
                 in_words(one.cell.language),
                 in_words(one.cell.method),
                 "all" if one.cell.budget is None else f"{one.cell.budget:.2%}",
-                *(f"{one.tasks[item][x]:+.3f}" for x in languages),
+                *(signed(one.tasks[item][x]) for x in languages),
             ]
             for one in found
         ]

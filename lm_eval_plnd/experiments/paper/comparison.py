@@ -14,6 +14,7 @@ from lm_eval_plnd.experiments.conditions import Setting
 from lm_eval_plnd.experiments.paper.shown import ablated, digits, picture, unit
 from lm_eval_plnd.experiments.results import TEXT, less_is_better
 from lm_eval_plnd.experiments.tables import Shown, write_tables
+from plnd.numbers import signed
 from plnd.plot_style import in_words
 from plnd.plots import plot_bars
 
@@ -108,8 +109,8 @@ def cells(moved: Change, metric: str) -> list[str]:
     """A change as the columns of `WIDTHS` show it; behind the number of draws what they scatter."""
     places = digits(metric)
     scores = [f"{value:.{places}f}" for value in (moved.english, moved.others)]
-    changes = [f"{e.value:+.{places}f}" for e in (moved.of_english, moved.of_others, moved.delta)]
-    interval = f"[{moved.delta.low:+.{places}f}, {moved.delta.high:+.{places}f}]"
+    changes = [signed(e.value, places) for e in (moved.of_english, moved.of_others, moved.delta)]
+    interval = f"[{signed(moved.delta.low, places)}, {signed(moved.delta.high, places)}]"
     scatter = f" ±{np.std(moved.draws, ddof=1):.{places}f}" if len(moved.draws) > 1 else ""
     return [
         f"{moved.deactivated:,.0f}",
@@ -166,7 +167,7 @@ def write_details(
                 for score, own, of_english, of_own in moved.by_language.values()
                 for text in (
                     *(f"{value:.{places}f}" for value in (score, own)),
-                    *(f"{e.value:+.{places}f}" for e in (of_english, of_own)),
+                    *(signed(e.value, places) for e in (of_english, of_own)),
                 )
             ]
             texts.append([*line.label, *numbers])

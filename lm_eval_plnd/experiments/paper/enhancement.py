@@ -15,6 +15,7 @@ from lm_eval_plnd.experiments.paper.shown import STAR, digits, picture, unit
 from lm_eval_plnd.experiments.results import BITS, TEXT, read_json
 from lm_eval_plnd.experiments.tables import Shown, write_tables
 from plnd.io.files import write_csv
+from plnd.numbers import signed
 from plnd.plot_style import in_words
 from plnd.plots import Points, plot_bars, plot_points
 
@@ -93,8 +94,8 @@ def figure4(args: argparse.Namespace) -> None:
 def gain_line(label: str, found: Gain, metric: str) -> str:
     """A gain as one line of text."""
     places, moved = digits(metric), found.change
-    interval = f"[{moved.low:+.{places}f}, {moved.high:+.{places}f}]"
-    return f"  {label}{found.value:>9.{places}f}{moved.value:>+9.{places}f}{interval:>19}{moved.p:>8.2g}"
+    interval = f"[{signed(moved.low, places)}, {signed(moved.high, places)}]"
+    return f"  {label}{found.value:>9.{places}f}{signed(moved.value, places):>9}{interval:>19}{moved.p:>8.2g}"
 
 
 def table6(args: argparse.Namespace) -> None:

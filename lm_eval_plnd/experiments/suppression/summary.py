@@ -19,6 +19,7 @@ from lm_eval_plnd.experiments.suppression.config import RULE
 from lm_eval_plnd.experiments.suppression.run import ABOUT, ANSWERS, FAITHFUL, SLIPS, Point, Suppression
 from lm_eval_plnd.experiments.tables import Shown, markdown, write_tables
 from plnd.inspection.text import visible
+from plnd.numbers import signed
 
 CURVE = (
     "neurons", "factor", "chosen",
@@ -273,8 +274,8 @@ def _ends(change: Estimate) -> tuple[float, float]:
 def _change(change: Estimate | None) -> str:
     if change is None:
         return ""
-    ends = "[–]" if math.isnan(change.low) else f"[{change.low:+.3f}, {change.high:+.3f}]"
-    return f"{change.value:+.3f} {ends}"
+    ends = "[–]" if math.isnan(change.low) else f"[{signed(change.low)}, {signed(change.high)}]"
+    return f"{signed(change.value)} {ends}"
 
 
 def _p(effect: Effect) -> str:
