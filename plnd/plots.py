@@ -48,7 +48,7 @@ def draw_overlap(matrices: Mapping[str, np.ndarray], names: Sequence[str], *, co
         figure, axes = pyplot().subplots(
             lines, across, figsize=(width_of(columns), size * lines), squeeze=False, layout="constrained"
         )
-        letters = min(7.0, 300 * size / 6.75 / max(len(names), 3) / 2.2)
+        letters = min(7.0, 230 * size / 6.75 / max(len(names), 3) / 2.2)
         for axis, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
             image = axis.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
             axis.set_title("all neurons" if title == "all" else in_words(title))
@@ -133,7 +133,12 @@ def draw_layers(
         for title, panel in panels.items():
             parts = [v for p, v in by_projection.items() if (p in ATTENTION_PROJECTIONS) == (title == "attention")]
             panel[name] = np.sum(parts, axis=0) if parts else np.zeros(len(next(iter(by_projection.values()))))
-    return draw_lines(panels, dict.fromkeys(panels, label), stages=stages, columns=columns, from_zero=True, apart=True)
+    labels = dict.fromkeys(panels, label)
+    figure = draw_lines(panels, labels, stages=stages, columns=columns, from_zero=True, apart=True)
+    if all(np.array_equal(line, np.round(line)) for panel in panels.values() for line in panel.values()):
+        for axis in figure.axes:
+            axis.yaxis.get_major_locator().set_params(integer=True)  # there is no half a neuron
+    return figure
 
 
 def plot_lines(

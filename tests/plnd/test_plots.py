@@ -81,6 +81,15 @@ def test_names_of_languages_do_not_run_into_each_other(languages):
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
+def test_numbers_of_an_overlap_do_not_run_into_each_other():
+    """Of six languages in three panels, as in the demo: with room between two cells."""
+    names = ["en", "de", "fr", "es", "ru", "zh"]
+    figure = draw_overlap({name: np.full((6, 6), 0.25) for name in ("all", "attention", "feed_forward")}, names)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts[:6]]
+    assert all(left.x1 + 0.05 * left.width < right.x0 for left, right in pairwise(boxes))
+
+
 @pytest.mark.parametrize("names, angle", [(["a", "b"], 0), (["en", "zh_own"], 90)])
 def test_long_names_of_sets_stand_upright(names, angle):
     """So that they do not run into each other."""
@@ -100,6 +109,14 @@ def test_layers_add_up_attention_and_feed_forward():
     assert [axis.get_xlabel() for axis in figure.axes] == ["block", "block"]
     assert figure.axes[0].get_ylabel() == "neurons"
     assert all(axis.get_ylim()[0] == 0 for axis in figure.axes)
+
+
+@pytest.mark.parametrize("most, whole", [(3, True), (0.3, False)])
+def test_counts_of_layers_have_whole_ticks(most, whole):
+    """No half neurons beside few of them; shares have what ticks they need."""
+    figure = draw_layers({"zh": {"q_proj": np.array([most, 0, 0]), "down_proj": np.array([0, most, 0])}})
+    figure.canvas.draw()
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_yticks()) == whole
 
 
 def test_lines_have_a_panel_a_colour_and_a_scale():
