@@ -38,8 +38,12 @@ def to_lora(model: nn.Module, adapter_name: str = "default") -> tuple[LoraConfig
         config and state dictionary, as PEFT's own `convert_to_lora` returns them.
 
     Raises:
-        NeuronSelectError: if the model has no such neuron-select adapter, or it trains biases in place.
+        NeuronSelectError: if it is no model, or has no such neuron-select adapter, or it trains biases in place.
     """
+    if not isinstance(model, nn.Module):
+        raise NeuronSelectError(
+            f"the model is of type {type(model).__name__}, expected a torch module: save_as_lora(folder, model)"
+        )
     layers = {
         name.removeprefix(_PREFIX): module
         for name, module in model.named_modules()

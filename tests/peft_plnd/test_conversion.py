@@ -73,7 +73,9 @@ def test_pefts_own_conversion_works_too():
 
 
 def test_what_cannot_be_converted_is_refused():
-    """No such adapter; biases that train in place, which LoRA's files do not carry in the same way."""
+    """No model; no such adapter; biases that train in place, which LoRA's files do not carry in the same way."""
+    with pytest.raises(ValueError, match=r"type str, expected a torch module: save_as_lora\(folder, model\)"):
+        save_as_lora(tuned_model(), "lora")
     with pytest.raises(ValueError, match="the model has no neuron-select adapter 'other'"):
         to_lora(tuned_model(), "other")
     with pytest.raises(ValueError, match="bias='all' trains biases outside the adapter"):
