@@ -51,6 +51,10 @@ def open_questions(
     asked_in = asked_in or language
     folder = Path(questions_dir).expanduser() if questions_dir else tasks_folder() / FOLDER
     files = {code: folder / f"{code}.jsonl" for code in (asked_in, language)}
+    for code, path in files.items():
+        if not path.exists():
+            known = ", ".join(sorted(x.stem for x in folder.glob("*.jsonl"))) or "none"
+            raise CorpusError(f"{path}: no such file; {folder} has questions in {known}, expected some in {code}, too")
     questions = {code: read_questions(path) for code, path in files.items()}
     asked, wanted = questions[asked_in], questions[language]
     if missing := sorted(asked.keys() ^ wanted.keys()):

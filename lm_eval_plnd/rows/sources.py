@@ -86,7 +86,7 @@ def hub_dataset(task: str) -> HubDataset | None:
 
 MAX_BYTES = 2**28
 """Of a file of rows in the user's folder."""
-OR_LOCAL = 'read local files with --metadata \'{"data_dir": "…"}\''
+OR_LOCAL = 'read local files with --metadata \'{"data_dir": "…"}\' (plnd experiment: --set metadata.data_dir=…)'
 OR_HUB = "download it again, or leave out data_dir to read it from the network"
 
 

@@ -253,7 +253,7 @@ def add_corpus(parser: argparse.ArgumentParser, number: str) -> None:
     parser.add_argument(
         "--corpus", nargs="+", required=True, metavar="CORPUS",
         help=number + "text (a document a line), .jsonl, .json, .csv, .tsv, .parquet, .arrow, any of them compressed, a"
-        " pipe, a folder of them, or data set NAME[:CONFIG[:SPLIT]]",
+        " pipe, a folder of them (there each .txt is a document), or data set NAME[:CONFIG[:SPLIT]]",
     )  # fmt: skip
     parser.add_argument("--text-field", default="text", help="field of a row, a.b for a nested one (default: text)")
     parser.add_argument(

@@ -161,8 +161,9 @@ class Suppression:
                 f" {self.original.rate(self.config.stop):.3f}, within {asked}; no mask is written"
             )
         best = min(self.points, key=lambda point: (point.rate(self.config.stop), point.cost.value))
+        done = f"times {best.factor:g}" if best.factor else "off"
         return (
-            f"nothing reaches {asked}: {best.neurons:,} neurons times {best.factor:g} come nearest, from"
+            f"nothing reaches {asked}: {best.neurons:,} neurons {done} come nearest, from"
             f" {self.original.rate(self.config.stop):.3f} to {best.rate(self.config.stop):.3f}; no mask is written:"
             " allow a larger --target, larger --shares, or smaller --times"
         )

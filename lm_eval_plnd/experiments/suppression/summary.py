@@ -47,7 +47,7 @@ def curve(found: Suppression) -> Shown:
     """The trade-off: rates of the language against what the kept ones lose, on the validation half."""
     language = found.language
     header = (
-        "neurons", "times", f"slips into {language}", f"answers in {language}", "in own language", "about the question",
+        "neurons", "factor", f"slips into {language}", f"answers in {language}", "in own language", "about the question",
         "bits per byte, kept", "",
     )  # fmt: skip
     rows = []

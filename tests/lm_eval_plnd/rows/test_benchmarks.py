@@ -219,13 +219,18 @@ def test_wikipedia_is_on_the_hub():
     assert folder == "datasets/wikimedia/wikipedia/20231101.zh"
 
 
+OR_LOCAL = (
+    '; connect, or read local files with --metadata \'{"data_dir": "…"}\' (plnd experiment: --set metadata.data_dir=…)'
+)
+
+
 def test_an_unreachable_hub_is_one_line(tmp_path, monkeypatch):
     """What goes wrong at the hub is one line that says how to do without it."""
     monkeypatch.setattr(rows, "XQUAD", replace(rows.XQUAD, name=str(tmp_path / "nowhere")))
     monkeypatch.setattr(rows, "WIKIPEDIA", str(tmp_path / "nowhere.{language}"))
     for message in (error(rows.xquad, language="zh"), error(rows.text, language="zh")):
         assert message.startswith(os.fspath(tmp_path / "nowhere"))
-        assert message.endswith('; connect, or read local files with --metadata \'{"data_dir": "…"}\'')
+        assert message.endswith(OR_LOCAL)
 
 
 def lines(*rows):
@@ -530,7 +535,7 @@ def test_an_unreachable_network_is_one_line(tmp_path, monkeypatch, name):
     for address in ("XLSUM_FILES", "MPARAREL", "MZSRE"):
         monkeypatch.setattr(rows, address, str(tmp_path / "nowhere"))
     reader, arguments = READERS[name]
-    assert error(reader, **arguments).endswith('; connect, or read local files with --metadata \'{"data_dir": "…"}\'')
+    assert error(reader, **arguments).endswith(OR_LOCAL)
 
 
 def test_addresses_are_of_the_hub_and_of_fixed_commits():

@@ -122,8 +122,12 @@ def test_files_that_say_something_else(tmp_path, rows, refusal):
 
 def test_languages_without_questions_and_with_others(tmp_path):
     """A language that has no file, or not the same questions, is refused."""
-    with pytest.raises(CorpusError, match="xx.jsonl: no such file, expected open questions"):
+    with pytest.raises(
+        CorpusError, match="xx.jsonl: no such file; .* has questions in ar, de, en, .*, expected some in xx"
+    ):
         open_questions("xx")
+    with pytest.raises(CorpusError, match="has questions in none, expected some in xx, too"):
+        open_questions("xx", questions_dir=tmp_path / "absent")
     folder = put(tmp_path, sw=[GOOD], en=[GOOD | {"id": "b"}])
     with pytest.raises(
         CorpusError, match=r"sw.jsonl: other questions than in en.jsonl \(a, b\); expected the same ids"

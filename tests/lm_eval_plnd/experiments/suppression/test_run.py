@@ -60,7 +60,7 @@ def test_nothing_is_chosen_where_nothing_reaches_it():
         check_found(found)
     assert caught.value.status == 3
     assert str(caught.value) == (
-        "nothing reaches a rate of 0.05 on 24 validation questions: 20 neurons times 0 come nearest, from 1.000 to"
+        "nothing reaches a rate of 0.05 on 24 validation questions: 20 neurons off come nearest, from 1.000 to"
         " 0.100; no mask is written: allow a larger --target, larger --shares, or smaller --times"
     )
     silent = Suppression("zh", ("en",), "m", config, made(0, 1.0, 0, 0, 0.0), ())
