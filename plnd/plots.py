@@ -136,8 +136,10 @@ def draw_layers(
     labels = dict.fromkeys(panels, label)
     figure = draw_lines(panels, labels, stages=stages, columns=columns, from_zero=True, apart=True)
     if all(np.array_equal(line, np.round(line)) for panel in panels.values() for line in panel.values()):
+        from matplotlib.ticker import MaxNLocator
+
         for axis in figure.axes:
-            axis.yaxis.get_major_locator().set_params(integer=True)  # there is no half a neuron
+            axis.yaxis.set_major_locator(MaxNLocator("auto", integer=True))  # there is no half a neuron
     return figure
 
 

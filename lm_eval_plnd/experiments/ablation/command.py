@@ -39,7 +39,8 @@ class Ablate(Command):
         add("--tasks", default="", help="lm-eval tasks or groups, comma-separated")
         add(
             "--text", nargs="+", default=[], metavar="NAME=FILE",
-            help="bits per byte of the end of text files: the last 500 documents, at most the last half",
+            help="bits per byte of the end of text files: the last 500 documents, at most the last half; nothing"
+            " notices a set that was detected on them, so detect on those before, with --max-documents",
         )  # fmt: skip
         add("--draws", type=int, default=3, help="random sets of as many neurons of each block and projection")
         add_model(parser, "folder or hub name (default: the model that the set was made for)", required=False)

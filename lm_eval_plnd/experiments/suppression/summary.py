@@ -47,8 +47,8 @@ def curve(found: Suppression) -> Shown:
     """The trade-off: rates of the language against what the kept ones lose, on the validation half."""
     language = found.language
     header = (
-        "neurons", "factor", f"slips into {language}", f"answers in {language}", "in own language", "about the question",
-        "bits per byte, kept", "",
+        "neurons", "factor", f"slips into {language}", f"answers in {language}", "in own language",
+        "about the question", "bits per byte, kept", "",
     )  # fmt: skip
     rows = []
     for one in (found.original, *found.points):
