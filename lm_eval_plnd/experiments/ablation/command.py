@@ -39,8 +39,8 @@ class Ablate(Command):
         add("--tasks", default="", help="lm-eval tasks or groups, comma-separated")
         add(
             "--text", nargs="+", default=[], metavar="NAME=FILE",
-            help="bits per byte of the end of text files: the last 500 documents, at most the last half; nothing"
-            " notices a set that was detected on them, so detect on those before, with --max-documents",
+            help="bits per byte of the end of text files: the last 500 documents, at most the last half; a set that"
+            " was detected on them is refused: detect on those before, with --max-documents",
         )  # fmt: skip
         add("--draws", type=int, default=3, help="random sets of as many neurons of each block and projection")
         add_model(parser, "folder or hub name (default: the model that the set was made for)", required=False)
@@ -66,6 +66,7 @@ class Ablate(Command):
 
         from lm_eval_plnd.experiments.ablation.run import ablation
         from lm_eval_plnd.experiments.ablation.summary import draw, text, write
+        from lm_eval_plnd.experiments.ablation.unseen import check_unseen
         from lm_eval_plnd.experiments.evaluation import load_lm
         from plnd.neurons.neuron_set import NeuronSet
 
@@ -81,16 +82,20 @@ class Ablate(Command):
         neurons = neurons.restrict(**kept) if any(kept.values()) else neurons
         neurons.check_some("switch off")
         arguments = _model_arguments(args, neurons)
+        texts = _texts(args.text)
         tasks = find_tasks(
-            [name.strip() for name in args.tasks.split(",") if name.strip()], _texts(args.text),
+            [name.strip() for name in args.tasks.split(",") if name.strip()], texts,
             include_path=args.include_path, num_fewshot=args.num_fewshot,
             gen_kwargs=_parsed("--gen_kwargs", args.gen_kwargs), metadata=_json(args.metadata),
         )  # fmt: skip
         asked = {"model": arguments, "num_fewshot": args.num_fewshot, "gen_kwargs": args.gen_kwargs}
         asked |= {"metadata": args.metadata}
         limit = int(args.limit) if args.limit is not None and args.limit >= 1 else args.limit
+        lm = load_lm(arguments)
+        for name, path in texts.items():
+            check_unseen(neurons, lm.tokenizer, name, path)
         found = ablation(
-            load_lm(arguments), neurons, tasks, draws=args.draws, limit=limit, folder=args.output, asked=asked,
+            lm, neurons, tasks, draws=args.draws, limit=limit, folder=args.output, asked=asked,
             apply_chat_template=args.apply_chat_template, intervention=done,
         )  # fmt: skip
         say_lines(text(found))
