@@ -49,7 +49,7 @@ NEXT = (
 class Demo(Command):
     """The subcommand (entry point `plnd.commands: demo`)."""
 
-    help = "the whole story on the model inside the package, offline, in under two minutes"
+    help = "the whole story on the model inside the package, offline, in two minutes on two cores"
     example = "plnd demo --output plnd-demo"
 
     @staticmethod

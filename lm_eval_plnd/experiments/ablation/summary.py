@@ -103,7 +103,9 @@ def draw(found: Ablation, path: str | Path, *, columns: int = 2) -> None:
         if given:
             values[name] = scale * [one.value for one in given]
             intervals[name] = np.stack([scale * [one.low for one in given], scale * [one.high for one in given]])
-    plot_bars(values, [one.task for one in first], path, "change (%)", intervals=intervals, columns=columns)
+    (metric, *others) = dict.fromkeys(one.metric for one in first)
+    label = "change (%)" if others else f"change in {metric} (%)"
+    plot_bars(values, [one.task for one in first], path, label, intervals=intervals, columns=columns)
 
 
 def _first_of_each(found: Ablation) -> list[Effect]:

@@ -29,7 +29,7 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as end:
         main(["demo", "--help"])
     out = capsys.readouterr().out
-    assert end.value.code == 0 and "offline, in under two minutes" in out and "(default: plnd-demo)" in out
+    assert end.value.code == 0 and "offline, in two minutes on two cores" in out and "(default: plnd-demo)" in out
     example = out.rpartition("example:\n")[2].split()
     assert example[0] == "plnd" and parsed(main, example[1:]).output == "plnd-demo"
     assert parsed(main, ["demo"]).output == "plnd-demo"
