@@ -152,8 +152,8 @@ def _detect(
         check_official(layout, config.max_length)
     if config.method == "relevance" and weights_of(layout.model) is not None:
         raise PLNDError(
-            "method=relevance needs a backward pass, which blockwise does not have: load the model whole or over devices"
-            " (docs/larger.md), or take method=plnd"
+            "method=relevance needs a backward pass, which blockwise does not have: load the model whole, or over"
+            " devices (docs/larger.md), or take method=plnd"
         )
     if config.batch_size == "auto" and (layout.group is not None or weights_of(layout.model) is not None):
         how = "blockwise" if layout.group is None else "spread over processes"
