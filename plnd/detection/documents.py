@@ -164,7 +164,7 @@ class TokenizedCorpus:
                     section.short.add([place])
                     continue
                 self.long_enough += 1
-                section.digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
+                section.digest.update(token_bytes(ids))
                 yield Document(place, ids, number)
 
     def _read(self, document: str | Sequence[int]) -> str | list[int]:
@@ -175,6 +175,11 @@ class TokenizedCorpus:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, truncation=True, max_length=self.config.max_length)["input_ids"]
+
+
+def token_bytes(ids: Sequence[int]) -> bytes:
+    """What a document adds to the digest of its corpus: how many tokens, and their ids, as little-endian int64."""
+    return np.array([len(ids), *ids], dtype="<i8").tobytes()
 
 
 def combined_digest(digests: Sequence[str]) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-import numpy as np
-
 from lm_eval_plnd.rows.benchmarks import end_of_corpus
 from plnd.demo_data import expand
+from plnd.detection.documents import token_bytes
 from plnd.detection.part import NON_FINITE
 from plnd.errors import PLNDError
 from plnd.io.corpus import read_documents
@@ -51,7 +50,7 @@ def _detected_on(neurons: NeuronSet, tokenizer: Any, path: str) -> list[int]:
     for number, ids in enumerate(_tokens(tokenizer, path, corpus.max_length), start=1):
         if len(ids) < min_length:
             continue
-        digest.update(np.array([len(ids), *ids], dtype="<i8").tobytes())
+        digest.update(token_bytes(ids))
         scored.append(number)
         if len(scored) == wanted:
             return scored if digest.hexdigest() == corpus.sha256 else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -99,3 +100,6 @@ def test_files_hold_the_numbers(tmp_path):
     pytest.importorskip("matplotlib")
     draw(found, tmp_path / "ablation.svg")
     assert (tmp_path / "ablation.svg").read_text().lstrip().startswith("<?xml")
+    assert "change (%)" in (tmp_path / "ablation.svg").read_text()
+    draw(replace(found, effects=found.effects[:1]), tmp_path / "one.svg")
+    assert f"change in {found.effects[0].metric}" in (tmp_path / "one.svg").read_text()
